@@ -1,0 +1,150 @@
+//! The words of an object, mapped once: the only file that touches shared bytes.
+//!
+//! Address space is reserved generously when an object is opened (a mapping may reach beyond the end of
+//! its file), and the object grows underneath; the base address never changes. [`Mapping::words`] says how
+//! much is there, and every access is checked against it.
+//!
+//! This module does not decide when to grow.
+//!
+//! # Safety
+//!
+//! All accesses are atomic accesses to aligned words inside the mapping, of which this process knows that
+//! the object covers them. Nobody in this process accesses the bytes in another way: no reference, slice or
+//! pointer leaves this file. Other processes may write anything at any time; to this process that is a
+//! concurrent atomic write, whatever instruction they use. If somebody truncates the object, an access
+//! raises SIGBUS, which ends the process but breaks no memory.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::{Memory, OutOfBounds, WORD};
+use crate::sync::global::{AtomicU32, AtomicUsize, Ordering};
+
+/// Address space reserved for an object in a file or in shared memory, in bytes: 64 GiB, or as much as
+/// the process may have.
+const RESERVE_SHARED: usize = 1 << 36;
+
+/// Address space reserved for an object of the process's own, in bytes: 4 GiB.
+const RESERVE_PRIVATE: usize = 1 << 32;
+
+/// Words of shared memory.
+pub struct Mapping {
+    raw: MmapRaw,
+    words: AtomicUsize,
+}
+
+impl Mapping {
+    /// Maps the file, which has `size` bytes.
+    pub(super) fn shared(fd: BorrowedFd<'_>, size: u64) -> io::Result<Mapping> {
+        let least = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let mut reserve = RESERVE_SHARED.max(least);
+        let raw = loop {
+            match MmapOptions::new().len(reserve).no_reserve_swap().map_raw(fd.as_raw_fd()) {
+                Ok(raw) => break raw,
+                // A limit on address space (RLIMIT_AS): be content with less.
+                Err(_) if reserve / 2 >= least.max(1 << 20) => reserve /= 2,
+                Err(error) => return Err(error),
+            }
+        };
+        let mapping = Mapping { raw, words: AtomicUsize::new(0) };
+        mapping.extend_to(size);
+        Ok(mapping)
+    }
+
+    /// Maps memory of the process's own, zeroed; nothing of it is there yet.
+    pub(super) fn private() -> io::Result<Mapping> {
+        let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;
+        Ok(Mapping { raw: raw.into(), words: AtomicUsize::new(0) })
+    }
+
+    /// The largest object that fits, in bytes.
+    pub(super) fn reserved(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    /// Bytes known to be there.
+    pub(super) fn size(&self) -> u64 {
+        self.words() as u64 * WORD
+    }
+
+    /// Notes that the object covers at least `bytes` (and is mapped so far).
+    pub(super) fn extend_to(&self, bytes: u64) {
+        let words = bytes.min(self.reserved()) / WORD;
+        self.words.fetch_max(words as usize, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn check(&self, at: usize, count: usize) -> Result<*mut u32, OutOfBounds> {
+        let words = self.words();
+        match at.checked_add(count) {
+            Some(end) if end <= words => Ok(self.raw.as_mut_ptr().cast::<u32>().wrapping_add(at)),
+            _ => Err(OutOfBounds { at, count, words }),
+        }
+    }
+}
+
+/// The word at `word`.
+///
+/// # Safety
+/// `word` must have come from [`Mapping::check`] of a mapping that outlives `'a`, advanced by less than the
+/// count that was checked.
+#[inline]
+unsafe fn atomic<'a>(word: *mut u32) -> &'a AtomicU32 {
+    // SAFETY: `check` found the word inside the mapping; mappings begin at a page, so word offsets are
+    // aligned; the mapping lives as long as `'a`; and all accesses in this process are atomic (they are
+    // all in this file).
+    unsafe { AtomicU32::from_ptr(word) }
+}
+
+impl Memory for Mapping {
+    #[inline]
+    fn words(&self) -> usize {
+        self.words.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
+        let word = self.check(at, 1)?;
+        // SAFETY: `word` was checked for one word of `self`.
+        Ok(unsafe { atomic(word) }.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
+        let word = self.check(at, 1)?;
+        // SAFETY: `word` was checked for one word of `self`.
+        unsafe { atomic(word) }.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    #[inline]
+    fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
+        let first = self.check(at, into.len())?;
+        for (index, value) in into.iter_mut().enumerate() {
+            // SAFETY: `index` is less than the count that was checked for `self`.
+            *value = unsafe { atomic(first.wrapping_add(index)) }.load(Ordering::Acquire);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
+        let first = self.check(at, from.len())?;
+        for (index, value) in from.iter().enumerate() {
+            // SAFETY: `index` is less than the count that was checked for `self`.
+            unsafe { atomic(first.wrapping_add(index)) }.store(*value, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("words", &self.words()).finish_non_exhaustive()
+    }
+}

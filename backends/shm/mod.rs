@@ -1,0 +1,282 @@
+//! Named memory that grows and that several processes can map: the contract [`ShmBackend`] and its
+//! mechanisms.
+//!
+//! | mechanism | a name is | an object lives | shared between |
+//! |---|---|---|---|
+//! | [`PosixShm`] | one component, `/counts` | in memory, until unlinked or the system restarts | processes |
+//! | [`File`] | a path | in the file system, until unlinked | processes |
+//! | [`Heap`] | one component | in this process, until unlinked and dropped | threads |
+//!
+//! # The contract
+//!
+//! An object is a run of 32-bit words that only grows.
+//!
+//! 1. **Opening.** [`Open::Existing`] of a missing object is [`ShmError::NotFound`]; [`Open::CreateNew`] of an
+//!    existing one is [`ShmError::AlreadyExists`]; [`Open::Create`] takes either. Of several creators at once
+//!    one makes the object and all get the same.
+//! 2. **Growing.** A new object has 0 bytes. [`ShmBackend::grow`] adds bytes that read as zero and whose
+//!    storage is reserved: touching them later cannot fail. It never shrinks. If it fails, size and contents
+//!    are as before.
+//! 3. **Sharing.** A word stored through one handle is seen through every other handle of the object.
+//! 4. **Bounds.** [`Memory::words`] is what this process knows to be there: it changes only by
+//!    [`grow`](ShmBackend::grow) and [`size`](ShmBackend::size), and only rises. Any access beyond it is
+//!    [`OutOfBounds`]. The memory never moves.
+//! 5. **Names** are checked before the system sees them: [`ShmError::Name`].
+//! 6. **Unlinking** removes the name at once. Open handles go on working; creating the name again makes
+//!    another object.
+//! 7. **One object, one descriptor.** All handles of an object in a process share one descriptor, which is
+//!    close-on-exec and is closed with the last of them: record locks, which a process loses when it closes
+//!    *any* descriptor of a file, survive the dropping of another handle.
+//! 8. **Fork.** A handle carried into a forked child refuses with [`ShmError::Forked`], and dropping it there
+//!    closes nothing.
+//! 9. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
+//!    [`ShmError::NotAnObject`].
+//!
+//! This module does not say what the words mean, and does not lock.
+
+mod file;
+mod heap;
+mod mapping;
+mod object;
+mod posix;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::name::{self, NameError};
+
+pub use file::File;
+pub use heap::Heap;
+pub use mapping::Mapping;
+pub use posix::PosixShm;
+
+/// Bytes in a word.
+pub const WORD: u64 = 4;
+
+/// Named, growable, mappable memory. The laws are on the [module page](self).
+#[doc(alias("shm_open", "mmap", "shm_descr"))]
+pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
+    /// The words of an object.
+    type Memory: Memory;
+
+    /// Opens or creates the object `name`.
+    ///
+    /// # Errors
+    /// [`ShmError::Name`], [`NotFound`](ShmError::NotFound), [`AlreadyExists`](ShmError::AlreadyExists),
+    /// [`NotAnObject`](ShmError::NotAnObject), or [`Io`](ShmError::Io) with what the system said.
+    fn open(name: &OsStr, how: Open) -> Result<Self, ShmError>;
+
+    /// Removes the name.
+    ///
+    /// # Errors
+    /// [`ShmError::NotFound`] if there is none; [`ShmError::Name`], [`ShmError::Io`].
+    fn unlink(name: &OsStr) -> Result<(), ShmError>;
+
+    /// The name under which the object was opened.
+    fn name(&self) -> &OsStr;
+
+    /// Asks for the size of the object, in bytes, and makes as much of it reachable.
+    ///
+    /// # Errors
+    /// [`ShmError::Truncated`] if the object has become smaller than was known; [`ShmError::Forked`];
+    /// [`ShmError::Io`].
+    fn size(&self) -> Result<u64, ShmError>;
+
+    /// Makes the object at least `bytes` long (rounded up to whole words).
+    ///
+    /// # Errors
+    /// [`ShmError::Full`] if there is no room for it, [`ShmError::TooLarge`] if it is more than can be
+    /// mapped, [`ShmError::Forked`], [`ShmError::Io`].
+    fn grow(&self, bytes: u64) -> Result<(), ShmError>;
+
+    /// The words.
+    fn memory(&self) -> &Self::Memory;
+}
+
+/// How to open an object. `mode` are permission bits, such as `0o600`; the umask applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// It must exist.
+    Existing,
+    /// Create it if it does not exist.
+    Create {
+        /// Permission bits of a new object.
+        mode: u32,
+    },
+    /// Create it; it must not exist.
+    CreateNew {
+        /// Permission bits of the new object.
+        mode: u32,
+    },
+}
+
+/// Words in shared memory, counted from the start of the object. Every access copies: there are no
+/// references into the memory, because others change it at any time.
+///
+/// A single word is read and written whole. [`load`](Memory::load) acquires and [`store`](Memory::store)
+/// releases: whoever loads a stored value also sees what was written before it. Runs of words are copied
+/// word by word, in rising order; they are not atomic as a whole.
+pub trait Memory: Send + Sync + 'static {
+    /// Words known to be there (law 4).
+    fn words(&self) -> usize;
+
+    /// Reads the word `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`], as for all that follow.
+    fn load(&self, at: usize) -> Result<u32, OutOfBounds>;
+
+    /// Writes the word `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds>;
+
+    /// Fills `into` from the words beginning `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`]; then nothing was read.
+    fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds>;
+
+    /// Writes `from` to the words beginning `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`]; then nothing was written.
+    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds>;
+}
+
+/// An access beyond the known end of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("words {at} to {at}+{count} are outside an object of {words} words")]
+pub struct OutOfBounds {
+    /// The first word asked for.
+    pub at: usize,
+    /// How many were asked for.
+    pub count: usize,
+    /// How many words the object is known to have.
+    pub words: usize,
+}
+
+/// Creates an object under a name that nobody has: `template` with its last run of six or more `X`
+/// replaced. `mode` are permission bits.
+///
+/// # Errors
+/// [`NameError::NoTemplate`] inside [`ShmError::Name`]; [`ShmError::AlreadyExists`] after 1 000 collisions;
+/// else as [`ShmBackend::open`].
+#[doc(alias("create_unique_shm", "mkstemp"))]
+pub fn create_unique<B: ShmBackend>(template: &OsStr, mode: u32) -> Result<B, ShmError> {
+    let mut tries = 1000;
+    loop {
+        let mut random = [0u8; 8];
+        getrandom(&mut random[..], GetRandomFlags::empty())
+            .map_err(|errno| ShmError::from_errno("getrandom", template, errno))?;
+        let name = name::instantiate(template, u64::from_ne_bytes(random))?;
+        tries -= 1;
+        match B::open(&name, Open::CreateNew { mode }) {
+            Err(ShmError::AlreadyExists { .. }) if tries > 0 => {}
+            result => return result,
+        }
+    }
+}
+
+/// Why an object could not be opened, grown or unlinked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShmError {
+    /// The name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no such object: create it, or check the name.
+    #[error("no shared object {name:?}")]
+    NotFound {
+        /// The name asked for.
+        name: OsString,
+    },
+    /// The object exists already: open it, or choose another name.
+    #[error("shared object {name:?} exists already")]
+    AlreadyExists {
+        /// The name asked for.
+        name: OsString,
+    },
+    /// The name belongs to something else: a directory, device, pipe or symbolic link.
+    #[error("{name:?} is not a regular file or shared memory object")]
+    NotAnObject {
+        /// The name asked for.
+        name: OsString,
+    },
+    /// There is no room for a larger object; it is as it was.
+    #[error("no room to grow {name:?} to {bytes} bytes: {source}")]
+    Full {
+        /// The object.
+        name: OsString,
+        /// The size asked for.
+        bytes: u64,
+        /// `ENOSPC`, `EDQUOT`, `EFBIG` or `ENOMEM`.
+        #[source]
+        source: io::Error,
+    },
+    /// The object would be larger than the address space reserved for it.
+    #[error("{name:?} cannot have {bytes} bytes: this process can map {max} bytes of it")]
+    TooLarge {
+        /// The object.
+        name: OsString,
+        /// The size asked for.
+        bytes: u64,
+        /// The largest size here.
+        max: u64,
+    },
+    /// Somebody cut the object off: its contents are lost.
+    #[error("{name:?} was truncated from {known} to {found} bytes")]
+    Truncated {
+        /// The object.
+        name: OsString,
+        /// Bytes that it had.
+        known: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+    /// The handle was made before a fork, by the parent: open the object anew in the child.
+    #[error("{name:?} was opened by the parent of this process: open it anew after a fork")]
+    Forked {
+        /// The object.
+        name: OsString,
+    },
+    /// A system call failed.
+    #[error("{op} of {name:?} failed: {source}")]
+    Io {
+        /// The system call.
+        op: &'static str,
+        /// The object.
+        name: OsString,
+        /// The error, with its errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ShmError {
+    /// The variant that says what the caller can do about `errno`.
+    pub(crate) fn from_errno(op: &'static str, name: &OsStr, errno: Errno) -> ShmError {
+        let name = name.to_owned();
+        match errno {
+            Errno::NOENT => ShmError::NotFound { name },
+            Errno::EXIST => ShmError::AlreadyExists { name },
+            Errno::LOOP | Errno::ISDIR | Errno::NXIO => ShmError::NotAnObject { name },
+            errno => ShmError::Io { op, name, source: errno.into() },
+        }
+    }
+
+    /// The variant for a failed growth to `bytes`.
+    pub(crate) fn from_growth(name: &OsStr, bytes: u64, op: &'static str, errno: Errno) -> ShmError {
+        match errno {
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM => {
+                ShmError::Full { name: name.to_owned(), bytes, source: errno.into() }
+            }
+            errno => ShmError::from_errno(op, name, errno),
+        }
+    }
+}

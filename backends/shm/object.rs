@@ -1,0 +1,217 @@
+//! Objects that are files to the kernel: one descriptor and one mapping per object and process.
+//!
+//! A process loses all its record locks on a file when it closes any descriptor of it. So all handles of
+//! one object share one descriptor, found by device and inode number, and closed with the last handle,
+//! while the table of open objects is locked: nobody can lock through a new descriptor in between.
+//!
+//! If an object was opened although it was open already (its name was exchanged between looking and
+//! opening), the surplus descriptor is kept until the others are closed, for the same reason.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::{Mapping, Open, ShmError, WORD};
+use crate::generation::Generation;
+use crate::sync::global::{Arc, Mutex, lock};
+
+/// Device and inode number.
+type Identity = (u64, u64);
+
+static OPEN_OBJECTS: Mutex<BTreeMap<Identity, Entry>> = Mutex::new(BTreeMap::new());
+
+struct Entry {
+    object: Arc<Object>,
+    handles: usize,
+    surplus: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Object {
+    fd: OwnedFd,
+    mapping: Mapping,
+    identity: Identity,
+    generation: Generation,
+}
+
+/// A handle of an open object.
+#[derive(Debug)]
+pub(super) struct Handle {
+    /// `None` only while dropping.
+    object: Option<Arc<Object>>,
+    name: OsString,
+}
+
+/// The flags and mode for the system call that opens an object.
+pub(super) fn flags(how: Open) -> (OFlags, Mode) {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    match how {
+        Open::Existing => (flags, Mode::empty()),
+        Open::Create { mode } => (flags | OFlags::CREATE, Mode::from_raw_mode(mode)),
+        Open::CreateNew { mode } => (flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode)),
+    }
+}
+
+impl Handle {
+    /// Opens an object: `look` says which one has the name now, without opening it; `open` opens it.
+    pub(super) fn open(
+        name: &OsStr,
+        how: Open,
+        look: impl FnOnce() -> Result<Stat, Errno>,
+        open: impl FnOnce() -> Result<OwnedFd, Errno>,
+    ) -> Result<Handle, ShmError> {
+        let generation = Generation::current();
+        let mut open_objects = lock(&OPEN_OBJECTS);
+        if !matches!(how, Open::CreateNew { .. }) {
+            if let Some(entry) = look().ok().and_then(|stat| open_objects.get_mut(&identity(&stat))) {
+                if entry.object.generation == generation {
+                    return Ok(entry.handle(name));
+                }
+            }
+        }
+        let fd = open().map_err(|errno| ShmError::from_errno("open", name, errno))?;
+        let stat = fs::fstat(&fd).map_err(|errno| ShmError::from_errno("fstat", name, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(ShmError::NotAnObject { name: name.to_owned() });
+        }
+        let identity = identity(&stat);
+        if let Some(entry) = open_objects.get_mut(&identity) {
+            if entry.object.generation == generation {
+                entry.surplus.push(fd);
+                return Ok(entry.handle(name));
+            }
+        }
+        let size = stat.st_size as u64;
+        let mapping = Mapping::shared(fd.as_fd(), size).map_err(|source| ShmError::Io {
+            op: "mmap",
+            name: name.to_owned(),
+            source,
+        })?;
+        let object = Arc::new(Object { fd, mapping, identity, generation });
+        let mut entry = Entry { object, handles: 0, surplus: Vec::new() };
+        let handle = entry.handle(name);
+        if let Some(of_parent) = open_objects.insert(identity, entry) {
+            // Its descriptors are the parent's copies, perhaps closed since and given to others.
+            std::mem::forget(of_parent);
+        }
+        Ok(handle)
+    }
+
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.object().mapping
+    }
+
+    pub(super) fn size(&self) -> Result<u64, ShmError> {
+        let object = self.current()?;
+        let stat = fs::fstat(&object.fd).map_err(|errno| ShmError::from_errno("fstat", &self.name, errno))?;
+        let found = stat.st_size as u64;
+        let known = object.mapping.size();
+        if found < known {
+            return Err(ShmError::Truncated { name: self.name.clone(), known, found });
+        }
+        object.mapping.extend_to(found);
+        Ok(found)
+    }
+
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), ShmError> {
+        let size = self.size()?;
+        let bytes = bytes.div_ceil(WORD) * WORD;
+        if bytes <= size {
+            return Ok(());
+        }
+        let object = self.object();
+        let max = object.mapping.reserved();
+        if bytes > max {
+            return Err(ShmError::TooLarge { name: self.name.clone(), bytes, max });
+        }
+        reserve(object.fd.as_fd(), size, bytes)
+            .map_err(|errno| ShmError::from_growth(&self.name, bytes, "fallocate", errno))?;
+        object.mapping.extend_to(bytes);
+        Ok(())
+    }
+
+    fn object(&self) -> &Object {
+        self.object.as_ref().expect("only `drop` takes the object out")
+    }
+
+    fn current(&self) -> Result<&Object, ShmError> {
+        let object = self.object();
+        if object.generation.is_current() {
+            Ok(object)
+        } else {
+            Err(ShmError::Forked { name: self.name.clone() })
+        }
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.object().fd.as_fd()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        if !object.generation.is_current() {
+            std::mem::forget(object);
+            return;
+        }
+        let mut open_objects = lock(&OPEN_OBJECTS);
+        let identity = object.identity;
+        drop(object);
+        if let Some(entry) = open_objects.get_mut(&identity) {
+            entry.handles -= 1;
+            if entry.handles == 0 {
+                // The last reference: the descriptors close here, under the lock.
+                open_objects.remove(&identity);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn handle(&mut self, name: &OsStr) -> Handle {
+        self.handles += 1;
+        Handle { object: Some(Arc::clone(&self.object)), name: name.to_owned() }
+    }
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Extends the file from `size` to `bytes` and reserves the storage. Where the file system cannot reserve,
+/// zeros are written, which does the same more slowly.
+fn reserve(fd: BorrowedFd<'_>, size: u64, bytes: u64) -> Result<(), Errno> {
+    loop {
+        match fs::fallocate(fd, FallocateFlags::empty(), size, bytes - size) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            result => return result,
+        }
+    }
+    const ZEROS: &[u8] = &[0; 1 << 16];
+    let mut at = size;
+    while at < bytes {
+        let count = ZEROS.len().min((bytes - at) as usize);
+        match rustix::io::pwrite(fd, &ZEROS[..count], at) {
+            Ok(written) => at += written as u64,
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                // As before: nobody knows of the new end yet. If even this fails, the end is longer than
+                // it was, which nobody minds.
+                let _ = fs::ftruncate(fd, size);
+                return Err(errno);
+            }
+        }
+    }
+    Ok(())
+}

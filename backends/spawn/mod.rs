@@ -1,0 +1,152 @@
+//! Beginning a unit of work and watching its end: the contract [`Spawner`] and its mechanisms.
+//!
+//! | mechanism | a unit runs in |
+//! |---|---|
+//! | [`Fork`] | a forked process: starts fast, shares nothing but what it is given |
+//!
+//! # The contract
+//!
+//! 1. **One unit, one end.** [`Spawner::spawn`] returns once the unit exists; `run` is called in it exactly
+//!    once; the unit ends when `run` returns (the low eight bits of its value are the exit code) or dies.
+//! 2. **Watched.** A child's descriptor becomes readable, level-triggered, when the unit has ended and not
+//!    before; from then on [`Child::try_wait`] returns its [`Exit`], the same as often as it is asked.
+//! 3. **Only what it is given.** The unit sees the standard descriptors 0, 1, 2 and those in `keep`; all
+//!    others are closed before `run` is called. Values moved into `run` that own other descriptors must not
+//!    be used.
+//! 4. **A panic in `run`** ends the unit with [`Exit::Code`]`(101)`, after the message was printed.
+//! 5. **No zombies.** A dropped child goes on running, and is reaped after its end, at the latest by the next
+//!    spawn of this spawner or drop of one of its children; nobody else's children are reaped.
+//! 6. **Kill only what is there.** [`Child::kill`] reaches the unit or nobody: after its end it does nothing,
+//!    also when the number of the process is in use again.
+//! 7. **A failed start** leaves nothing behind: no child, no descriptor.
+//! 8. **The parent's death** ends the units.
+//!
+//! This module does not know what a worker is, and sends no messages.
+
+mod fork;
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+pub use fork::{Fork, ForkedChild};
+
+/// A way to begin units of work. The laws are on the [module page](self).
+#[doc(alias("fork", "posix_spawn"))]
+pub trait Spawner: fmt::Debug + Default + Send + Sync + 'static {
+    /// A begun unit.
+    type Child: Child;
+
+    /// Begins a unit that calls `run` and keeps the descriptors `keep` (law 3).
+    ///
+    /// # Errors
+    /// [`SpawnError::MultiThreaded`] where the mechanism needs a single-threaded caller;
+    /// [`SpawnError::Io`] if the system refuses (`EAGAIN`: too many processes).
+    fn spawn<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<Self::Child, SpawnError>
+    where
+        F: FnOnce() -> i32 + Send + 'static;
+}
+
+/// A begun unit: its descriptor says when it ended.
+pub trait Child: AsFd + fmt::Debug + Send + Sync + 'static {
+    /// The number of the unit: a PID for processes. For people; it is not safe to signal it.
+    fn id(&self) -> u32;
+
+    /// How the unit ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// [`SpawnError::Io`] if the system cannot tell.
+    fn try_wait(&self) -> Result<Option<Exit>, SpawnError>;
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`SpawnError::Io`] if the system cannot tell.
+    fn wait(&self) -> Result<Exit, SpawnError>;
+
+    /// Sends the signal, if the unit is still there.
+    ///
+    /// # Errors
+    /// [`SpawnError::Io`]: `EPERM`, `EINVAL` for a signal that does not exist. That the unit has ended is
+    /// no error.
+    fn kill(&self, signal: i32) -> Result<(), SpawnError>;
+}
+
+/// How a unit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// It returned, or exited by itself.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The number of the signal.
+        signal: i32,
+        /// Whether the system wrote a core file.
+        core: bool,
+    },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal { signal, core } => {
+                write!(f, "killed by signal {signal}")?;
+                if let Some(name) = signal_name(signal) {
+                    write!(f, " ({name})")?;
+                }
+                f.write_str(if core { ", core dumped" } else { "" })
+            }
+        }
+    }
+}
+
+/// The name of a signal of this system, `SIGKILL` for 9, if it has one.
+pub fn signal_name(signal: i32) -> Option<&'static str> {
+    const NAMES: &[(i32, &str)] = &[
+        (libc::SIGHUP, "SIGHUP"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGQUIT, "SIGQUIT"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGTRAP, "SIGTRAP"),
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGUSR2, "SIGUSR2"),
+        (libc::SIGPIPE, "SIGPIPE"),
+        (libc::SIGALRM, "SIGALRM"),
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGXCPU, "SIGXCPU"),
+        (libc::SIGXFSZ, "SIGXFSZ"),
+        (libc::SIGSYS, "SIGSYS"),
+    ];
+    NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
+}
+
+/// Why a unit could not be begun or watched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// Forking copies only the calling thread; locks that others hold would stay locked in the child for
+    /// ever. Start the workers before any thread, or use a spawner that re-runs the program.
+    #[error(
+        "this process has {threads} threads, and fork is safe only from a single-threaded one: start workers before any thread is created (in `main`, not in a test of the standard harness), or choose a spawner that does not fork, such as `Exec`"
+    )]
+    MultiThreaded {
+        /// Threads that the process has.
+        threads: usize,
+    },
+    /// A system call failed.
+    #[error("{op} failed: {source}")]
+    Io {
+        /// The system call.
+        op: &'static str,
+        /// The error, with its errno.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,38 @@
+//! The loom switch: the only importer of `std::sync` in the workspace.
+//!
+//! State machines that loom explores take their `Mutex`, `Condvar` and `thread` from here and get
+//! loom's under `--cfg loom`. What lives in a `static` cannot be loom's (its types have no const
+//! constructor); it takes its types from [`global`], which are always std's.
+//!
+//! This module does not add anything to the types that it passes on, but for [`lock`].
+
+// Which of these a build uses depends on features and on the switch.
+#![allow(unused_imports)]
+
+#[cfg(loom)]
+pub(crate) use loom::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread,
+};
+#[cfg(not(loom))]
+pub(crate) use std::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread,
+};
+
+/// Types for statics and for what loom does not explore: always those of std.
+pub(crate) mod global {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
+
+    /// Locks `mutex`. A panic elsewhere while it was held is no reason to fail here: each user of this
+    /// function leaves its data consistent at every point where it could panic.
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Like [`global::lock`], for the switched types.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,311 @@
+//! The laws of [`LockMethod`](crate::LockMethod), as tests.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::TestCase;
+use super::shm::{Fresh, Subject};
+use crate::lock::{Guard, LockError, LockMethod, Mode, Wait};
+use crate::shm::Open;
+use crate::spawn::{Child, Exit, Fork, Spawner};
+
+const NEW: Open = Open::CreateNew { mode: 0o600 };
+
+/// All laws, for a method that does lock. The caller runs them one after the other in a single-threaded
+/// program: some of them fork.
+pub fn all<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> {
+    vec![
+        ("a_writer_excludes_other_threads", a_writer_excludes_other_threads::<B, L>),
+        ("readers_share_and_exclude_writers", readers_share_and_exclude_writers::<B, L>),
+        ("second_requests_of_a_thread_never_hang", second_requests_of_a_thread_never_hang::<B, L>),
+        ("a_timeout_waits_at_least_so_long", a_timeout_waits_at_least_so_long::<B, L>),
+        ("a_waiter_gets_the_lock_when_it_is_released", a_waiter_gets_the_lock_when_it_is_released::<B, L>),
+        ("increments_by_threads_are_not_lost", increments_by_threads_are_not_lost::<B, L>),
+        ("unlocking_what_is_not_held_is_refused", unlocking_what_is_not_held_is_refused::<B, L>),
+        ("other_handles_do_not_release", other_handles_do_not_release::<B, L>),
+        ("a_writer_excludes_other_processes", a_writer_excludes_other_processes::<B, L>),
+        ("death_releases", death_releases::<B, L>),
+        ("a_child_holds_nothing_and_is_refused", a_child_holds_nothing_and_is_refused::<B, L>),
+        ("a_cycle_of_two_processes_is_a_deadlock", a_cycle_of_two_processes_is_a_deadlock::<B, L>),
+    ]
+}
+
+fn object<B: Subject, L: LockMethod<B>>() -> (Fresh<B>, B, L) {
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, NEW).unwrap();
+    object.grow(4096).unwrap();
+    let method = L::attach(&object).unwrap();
+    (name, object, method)
+}
+
+/// Opens the object as another process would, and says whether the lock can be had.
+fn can_lock<B: Subject, L: LockMethod<B>>(name: &OsStr, mode: Mode) -> bool {
+    let object = B::open(name, Open::Existing).unwrap();
+    let method = L::attach(&object).unwrap();
+    match Guard::lock(&method, &object, mode, Wait::Try) {
+        Ok(_) => true,
+        Err(LockError::Busy) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The same, asked in a forked child.
+fn another_process_can_lock<B: Subject, L: LockMethod<B>>(name: &Fresh<B>, mode: Mode) -> bool {
+    let name = name.to_os_string();
+    let child = Fork.spawn(&[], move || can_lock::<B, L>(&name, mode) as i32).unwrap();
+    match child.wait().unwrap() {
+        Exit::Code(code @ (0 | 1)) => code == 1,
+        exit => panic!("the other process {exit}"),
+    }
+}
+
+/// The same, asked by another thread.
+fn another_thread_can_lock<B: Subject, L: LockMethod<B>>(name: &Fresh<B>, mode: Mode) -> bool {
+    std::thread::scope(|scope| scope.spawn(|| can_lock::<B, L>(name, mode)).join().unwrap())
+}
+
+/// Law 1.
+pub fn a_writer_excludes_other_threads<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+    assert!(!another_thread_can_lock::<B, L>(&name, Mode::Write));
+    assert!(!another_thread_can_lock::<B, L>(&name, Mode::Read));
+    drop(guard);
+    assert!(another_thread_can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 2.
+pub fn readers_share_and_exclude_writers<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let guard = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
+    assert!(another_thread_can_lock::<B, L>(&name, Mode::Read));
+    assert!(!another_thread_can_lock::<B, L>(&name, Mode::Write));
+    assert!(another_process_can_lock::<B, L>(&name, Mode::Read));
+    assert!(!another_process_can_lock::<B, L>(&name, Mode::Write));
+    drop(guard);
+    assert!(another_process_can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 3.
+pub fn second_requests_of_a_thread_never_hang<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let refused = |mode| match method.lock(&object, mode, Wait::Forever) {
+        Err(LockError::LockedByCaller) => {}
+        other => panic!("{other:?}"),
+    };
+    let write = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+    refused(Mode::Write);
+    refused(Mode::Read);
+    drop(write);
+    let read = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
+    refused(Mode::Write);
+    let again = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
+    drop(read);
+    assert!(!another_thread_can_lock::<B, L>(&name, Mode::Write), "held once more");
+    drop(again);
+    assert!(another_thread_can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 4.
+pub fn a_timeout_waits_at_least_so_long<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let limit = Duration::from_millis(30);
+    let attempt = &|mode| {
+        let object = B::open(&name, Open::Existing).unwrap();
+        let method = L::attach(&object).unwrap();
+        let start = Instant::now();
+        let result = method.lock(&object, mode, Wait::AtMost(limit));
+        assert!(matches!(result, Err(LockError::TimedOut)), "{result:?}");
+        assert!(start.elapsed() >= limit);
+        let result = method.lock(&object, mode, Wait::AtMost(Duration::ZERO));
+        assert!(matches!(result, Err(LockError::TimedOut)), "{result:?}");
+    };
+    let guard = Guard::lock(&method, &object, Mode::Write, Wait::AtMost(Duration::MAX)).unwrap();
+    std::thread::scope(|scope| {
+        let threads = [Mode::Read, Mode::Write].map(|mode| scope.spawn(move || attempt(mode)));
+        let _ = threads.map(|thread| thread.join().unwrap());
+    });
+    drop(guard);
+    assert!(another_thread_can_lock::<B, L>(&name, Mode::Write), "those who gave up hold nothing");
+}
+
+/// Law 4.
+pub fn a_waiter_gets_the_lock_when_it_is_released<B: Subject, L: LockMethod<B>>() {
+    let (_name, object, method) = object::<B, L>();
+    for wait in [Wait::Forever, Wait::AtMost(Duration::from_secs(3600))] {
+        for mode in [Mode::Read, Mode::Write] {
+            let guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+            std::thread::scope(|scope| {
+                let (about_to, started) = mpsc::channel();
+                let (object, method) = (&object, &method);
+                let waiter = scope.spawn(move || {
+                    about_to.send(()).unwrap();
+                    drop(Guard::lock(method, object, mode, wait).unwrap());
+                });
+                started.recv().unwrap();
+                drop(guard);
+                waiter.join().unwrap();
+            });
+        }
+    }
+}
+
+/// Law 1, under load.
+pub fn increments_by_threads_are_not_lost<B: Subject, L: LockMethod<B>>() {
+    use crate::shm::Memory;
+    let (name, object, _method) = object::<B, L>();
+    std::thread::scope(|scope| {
+        let increment = || {
+            let object = B::open(&name, Open::Existing).unwrap();
+            let method = L::attach(&object).unwrap();
+            for _ in 0..500 {
+                let _guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+                let value = object.memory().load(0).unwrap();
+                object.memory().store(0, value + 1).unwrap();
+            }
+        };
+        let threads = [(); 4].map(|()| scope.spawn(increment));
+        let _ = threads.map(|thread| thread.join().unwrap());
+    });
+    assert_eq!(object.memory().load(0), Ok(2000));
+}
+
+/// Law 9.
+pub fn unlocking_what_is_not_held_is_refused<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    assert!(matches!(method.unlock(&object), Err(LockError::NotHeld)));
+    let guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+    std::thread::scope(|scope| {
+        let stranger = scope.spawn(|| assert!(matches!(method.unlock(&object), Err(LockError::NotHeld))));
+        stranger.join().unwrap();
+    });
+    assert!(!another_thread_can_lock::<B, L>(&name, Mode::Read));
+    drop(guard);
+}
+
+/// Law 6: a process loses its record locks when it closes any descriptor of the file.
+pub fn other_handles_do_not_release<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+    drop(B::open(&name, Open::Existing).unwrap());
+    let second = B::open(&name, Open::Create { mode: 0o600 }).unwrap();
+    drop(L::attach(&second).unwrap());
+    drop(second);
+    assert!(B::open(&name, NEW).is_err());
+    assert!(!another_process_can_lock::<B, L>(&name, Mode::Read));
+    drop(guard);
+    assert!(another_process_can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 1.
+pub fn a_writer_excludes_other_processes<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+    assert!(!another_process_can_lock::<B, L>(&name, Mode::Write));
+    assert!(!another_process_can_lock::<B, L>(&name, Mode::Read));
+    drop(guard);
+    assert!(another_process_can_lock::<B, L>(&name, Mode::Write));
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).unwrap()
+}
+
+fn wait_for_byte(fd: &OwnedFd) {
+    assert_eq!(rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut [0; 1][..])).unwrap(), 1);
+}
+
+fn write_byte(fd: &OwnedFd) {
+    assert_eq!(rustix::io::write(fd, b".").unwrap(), 1);
+}
+
+/// Law 5.
+pub fn death_releases<B: Subject, L: LockMethod<B>>() {
+    let (name, _object, _method) = object::<B, L>();
+    let (held, holds) = pipe();
+    let child = {
+        let (name, holds) = (name.to_os_string(), Arc::new(holds));
+        let kept = Arc::clone(&holds);
+        let run = move || {
+            let object = B::open(&name, Open::Existing).unwrap();
+            let method = L::attach(&object).unwrap();
+            let _guard = Guard::lock(&method, &object, Mode::Write, Wait::Forever).unwrap();
+            write_byte(&kept);
+            loop {
+                std::thread::park();
+            }
+        };
+        Fork.spawn(&[holds.as_fd()], run).unwrap()
+    };
+    wait_for_byte(&held);
+    assert!(!can_lock::<B, L>(&name, Mode::Read));
+    child.kill(9).unwrap();
+    assert!(matches!(child.wait().unwrap(), Exit::Signal { signal: 9, .. }));
+    assert!(can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 8.
+pub fn a_child_holds_nothing_and_is_refused<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let (object, method) = (Arc::new(object), Arc::new(method));
+    let guard = Guard::lock(&*method, &*object, Mode::Write, Wait::Forever).unwrap();
+    let child = {
+        let (name, object, method) = (name.to_os_string(), Arc::clone(&object), Arc::clone(&method));
+        let run = move || {
+            let refused = matches!(method.lock(&object, Mode::Read, Wait::Forever), Err(LockError::Forked))
+                && matches!(method.unlock(&object), Err(LockError::Forked));
+            (refused && !can_lock::<B, L>(&name, Mode::Read)) as i32
+        };
+        Fork.spawn(&[], run).unwrap()
+    };
+    assert_eq!(child.wait().unwrap(), Exit::Code(1));
+    assert!(!another_process_can_lock::<B, L>(&name, Mode::Read), "the child released the parent's lock");
+    drop(guard);
+}
+
+/// Law 7.
+pub fn a_cycle_of_two_processes_is_a_deadlock<B: Subject, L: LockMethod<B>>() {
+    let (first, ..) = object::<B, L>();
+    let (second, ..) = object::<B, L>();
+    let (ready, is_ready) = pipe();
+    let (go, goes) = pipe();
+    let is_ready = Arc::new(is_ready);
+    let go = Arc::new(go);
+    let begin = |held: &Fresh<B>, wanted: &Fresh<B>| {
+        let (held, wanted) = (held.to_os_string(), wanted.to_os_string());
+        let (ready, gone) = (Arc::clone(&is_ready), Arc::clone(&go));
+        let run = move || {
+            let open = |name: &OsStr| {
+                let object = B::open(name, Open::Existing).unwrap();
+                let method = L::attach(&object).unwrap();
+                (object, method)
+            };
+            let (held, wanted) = (open(&held), open(&wanted));
+            let _guard = Guard::lock(&held.1, &held.0, Mode::Write, Wait::Forever).unwrap();
+            write_byte(&ready);
+            wait_for_byte(&gone);
+            match Guard::lock(&wanted.1, &wanted.0, Mode::Write, Wait::Forever) {
+                Ok(_) => 0,
+                Err(LockError::Deadlock) => 1,
+                Err(_) => 2,
+            }
+        };
+        Fork.spawn(&[is_ready.as_fd(), go.as_fd()], run).unwrap()
+    };
+    let children = [begin(&first, &second), begin(&second, &first)];
+    for _ in &children {
+        wait_for_byte(&ready);
+    }
+    write_byte(&goes);
+    write_byte(&goes);
+    let mut codes = children.map(|child| match child.wait().unwrap() {
+        Exit::Code(code) => code,
+        exit => panic!("{exit}"),
+    });
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 1], "one is told of the deadlock, and the other goes on");
+}

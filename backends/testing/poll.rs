@@ -1,0 +1,731 @@
+//! The conformance suite of [`Poller`]: each function checks a promise of
+//! [its contract](crate::poll) and panics if it is broken.
+//!
+//! Make tests of all of them with [`poll_conformance!`](crate::poll_conformance). Nothing here sleeps to
+//! synchronise or expects a wait to end soon: a poller that does not wake up makes a test hang.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::poll::{Event, Interest, PollError, Poller, Ready, Source};
+
+/// Makes a module `$module` with a `#[test]` for each function of the [suite](crate::testing::poll),
+/// checking the poller `$type`.
+#[macro_export]
+macro_rules! poll_conformance {
+    ($module:ident, $type:ty) => {
+        mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::poll_conformance! { @each $type:
+                empty_set_reports_nothing
+                event_is_reported_as_long_as_the_state_lasts
+                pipe_becomes_readable_when_it_has_data
+                socket_becomes_readable_when_it_has_data
+                eventfd_becomes_readable_when_it_counts
+                room_for_writing_is_reported
+                full_pipe_is_not_writable
+                only_the_asked_for_interest_is_reported
+                modified_interest_replaces_the_old_one
+                hangup_is_told_without_being_asked_for
+                error_is_told_without_being_asked_for
+                urgent_data_is_told_apart
+                event_has_the_key_of_its_source
+                key_in_use_is_refused_and_changes_nothing
+                unknown_key_is_refused_and_changes_nothing
+                removed_source_is_the_same_and_is_not_reported
+                removed_source_belongs_to_the_caller_alone
+                removed_key_can_be_used_again
+                source_is_kept_open_while_watched
+                dropped_poller_gives_up_its_sources
+                one_descriptor_can_have_two_keys
+                extreme_keys_work
+                timeout_of_zero_looks_once
+                timeout_below_a_millisecond_is_waited_for
+                timeout_is_waited_for
+                longest_timeout_reports_what_is_ready
+                longest_timeout_ends_with_an_event
+                endless_wait_ends_with_an_event
+                source_added_during_a_wait_is_seen
+                interest_modified_during_a_wait_is_seen
+                source_removed_during_a_wait_is_not_reported
+                change_during_a_wait_is_not_a_notification
+                change_during_a_wait_does_not_shorten_it
+                notification_before_a_wait_ends_it
+                notification_during_a_wait_ends_it
+                notification_ends_a_look
+                notification_does_not_hide_events
+                several_notifications_count_as_one
+                change_does_not_swallow_a_notification
+                two_threads_can_wait
+                each_notification_ends_one_of_two_waits
+                events_are_cleared_by_every_wait
+                thousand_descriptors_are_watched
+            }
+        }
+    };
+    (@each $type:ty: $($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                $crate::testing::poll::$name::<$type>();
+            }
+        )*
+    };
+}
+
+const LOOK: Option<Duration> = Some(Duration::ZERO);
+
+fn new<P: Poller>() -> P {
+    P::new().expect("an empty set can be made")
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made")
+}
+
+fn counter(value: u32) -> OwnedFd {
+    eventfd(value, EventfdFlags::CLOEXEC).expect("an eventfd can be made")
+}
+
+fn add<P: Poller>(poll: &P, key: u64, source: impl AsFd + Send + Sync + 'static, interest: Interest) {
+    poll.add(key, Arc::new(source), interest).expect("the key is free");
+}
+
+fn put(fd: &impl AsFd) {
+    rustix::io::write(fd, b"x").expect("one byte fits");
+}
+
+fn take(fd: &impl AsFd) {
+    assert_eq!(rustix::io::read(fd, &mut [0; 1]).expect("there is a byte"), 1);
+}
+
+/// The events of one wait, ordered by key.
+fn wait<P: Poller>(poll: &P, timeout: Option<Duration>) -> Vec<(u64, Ready)> {
+    let mut events = Vec::new();
+    poll.wait(&mut events, timeout).expect("waiting does not fail");
+    let mut events: Vec<_> = events.iter().map(|event| (event.key, event.ready)).collect();
+    events.sort_by_key(|(key, _)| *key);
+    events
+}
+
+/// Runs `wait` in a thread and `act` here, once that thread sleeps (or has ended, or lingers on the way,
+/// which must make no difference to the result).
+fn during<T: Send>(wait: impl FnOnce() -> T + Send, act: impl FnOnce()) -> T {
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let waiter = scope.spawn(move || {
+            sender.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("the receiver waits");
+            wait()
+        });
+        let thread = receiver.recv().expect("the thread starts");
+        until_asleep(thread);
+        act();
+        waiter.join().expect("the waiting thread does not panic")
+    })
+}
+
+/// Returns when the thread of this process sleeps, or has ended.
+///
+/// `thread` is its number in `/proc/self/task`.
+pub fn until_asleep(thread: i32) {
+    let path = format!("/proc/self/task/{thread}/stat");
+    loop {
+        let Ok(stat) = std::fs::read_to_string(&path) else { return };
+        match stat.rsplit_once(") ") {
+            Some((_, rest)) if rest.starts_with('R') => thread::yield_now(),
+            _ => return,
+        }
+    }
+}
+
+/// Law 5: there is nothing to report, and that is no error.
+pub fn empty_set_reports_nothing<P: Poller>() {
+    let poll = new::<P>();
+    assert_eq!(wait(&poll, LOOK), []);
+    assert_eq!(wait(&poll, Some(Duration::from_millis(1))), []);
+}
+
+/// Law 1.
+pub fn event_is_reported_as_long_as_the_state_lasts<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    let reader = Arc::new(reader);
+    poll.add(1, reader.clone(), Interest::READ).expect("the key is free");
+    put(&writer);
+    put(&writer);
+    for timeout in [LOOK, None, Some(Duration::from_secs(1)), LOOK] {
+        assert_eq!(wait(&poll, timeout), [(1, Ready::READ)]);
+    }
+    take(&reader);
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)], "one byte is left");
+    take(&reader);
+    assert_eq!(wait(&poll, LOOK), []);
+    put(&writer);
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+}
+
+/// Law 1.
+pub fn pipe_becomes_readable_when_it_has_data<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    assert_eq!(wait(&poll, LOOK), []);
+    put(&writer);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+}
+
+/// Law 1.
+pub fn socket_becomes_readable_when_it_has_data<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    add(&poll, 1, near, Interest::READ);
+    assert_eq!(wait(&poll, LOOK), []);
+    put(&far);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+}
+
+/// Law 1.
+pub fn eventfd_becomes_readable_when_it_counts<P: Poller>() {
+    let poll = new::<P>();
+    let event = Arc::new(counter(0));
+    poll.add(1, event.clone(), Interest::READ).expect("the key is free");
+    assert_eq!(wait(&poll, LOOK), []);
+    rustix::io::write(&event, &1_u64.to_ne_bytes()).expect("the counter is low");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+    rustix::io::read(&event, &mut [0; 8]).expect("the counter is not zero");
+    assert_eq!(wait(&poll, LOOK), []);
+}
+
+/// Law 1.
+pub fn room_for_writing_is_reported<P: Poller>() {
+    let poll = new::<P>();
+    let (_reader, writer) = pipe();
+    let (near, _far) = UnixStream::pair().expect("a pair of sockets can be made");
+    add(&poll, 1, writer, Interest::WRITE);
+    add(&poll, 2, near, Interest::READ | Interest::WRITE);
+    assert_eq!(wait(&poll, None), [(1, Ready::WRITE), (2, Ready::WRITE)]);
+}
+
+/// Law 1.
+pub fn full_pipe_is_not_writable<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe can be made");
+    let writer = Arc::new(writer);
+    poll.add(1, writer.clone(), Interest::WRITE).expect("the key is free");
+    let full = loop {
+        if let Err(errno) = rustix::io::write(&writer, &[0; 4096]) {
+            break errno;
+        }
+    };
+    assert_eq!(full, Errno::AGAIN);
+    assert_eq!(wait(&poll, LOOK), []);
+    while rustix::io::read(&reader, &mut [0; 4096]).is_ok() {}
+    assert_eq!(wait(&poll, None), [(1, Ready::WRITE)]);
+}
+
+/// Law 2: but for what is always told, nothing unasked is reported.
+pub fn only_the_asked_for_interest_is_reported<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    let near = Arc::new(near);
+    put(&far);
+    poll.add(1, near.clone(), Interest::NONE).expect("the key is free");
+    assert_eq!(wait(&poll, LOOK), []);
+    poll.modify(1, Interest::READ).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+    poll.modify(1, Interest::WRITE).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::WRITE)]);
+    poll.modify(1, Interest::READ | Interest::WRITE).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ | Ready::WRITE)]);
+    poll.modify(1, Interest::PRIORITY).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), []);
+}
+
+/// Law 4: the key and the source stay, the interest does not.
+pub fn modified_interest_replaces_the_old_one<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    put(&far);
+    add(&poll, 1, near, Interest::WRITE);
+    poll.modify(1, Interest::READ).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+}
+
+/// Law 2.
+pub fn hangup_is_told_without_being_asked_for<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, reader, Interest::NONE);
+    put(&writer);
+    assert_eq!(wait(&poll, LOOK), []);
+    drop(writer);
+    assert_eq!(wait(&poll, None), [(1, Ready::HANGUP)]);
+
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    poll.remove(1).expect("the key is known");
+    add(&poll, 2, near, Interest::NONE);
+    assert_eq!(wait(&poll, LOOK), []);
+    drop(far);
+    assert_eq!(wait(&poll, None), [(2, Ready::HANGUP)]);
+}
+
+/// Law 2.
+pub fn error_is_told_without_being_asked_for<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, writer, Interest::NONE);
+    assert_eq!(wait(&poll, LOOK), []);
+    drop(reader);
+    let events = wait(&poll, None);
+    assert_eq!(events.len(), 1);
+    assert!(events[0].1.contains(Ready::ERROR), "{events:?}");
+    assert!(events[0].1.is_writable());
+}
+
+/// Law 1: urgent data is not data.
+pub fn urgent_data_is_told_apart<P: Poller>() {
+    use rustix::net::{SendFlags, send};
+    let poll = new::<P>();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("there is a loopback device");
+    let address = listener.local_addr().expect("the socket is bound");
+    let near = std::net::TcpStream::connect(address).expect("somebody listens");
+    let (far, _) = listener.accept().expect("somebody connects");
+    add(&poll, 1, near, Interest::PRIORITY);
+    send(&far, b"x", SendFlags::empty()).expect("one byte fits");
+    assert_eq!(wait(&poll, LOOK), []);
+    send(&far, b"!", SendFlags::OOB).expect("one byte fits");
+    assert_eq!(wait(&poll, None), [(1, Ready::PRIORITY)]);
+}
+
+/// Law 4.
+pub fn event_has_the_key_of_its_source<P: Poller>() {
+    let poll = new::<P>();
+    let pipes: Vec<_> = (0..10).map(|_| pipe()).collect();
+    let (readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
+    // Added in another order than that of the keys.
+    for (number, reader) in (0_u64..).zip(readers) {
+        add(&poll, (number * 7) % 10, reader, Interest::READ);
+    }
+    put(&writers[3]);
+    put(&writers[8]);
+    assert_eq!(wait(&poll, None), [(1, Ready::READ), (6, Ready::READ)]);
+}
+
+/// Law 4.
+pub fn key_in_use_is_refused_and_changes_nothing<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    let other = Arc::new(counter(1));
+    let result = poll.add(1, other.clone(), Interest::READ);
+    assert!(matches!(result, Err(PollError::AlreadyExists(1))), "{result:?}");
+    assert_eq!(Arc::strong_count(&other), 1, "a refused source is not held");
+    assert_eq!(wait(&poll, LOOK), [], "the new source is not watched");
+    put(&writer);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)], "the old source still is");
+}
+
+/// Law 4.
+pub fn unknown_key_is_refused_and_changes_nothing<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    for key in [0, 2, u64::MAX] {
+        assert!(matches!(poll.modify(key, Interest::NONE), Err(PollError::NotFound(found)) if found == key));
+        assert!(matches!(poll.remove(key), Err(PollError::NotFound(found)) if found == key));
+    }
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+}
+
+/// Law 3.
+pub fn removed_source_is_the_same_and_is_not_reported<P: Poller>() {
+    let poll = new::<P>();
+    let source: Source = Arc::new(counter(1));
+    poll.add(1, source.clone(), Interest::READ).expect("the key is free");
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+    let removed = poll.remove(1).expect("the key is known");
+    assert!(std::ptr::addr_eq(Arc::as_ptr(&removed), Arc::as_ptr(&source)));
+    assert_eq!(wait(&poll, LOOK), []);
+    assert!(matches!(poll.remove(1), Err(PollError::NotFound(1))));
+}
+
+/// Law 3: nothing of the source stays behind.
+pub fn removed_source_belongs_to_the_caller_alone<P: Poller>() {
+    let poll = new::<P>();
+    let (near, mut far) = UnixStream::pair().expect("a pair of sockets can be made");
+    add(&poll, 1, near, Interest::READ);
+    add(&poll, 2, counter(1), Interest::READ);
+    assert_eq!(wait(&poll, None), [(2, Ready::READ)]);
+    let source = poll.remove(1).expect("the key is known");
+    assert_eq!(Arc::strong_count(&source), 1);
+    drop(source);
+    assert_eq!(far.read(&mut [0]).expect("the end of file can be read"), 0);
+}
+
+/// Law 4.
+pub fn removed_key_can_be_used_again<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    poll.remove(1).expect("the key is known");
+    add(&poll, 1, counter(0), Interest::READ | Interest::WRITE);
+    assert_eq!(wait(&poll, None), [(1, Ready::WRITE)]);
+}
+
+/// Law 3.
+pub fn source_is_kept_open_while_watched<P: Poller>() {
+    let poll = new::<P>();
+    let (near, mut far) = UnixStream::pair().expect("a pair of sockets can be made");
+    add(&poll, 1, near, Interest::READ);
+    // What is opened now must not get its number.
+    add(&poll, 2, counter(0), Interest::READ);
+    far.write_all(b"x").expect("the other end is open");
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+}
+
+/// Law 3.
+pub fn dropped_poller_gives_up_its_sources<P: Poller>() {
+    let poll = new::<P>();
+    let source = Arc::new(counter(1));
+    poll.add(1, source.clone(), Interest::READ).expect("the key is free");
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+    drop(poll);
+    assert_eq!(Arc::strong_count(&source), 1);
+}
+
+/// Law 4. A mechanism that cannot do it says so when it is added.
+pub fn one_descriptor_can_have_two_keys<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    let near = Arc::new(near);
+    put(&far);
+    poll.add(1, near.clone(), Interest::READ).expect("the key is free");
+    if let Err(error) = poll.add(2, near.clone(), Interest::WRITE) {
+        assert!(matches!(error, PollError::Io { .. }), "{error:?}");
+        assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+        return;
+    }
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ), (2, Ready::WRITE)]);
+    poll.remove(1).expect("the key is known");
+    assert_eq!(wait(&poll, LOOK), [(2, Ready::WRITE)]);
+}
+
+/// Law 4: every number is a key.
+pub fn extreme_keys_work<P: Poller>() {
+    let poll = new::<P>();
+    let keys = [0, 1 << 31, u64::from(u32::MAX), 1 << 63, u64::MAX - 1, u64::MAX];
+    for key in keys {
+        add(&poll, key, counter(1), Interest::READ);
+    }
+    assert_eq!(wait(&poll, None), keys.map(|key| (key, Ready::READ)));
+    for key in keys {
+        poll.remove(key).expect("the key is known");
+    }
+    assert_eq!(wait(&poll, LOOK), []);
+}
+
+/// Law 5.
+pub fn timeout_of_zero_looks_once<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    assert_eq!(wait(&poll, LOOK), []);
+    put(&writer);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+}
+
+/// Law 5.
+pub fn timeout_below_a_millisecond_is_waited_for<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, _writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    for timeout in [1, 999, 1_000, 250_000, 999_999, 1_000_001].map(Duration::from_nanos) {
+        let start = Instant::now();
+        assert_eq!(wait(&poll, Some(timeout)), []);
+        let elapsed = start.elapsed();
+        assert!(elapsed >= timeout, "{elapsed:?} is less than {timeout:?}");
+    }
+}
+
+/// Law 5.
+pub fn timeout_is_waited_for<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, _writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    let timeout = Duration::from_millis(20);
+    let start = Instant::now();
+    assert_eq!(wait(&poll, Some(timeout)), []);
+    assert!(start.elapsed() >= timeout);
+}
+
+const LONG: [Duration; 4] = [
+    Duration::MAX,
+    Duration::from_secs(i64::MAX as u64),
+    Duration::from_millis(u64::MAX),
+    Duration::from_secs(u32::MAX as u64),
+];
+
+/// Law 5.
+pub fn longest_timeout_reports_what_is_ready<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    for timeout in LONG {
+        assert_eq!(wait(&poll, Some(timeout)), [(1, Ready::READ)]);
+    }
+}
+
+/// Law 5: a long timeout does not overflow to a short one.
+pub fn longest_timeout_ends_with_an_event<P: Poller>() {
+    for timeout in LONG {
+        let poll = new::<P>();
+        let (reader, writer) = pipe();
+        add(&poll, 1, reader, Interest::READ);
+        let events = during(|| wait(&poll, Some(timeout)), || put(&writer));
+        assert_eq!(events, [(1, Ready::READ)]);
+    }
+}
+
+/// Law 5.
+pub fn endless_wait_ends_with_an_event<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, reader, Interest::READ);
+    let events = during(|| wait(&poll, None), || put(&writer));
+    assert_eq!(events, [(1, Ready::READ)]);
+}
+
+/// Law 6.
+pub fn source_added_during_a_wait_is_seen<P: Poller>() {
+    let poll = new::<P>();
+    let events = during(|| wait(&poll, None), || add(&poll, 1, counter(1), Interest::READ));
+    assert_eq!(events, [(1, Ready::READ)]);
+}
+
+/// Law 6.
+pub fn interest_modified_during_a_wait_is_seen<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::NONE);
+    let modify = || poll.modify(1, Interest::READ).expect("the key is known");
+    let events = during(|| wait(&poll, None), modify);
+    assert_eq!(events, [(1, Ready::READ)]);
+}
+
+/// Law 6.
+pub fn source_removed_during_a_wait_is_not_reported<P: Poller>() {
+    let poll = new::<P>();
+    let (first, first_writer) = pipe();
+    let (second, second_writer) = pipe();
+    add(&poll, 1, first, Interest::READ);
+    add(&poll, 2, second, Interest::READ);
+    let act = || {
+        // Alive until it is over, so that what comes next is not a hang-up.
+        let removed = poll.remove(1).expect("the key is known");
+        put(&first_writer);
+        put(&second_writer);
+        drop(removed);
+    };
+    let events = during(|| wait(&poll, None), act);
+    assert_eq!(events, [(2, Ready::READ)]);
+}
+
+/// Laws 6 and 7: who waits for a notification does not get one from a change of the set.
+pub fn change_during_a_wait_is_not_a_notification<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    let act = || {
+        add(&poll, 1, reader, Interest::READ);
+        poll.modify(1, Interest::NONE).expect("the key is known");
+        poll.modify(1, Interest::READ).expect("the key is known");
+        put(&writer);
+    };
+    assert_eq!(during(|| wait(&poll, None), act), [(1, Ready::READ)]);
+}
+
+/// Laws 5 and 6.
+pub fn change_during_a_wait_does_not_shorten_it<P: Poller>() {
+    let poll = new::<P>();
+    let timeout = Duration::from_millis(20);
+    let timed = || {
+        let start = Instant::now();
+        (wait(&poll, Some(timeout)), start.elapsed())
+    };
+    let (events, elapsed) = during(timed, || add(&poll, 1, counter(0), Interest::READ));
+    assert_eq!(events, []);
+    assert!(elapsed >= timeout, "{elapsed:?}");
+}
+
+/// Law 7.
+pub fn notification_before_a_wait_ends_it<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(0), Interest::READ);
+    for timeout in [None, Some(Duration::MAX)] {
+        poll.notify().expect("notifying does not fail");
+        assert_eq!(wait(&poll, timeout), []);
+    }
+}
+
+/// Law 7.
+pub fn notification_during_a_wait_ends_it<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(0), Interest::READ);
+    for _ in 0..10 {
+        let events = during(|| wait(&poll, None), || poll.notify().expect("notifying does not fail"));
+        assert_eq!(events, []);
+    }
+}
+
+/// Law 7: a wait that does not sleep is a wait. The notification does not stay for the one after it.
+pub fn notification_ends_a_look<P: Poller>() {
+    let poll = new::<P>();
+    poll.notify().expect("notifying does not fail");
+    assert_eq!(wait(&poll, LOOK), []);
+    let timeout = Duration::from_millis(5);
+    let start = Instant::now();
+    assert_eq!(wait(&poll, Some(timeout)), []);
+    assert!(start.elapsed() >= timeout);
+}
+
+/// Laws 1 and 7.
+pub fn notification_does_not_hide_events<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    poll.notify().expect("notifying does not fail");
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+}
+
+/// Law 7.
+pub fn several_notifications_count_as_one<P: Poller>() {
+    let poll = new::<P>();
+    for _ in 0..3 {
+        for _ in 0..100 {
+            poll.notify().expect("notifying does not fail");
+        }
+        assert_eq!(wait(&poll, None), []);
+        let timeout = Duration::from_millis(5);
+        let start = Instant::now();
+        assert_eq!(wait(&poll, Some(timeout)), []);
+        assert!(start.elapsed() >= timeout, "a second wait was ended");
+    }
+}
+
+/// Laws 6 and 7: a change and a notification at the same time are both seen.
+pub fn change_does_not_swallow_a_notification<P: Poller>() {
+    for round in 0..100 {
+        let poll = new::<P>();
+        let act = || {
+            let change = || add(&poll, 1, counter(0), Interest::READ);
+            let notify = || poll.notify().expect("notifying does not fail");
+            if round % 2 == 0 {
+                change();
+                notify();
+            } else {
+                notify();
+                change();
+            }
+        };
+        assert_eq!(during(|| wait(&poll, None), act), []);
+    }
+}
+
+/// Law 6: both see the event, since none takes it away.
+pub fn two_threads_can_wait<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    let (first, second) = thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait(&poll, None));
+        let second = during(
+            || wait(&poll, None),
+            || {
+                add(&poll, 1, reader, Interest::READ);
+                put(&writer);
+            },
+        );
+        (waiter.join().expect("the waiting thread does not panic"), second)
+    });
+    assert_eq!(first, [(1, Ready::READ)]);
+    assert_eq!(second, [(1, Ready::READ)]);
+}
+
+/// Law 7: one notification for each wait ends them all, and none is lost between waiters.
+pub fn each_notification_ends_one_of_two_waits<P: Poller>() {
+    const ROUNDS: usize = 200;
+    let poll = new::<P>();
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..2 {
+            let sender = sender.clone();
+            let poll = &poll;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    assert_eq!(wait(poll, None), []);
+                    sender.send(()).expect("the receiver lives");
+                }
+            });
+        }
+        for _ in 0..2 * ROUNDS {
+            poll.notify().expect("notifying does not fail");
+            receiver.recv().expect("a waiter ends");
+        }
+    });
+}
+
+/// Law 8.
+pub fn events_are_cleared_by_every_wait<P: Poller>() {
+    let poll = new::<P>();
+    let stale = Event { key: 99, ready: Ready::READ };
+    let mut events = vec![stale];
+    for timeout in [LOOK, Some(Duration::from_millis(1))] {
+        poll.wait(&mut events, timeout).expect("waiting does not fail");
+        assert_eq!(events, []);
+        events.push(stale);
+    }
+    poll.notify().expect("notifying does not fail");
+    poll.wait(&mut events, None).expect("waiting does not fail");
+    assert_eq!(events, []);
+    events.push(stale);
+    add(&poll, 1, counter(1), Interest::READ);
+    poll.wait(&mut events, None).expect("waiting does not fail");
+    assert_eq!(events, [Event { key: 1, ready: Ready::READ }]);
+}
+
+/// Law 6, with as many sources as this mechanism and the limits of the process allow, 1 000 at most.
+pub fn thousand_descriptors_are_watched<P: Poller>() {
+    const RESERVE: u64 = 300; // For what else is open in the program.
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = 1_000 + RESERVE;
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        // Refused, or not enough: then there are fewer descriptors.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum });
+    }
+    let count = getrlimit(Resource::Nofile)
+        .current
+        .map_or(1_000, |current| current.saturating_sub(RESERVE).min(1_000));
+
+    let poll = new::<P>();
+    let counters: Vec<_> = (0..count).map(|_| Arc::new(counter(0))).collect();
+    for (key, counter) in (0..).zip(&counters) {
+        poll.add(key, counter.clone(), Interest::READ).expect("the key is free");
+    }
+    assert_eq!(wait(&poll, LOOK), []);
+    let mut expected = Vec::new();
+    for (key, counter) in (0..).zip(&counters).step_by(3) {
+        rustix::io::write(counter, &1_u64.to_ne_bytes()).expect("the counter is low");
+        expected.push((key, Ready::READ));
+    }
+    assert_eq!(wait(&poll, None), expected);
+    for key in 0..count {
+        poll.remove(key).expect("the key is known");
+    }
+    assert_eq!(wait(&poll, LOOK), []);
+}

@@ -1,0 +1,661 @@
+//! The conformance suite of [`Transport`]: `transport_conformance!(my_link, MyTransport, encoded)`, or
+//! without the last word for a transport that moves values and never encodes them.
+//!
+//! The suite does not check that a peer's process is killed, nor what strangers write to a descriptor.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::{Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::transport::{BoxError, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+
+/// A message of any bytes, which are also its encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note(pub Vec<u8>);
+
+impl Note {
+    /// A note that begins with this cannot be encoded.
+    pub const UNENCODABLE: &'static [u8] = b"unencodable";
+    /// A note that begins with this cannot be decoded.
+    pub const UNDECODABLE: &'static [u8] = b"undecodable";
+
+    /// `length` bytes that depend on `seed`.
+    pub fn sample(seed: u32, length: usize) -> Note {
+        let mut state = seed;
+        let next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        Note(std::iter::repeat_with(next).take(length).collect())
+    }
+
+    fn number(number: u32) -> Note {
+        Note(number.to_le_bytes().to_vec())
+    }
+}
+
+impl Message for Note {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        out.extend_from_slice(&self.0);
+        if self.0.starts_with(Note::UNENCODABLE) { Err("it says so".into()) } else { Ok(()) }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Note, BoxError> {
+        if bytes.starts_with(Note::UNDECODABLE) { Err("it says so".into()) } else { Ok(Note(bytes.to_vec())) }
+    }
+}
+
+type End<T> = <T as Transport>::End<Note, Note>;
+
+const SHORT: Duration = Duration::from_millis(15);
+const LARGE: usize = 3 << 20;
+
+fn pair<T: Transport>() -> (End<T>, End<T>) {
+    T::pair(Limits::default()).expect("pair")
+}
+
+/// Waits for `events`, a hang-up or an error; what is there in the end.
+fn wait_for(end: &impl AsFd, events: PollFlags, timeout: Option<Duration>) -> PollFlags {
+    let timeout = timeout.map(|timeout| Timespec::try_from(timeout).expect("a short time"));
+    let mut fds = [PollFd::new(end, events)];
+    while let Err(errno) = poll(&mut fds, timeout.as_ref()) {
+        assert_eq!(errno, rustix::io::Errno::INTR, "poll");
+    }
+    fds[0].revents()
+}
+
+fn is_readable(end: &impl AsFd) -> bool {
+    wait_for(end, PollFlags::IN, Some(Duration::ZERO)).contains(PollFlags::IN)
+}
+
+/// Sends numbers from 0 until the link is full, and returns how many it accepted.
+fn fill<T: Transport>(end: &End<T>) -> u32 {
+    for number in 0..10_000_000 {
+        match end.try_send(Note::number(number)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(message)) => {
+                assert_eq!(message, Note::number(number), "another message was given back");
+                return number;
+            }
+            Err(TrySendError::Failed(error)) => panic!("try_send: {error}"),
+        }
+    }
+    panic!("the link takes messages without bound");
+}
+
+/// Receives the numbers `0..count`, pushing on what the other end has left to flush.
+fn drain<T: Transport>(from: &End<T>, to: &End<T>, count: u32) {
+    for number in 0..count {
+        let message = loop {
+            match to.try_receive().expect("try_receive") {
+                Some(message) => break message,
+                None if from.flush().expect("flush") => break to.receive(None).expect("receive"),
+                None => {}
+            }
+        };
+        assert_eq!(message, Note::number(number), "out of order");
+    }
+    assert_eq!(to.try_receive().expect("try_receive"), None);
+    assert!(from.flush().expect("flush"), "nothing is left");
+}
+
+/// Receives one message by polling, as an event loop does.
+fn poll_for_message<T: Transport>(end: &End<T>) -> Result<Note, TransportError> {
+    loop {
+        if let Some(message) = end.try_receive()? {
+            return Ok(message);
+        }
+        wait_for(end, PollFlags::IN, None);
+    }
+}
+
+/// Law 1: messages arrive in the order in which they were accepted, in both directions.
+pub fn messages_arrive_in_order<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for round in 0..20 {
+        for number in 0..30 {
+            left.send(Note::number(round + number), None).expect("send");
+            right.try_send(Note::number(round * number)).expect("try_send");
+        }
+        for number in 0..30 {
+            assert_eq!(right.receive(None).expect("receive"), Note::number(round + number));
+            assert_eq!(poll_for_message::<T>(&left).expect("receive"), Note::number(round * number));
+        }
+    }
+}
+
+/// Law 1: an empty message is a message.
+pub fn empty_messages_are_messages<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for _ in 0..3 {
+        left.send(Note(Vec::new()), None).expect("send");
+    }
+    left.send(Note(vec![1]), None).expect("send");
+    for _ in 0..3 {
+        assert_eq!(right.receive(None).expect("receive"), Note(Vec::new()));
+    }
+    assert_eq!(right.receive(None).expect("receive"), Note(vec![1]));
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Laws 1 and 2: large messages arrive whole, and a send that may wait leaves nothing to flush.
+pub fn large_messages_arrive_whole<T: Transport>() {
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..3 {
+                left.send(Note::sample(seed, LARGE), None).expect("send");
+                assert!(left.is_flushed());
+                left.send(Note::number(seed), None).expect("send");
+            }
+        });
+        for seed in 0..3 {
+            assert!(right.receive(None).expect("receive") == Note::sample(seed, LARGE), "message {seed}");
+            assert_eq!(right.receive(None).expect("receive"), Note::number(seed));
+        }
+    });
+}
+
+/// Law 1: messages of several senders do not mix, and keep the order of each sender.
+pub fn concurrent_senders_do_not_mix<T: Transport>() {
+    const SENDERS: u32 = 4;
+    const EACH: u32 = 150;
+    fn message(sender: u32, number: u32) -> Note {
+        let length = if number % 10 == 0 { 100_000 } else { (number * 37 % 2000) as usize };
+        let mut note = Note::sample(sender * EACH + number, length);
+        note.0.splice(0..0, sender.to_le_bytes());
+        note
+    }
+
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let left = &left;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    if (sender + number) % 2 == 0 {
+                        left.send(message(sender, number), None).expect("send");
+                        continue;
+                    }
+                    let mut note = message(sender, number);
+                    while let Err(error) = left.try_send(note) {
+                        let TrySendError::Full(back) = error else { panic!("try_send: {error}") };
+                        note = back;
+                        wait_for(left, PollFlags::OUT, None);
+                    }
+                    while !left.flush().expect("flush") {
+                        wait_for(left, PollFlags::OUT, None);
+                    }
+                }
+            });
+        }
+        let mut next = HashMap::new();
+        for _ in 0..SENDERS * EACH {
+            let note = right.receive(None).expect("receive");
+            let sender = u32::from_le_bytes(*note.0.first_chunk().expect("a sender's number"));
+            let number = next.entry(sender).or_insert(0);
+            assert!(note == message(sender, *number), "message {number} of sender {sender}");
+            *number += 1;
+        }
+    });
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Law 1: with several receivers each message goes to one, and none sleeps while there is one for it.
+pub fn each_receiver_gets_a_message<T: Transport>() {
+    const RECEIVERS: u32 = 4;
+    for _ in 0..50 {
+        let (left, right) = pair::<T>();
+        let barrier = Barrier::new(RECEIVERS as usize + 1);
+        let mut received: Vec<Note> = thread::scope(|scope| {
+            let receive = || {
+                barrier.wait();
+                right.receive(None).expect("receive")
+            };
+            let threads: Vec<_> = (0..RECEIVERS).map(|_| scope.spawn(receive)).collect();
+            barrier.wait();
+            for number in 0..RECEIVERS {
+                left.try_send(Note::number(number)).expect("try_send");
+            }
+            threads.into_iter().map(|thread| thread.join().expect("receiver")).collect()
+        });
+        received.sort_by(|one, other| one.0.cmp(&other.0));
+        assert!(received.into_iter().eq((0..RECEIVERS).map(Note::number)));
+    }
+}
+
+/// Law 2: what a non-blocking send leaves is flushed later, and arrives.
+pub fn a_rest_is_flushed<T: Transport>() {
+    let (left, right) = pair::<T>();
+    assert!(left.is_flushed() && left.flush().expect("flush"));
+    left.try_send(Note::sample(1, LARGE)).expect("an empty link takes the beginning of any message");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(right.receive(None).expect("receive") == Note::sample(1, LARGE));
+        });
+        while !left.flush().expect("flush") {
+            wait_for(&left, PollFlags::OUT, None);
+        }
+    });
+    assert!(left.is_flushed());
+}
+
+/// Law 2: a later send pushes the rest of an earlier message on.
+pub fn a_later_send_pushes_the_rest<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.try_send(Note::sample(1, LARGE)).expect("try_send");
+    thread::scope(|scope| {
+        scope.spawn(|| left.send(Note::number(2), None).expect("send"));
+        assert!(right.receive(None).expect("receive") == Note::sample(1, LARGE));
+        assert_eq!(right.receive(None).expect("receive"), Note::number(2));
+    });
+    assert!(left.is_flushed());
+}
+
+/// Law 3: a peer that does not receive makes the link full; what was accepted arrives, and there is room again.
+pub fn a_full_link_gives_the_message_back<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for _ in 0..2 {
+        let count = fill::<T>(&left);
+        assert!(count > 0);
+        assert!(matches!(left.try_send(Note::number(0)), Err(TrySendError::Full(_))));
+        drain::<T>(&left, &right, count);
+    }
+}
+
+/// Law 3: a blocked send goes on when the peer receives.
+pub fn a_blocked_send_is_released_by_receiving<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let count = fill::<T>(&left);
+    thread::scope(|scope| {
+        scope.spawn(|| left.send(Note::number(count), None).expect("send"));
+        for number in 0..=count {
+            assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+        }
+    });
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Law 3: a thread that is blocked in a send does not block the methods that never wait.
+pub fn a_blocked_send_blocks_nobody<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let count = fill::<T>(&left);
+    let (begun, has_begun) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.send(()).expect("the test runs");
+            left.send(Note::number(count), None).expect("send");
+        });
+        has_begun.recv().expect("sender");
+        for _ in 0..1000 {
+            assert!(matches!(left.try_send(Note::number(0)), Err(TrySendError::Full(_))));
+            left.flush().expect("flush");
+            left.is_flushed();
+            assert_eq!(left.try_receive().expect("try_receive"), None);
+        }
+        right.send(Note::number(7), None).expect("the other direction is free");
+        assert_eq!(left.receive(None).expect("receive"), Note::number(7));
+        for number in 0..=count {
+            assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+        }
+    });
+}
+
+/// Law 5: what a gone peer has sent is received before the link is closed, for ever.
+pub fn pending_messages_come_before_the_end<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for number in 0..20 {
+        left.send(Note::number(number), None).expect("send");
+    }
+    drop(left);
+    for number in 0..20 {
+        assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+    }
+    for _ in 0..3 {
+        assert!(matches!(right.try_receive(), Err(TransportError::Closed)));
+        assert!(matches!(right.receive(None), Err(TransportError::Closed)));
+        assert!(matches!(right.receive(Some(Duration::ZERO)), Err(TransportError::Closed)));
+        assert!(matches!(right.send(Note::number(0), None), Err(TransportError::Closed)));
+    }
+}
+
+/// Law 5: sending to a gone peer is an error, not a signal, and what the peer had sent is still received.
+pub fn sending_to_a_gone_peer_is_closed<T: Transport>() {
+    let (left, right) = pair::<T>();
+    right.send(Note::number(1), None).expect("send");
+    left.send(Note::number(2), None).expect("never received");
+    drop(right);
+    for _ in 0..3 {
+        assert!(matches!(left.send(Note::number(0), None), Err(TransportError::Closed)));
+        assert!(matches!(left.try_send(Note::number(0)), Err(TrySendError::Failed(TransportError::Closed))));
+    }
+    assert!(matches!(left.flush(), Err(TransportError::Closed)));
+    assert_eq!(left.receive(None).expect("receive"), Note::number(1));
+    assert!(matches!(left.receive(None), Err(TransportError::Closed)));
+}
+
+/// Law 5: a peer that goes ends a blocked receive.
+pub fn a_blocked_receive_ends_with_the_peer<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let (begun, has_begun) = mpsc::channel();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            begun.send(()).expect("the test runs");
+            right.receive(None)
+        });
+        has_begun.recv().expect("receiver");
+        drop(left);
+        assert!(matches!(receiver.join().expect("receiver"), Err(TransportError::Closed)));
+    });
+}
+
+/// Law 5: a peer that goes ends a blocked send.
+pub fn a_blocked_send_ends_with_the_peer<T: Transport>() {
+    let (left, right) = pair::<T>();
+    fill::<T>(&left);
+    let (begun, has_begun) = mpsc::channel();
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            begun.send(()).expect("the test runs");
+            left.send(Note::number(0), None)
+        });
+        has_begun.recv().expect("sender");
+        drop(right);
+        assert!(matches!(sender.join().expect("sender"), Err(TransportError::Closed)));
+    });
+}
+
+/// Law 6: readable when and as long as there is something to receive.
+pub fn the_descriptor_is_readable_for_messages<T: Transport>() {
+    let (left, right) = pair::<T>();
+    assert!(!is_readable(&left) && !is_readable(&right));
+    for _ in 0..3 {
+        left.send(Note::number(1), None).expect("send");
+        left.send(Note::number(2), None).expect("send");
+        wait_for(&right, PollFlags::IN, None);
+        assert!(is_readable(&right) && is_readable(&right), "level-triggered");
+        assert!(!is_readable(&left));
+        assert_eq!(poll_for_message::<T>(&right).expect("receive"), Note::number(1));
+        assert_eq!(poll_for_message::<T>(&right).expect("receive"), Note::number(2));
+        assert_eq!(right.try_receive().expect("try_receive"), None);
+        assert!(!is_readable(&right));
+    }
+}
+
+/// Law 6: an event loop that receives until there is nothing misses nothing of a stream.
+pub fn an_event_loop_misses_nothing<T: Transport>() {
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..3000 {
+                left.send(Note::number(number), None).expect("send");
+            }
+            left.send(Note::sample(0, LARGE), None).expect("send");
+        });
+        for number in 0..3000 {
+            assert_eq!(poll_for_message::<T>(&right).expect("receive"), Note::number(number));
+        }
+        assert!(poll_for_message::<T>(&right).expect("receive") == Note::sample(0, LARGE));
+    });
+}
+
+/// Law 6: readable for ever when the peer is gone.
+pub fn the_descriptor_is_readable_at_the_end<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.send(Note::number(1), None).expect("send");
+    drop(left);
+    assert_eq!(poll_for_message::<T>(&right).expect("receive"), Note::number(1));
+    for _ in 0..3 {
+        wait_for(&right, PollFlags::IN, None);
+        assert!(is_readable(&right));
+        assert!(matches!(right.try_receive(), Err(TransportError::Closed)));
+    }
+}
+
+/// Law 6: writable once a full link has room again.
+pub fn the_descriptor_is_writable_when_there_is_room<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let count = fill::<T>(&left);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..=count {
+                assert_eq!(poll_for_message::<T>(&right).expect("receive"), Note::number(number));
+            }
+        });
+        let mut note = Note::number(count);
+        while let Err(error) = left.try_send(note) {
+            let TrySendError::Full(back) = error else { panic!("try_send: {error}") };
+            note = back;
+            wait_for(&left, PollFlags::OUT, None);
+        }
+        while !left.flush().expect("flush") {
+            wait_for(&left, PollFlags::OUT, None);
+        }
+    });
+}
+
+/// Law 7: zero tries once, anything else waits at least as long.
+pub fn timeouts_are_waited_out<T: Transport>() {
+    let (left, right) = pair::<T>();
+    assert!(matches!(right.receive(Some(Duration::ZERO)), Err(TransportError::TimedOut)));
+    let begin = Instant::now();
+    assert!(matches!(right.receive(Some(SHORT)), Err(TransportError::TimedOut)));
+    assert!(begin.elapsed() >= SHORT);
+
+    left.send(Note::number(1), Some(Duration::ZERO)).expect("there is room");
+    wait_for(&right, PollFlags::IN, None);
+    assert_eq!(right.receive(Some(Duration::ZERO)).expect("there is a message"), Note::number(1));
+
+    fill::<T>(&left);
+    assert!(matches!(left.send(Note::number(1), Some(Duration::ZERO)), Err(TransportError::TimedOut)));
+    let begin = Instant::now();
+    assert!(matches!(left.send(Note::number(1), Some(SHORT)), Err(TransportError::TimedOut)));
+    assert!(begin.elapsed() >= SHORT);
+}
+
+/// Law 7: a time that no clock can reach is waited for as if it were for ever.
+pub fn huge_timeouts_do_not_overflow<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for timeout in [Duration::MAX, Duration::from_secs(i64::MAX as u64), Duration::from_secs(1 << 40)] {
+        thread::scope(|scope| {
+            let receiver = scope.spawn(|| right.receive(Some(timeout)).expect("receive"));
+            left.send(Note::sample(1, LARGE), Some(timeout)).expect("send");
+            assert!(receiver.join().expect("receiver") == Note::sample(1, LARGE));
+        });
+    }
+}
+
+/// Law 7: a message that was not accepted in time is not sent, not even in parts.
+pub fn a_timed_out_send_sends_nothing<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let count = fill::<T>(&left);
+    for timeout in [Duration::ZERO, SHORT] {
+        for length in [0, 100, LARGE] {
+            let result = left.send(Note::sample(9, length), Some(timeout));
+            assert!(matches!(result, Err(TransportError::TimedOut)));
+        }
+    }
+    drain::<T>(&left, &right, count);
+    left.send(Note::number(5), None).expect("send");
+    assert_eq!(right.receive(None).expect("receive"), Note::number(5));
+}
+
+/// Laws 2 and 7: a send whose time is over in the middle has accepted the message.
+pub fn a_send_that_has_begun_is_accepted<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.send(Note::sample(1, LARGE), Some(SHORT)).expect("an empty link takes the beginning");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !left.flush().expect("flush") {
+                wait_for(&left, PollFlags::OUT, None);
+            }
+        });
+        assert!(right.receive(None).expect("receive") == Note::sample(1, LARGE));
+    });
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Law 7: a send from another thread wakes a receive, and later ones too.
+pub fn a_send_wakes_a_receive<T: Transport>() {
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..500 {
+                let note = right.receive(None).expect("receive");
+                assert_eq!(note, Note::number(number));
+                right.send(note, None).expect("send");
+            }
+        });
+        for number in 0..500 {
+            left.send(Note::number(number), None).expect("send");
+            assert_eq!(left.receive(None).expect("receive"), Note::number(number));
+        }
+    });
+}
+
+/// Law 8: descriptors are close-on-exec.
+pub fn descriptors_are_close_on_exec<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for fd in [left.as_fd(), right.as_fd()] {
+        let flags = rustix::io::fcntl_getfd(fd).expect("fcntl");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}
+
+/// The ends can be printed, whatever state they are in.
+pub fn ends_can_be_printed<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.try_send(Note::sample(1, LARGE)).expect("try_send");
+    assert!(!format!("{left:?}").is_empty());
+    drop(left);
+    let _ = right.try_receive();
+    assert!(!format!("{right:?}").is_empty());
+}
+
+/// Law 4: a message over the limit is refused by the sender, and the link stays usable.
+pub fn the_limit_is_checked_before_sending<T: Transport>() {
+    let (left, right) = T::pair::<Note, Note>(Limits::with_message_bytes(100)).expect("pair");
+    for length in [101, 200, LARGE] {
+        let error = left.send(Note::sample(1, length), None).expect_err("over the limit");
+        assert!(matches!(error, TransportError::TooBig { size, limit: 100 } if size == length), "{error}");
+        let error = left.try_send(Note::sample(1, length)).expect_err("over the limit");
+        assert!(
+            matches!(error, TrySendError::Failed(TransportError::TooBig { size, limit: 100 }) if size == length)
+        );
+    }
+    assert!(left.is_flushed());
+    for length in [100, 0, 99] {
+        left.send(Note::sample(1, length), None).expect("send");
+        assert_eq!(right.receive(None).expect("receive"), Note::sample(1, length));
+    }
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Laws 2 and 5: dropping an end drops what is left to flush; the peer sees the end, not a part.
+pub fn a_cut_message_is_the_end<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.send(Note::number(1), None).expect("send");
+    left.try_send(Note::sample(2, 64 << 20)).expect("try_send");
+    assert!(!left.is_flushed());
+    drop(left);
+    assert_eq!(right.receive(None).expect("receive"), Note::number(1));
+    assert!(matches!(right.receive(None), Err(TransportError::Closed)));
+    assert!(matches!(right.try_receive(), Err(TransportError::Closed)));
+}
+
+/// Law 9: a message that cannot be encoded leaves the link usable.
+pub fn an_encoding_error_leaves_the_link_usable<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let bad = || Note([Note::UNENCODABLE, &[0; 1000]].concat());
+    for number in 0..3 {
+        assert!(matches!(left.send(bad(), None), Err(TransportError::Encode(_))));
+        assert!(matches!(left.try_send(bad()), Err(TrySendError::Failed(TransportError::Encode(_)))));
+        assert!(left.is_flushed());
+        left.send(Note::number(number), None).expect("send");
+        assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+    }
+}
+
+/// Law 9: a message that cannot be decoded is one error, and the next message is a new one.
+pub fn a_decoding_error_leaves_the_link_usable<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for number in 0..3 {
+        left.send(Note(Note::UNDECODABLE.to_vec()), None).expect("send");
+        left.send(Note::number(number), None).expect("send");
+        left.send(Note(Note::UNDECODABLE.to_vec()), None).expect("send");
+        assert!(matches!(right.receive(None), Err(TransportError::Decode(_))));
+        assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+        assert!(matches!(poll_for_message::<T>(&right), Err(TransportError::Decode(_))));
+        assert_eq!(right.try_receive().expect("try_receive"), None);
+    }
+}
+
+/// Makes a module `$module` with one test per promise of [`Transport`], run over the type `$transport`. With
+/// `encoded` as a third argument the laws about bytes are tested too (4, 9 and the cut frame of 5).
+///
+/// ```ignore
+/// manycore_backends::transport_conformance!(my_link, my_crate::MyLink, encoded);
+/// ```
+#[macro_export]
+macro_rules! transport_conformance {
+    ($module:ident, $transport:ty) => {
+        $crate::transport_conformance!(@module $module, $transport,
+            messages_arrive_in_order
+            empty_messages_are_messages
+            large_messages_arrive_whole
+            concurrent_senders_do_not_mix
+            each_receiver_gets_a_message
+            a_rest_is_flushed
+            a_later_send_pushes_the_rest
+            a_full_link_gives_the_message_back
+            a_blocked_send_is_released_by_receiving
+            a_blocked_send_blocks_nobody
+            pending_messages_come_before_the_end
+            sending_to_a_gone_peer_is_closed
+            a_blocked_receive_ends_with_the_peer
+            a_blocked_send_ends_with_the_peer
+            the_descriptor_is_readable_for_messages
+            an_event_loop_misses_nothing
+            the_descriptor_is_readable_at_the_end
+            the_descriptor_is_writable_when_there_is_room
+            timeouts_are_waited_out
+            huge_timeouts_do_not_overflow
+            a_timed_out_send_sends_nothing
+            a_send_that_has_begun_is_accepted
+            a_send_wakes_a_receive
+            descriptors_are_close_on_exec
+            ends_can_be_printed
+        );
+    };
+    ($module:ident, $transport:ty, encoded) => {
+        mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::transport_conformance!(any, $transport);
+            $crate::transport_conformance!(@module encoded, $transport,
+                the_limit_is_checked_before_sending
+                a_cut_message_is_the_end
+                an_encoding_error_leaves_the_link_usable
+                a_decoding_error_leaves_the_link_usable
+            );
+        }
+    };
+    (@module $module:ident, $transport:ty, $($promise:ident)*) => {
+        mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(
+                #[test]
+                fn $promise() {
+                    $crate::testing::transport::$promise::<$transport>();
+                }
+            )*
+        }
+    };
+}

@@ -1,0 +1,114 @@
+//! Every shared memory backend keeps the laws of `ShmBackend`, and what only one of them promises.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use manycore_backends::shm::{Memory, Open, ShmError};
+use manycore_backends::testing::shm::{Fresh, Subject, all};
+use manycore_backends::testing::{TestCase, run_tests};
+use manycore_backends::{File, Heap, PosixShm, ShmBackend};
+
+fn main() {
+    let own: Vec<TestCase> = vec![
+        ("what_is_no_regular_file_is_refused", what_is_no_regular_file_is_refused),
+        ("descriptors_are_shared_and_closed", descriptors_are_shared_and_closed::<File>),
+        ("descriptors_are_shared_and_closed_posix", descriptors_are_shared_and_closed::<PosixShm>),
+        ("a_truncated_object_is_reported", a_truncated_object_is_reported),
+        ("the_mode_is_the_one_asked_for", the_mode_is_the_one_asked_for),
+        ("posix_names_with_and_without_slash_are_one", posix_names_with_and_without_slash_are_one),
+        ("posix_names_have_no_directories", posix_names_have_no_directories),
+        ("a_full_file_system_is_an_error", a_full_file_system_is_an_error),
+    ];
+    let tests = [all::<PosixShm>(), all::<File>(), all::<Heap>(), own].concat();
+    run_tests(&tests);
+}
+
+const NEW: Open = Open::CreateNew { mode: 0o600 };
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Law 9.
+fn what_is_no_regular_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("target");
+    std::fs::write(&target, "text").unwrap();
+    let link = directory.path().join("link");
+    symlink(&target, &link).unwrap();
+    let refused = |path: &Path| {
+        let before = descriptors();
+        for how in [Open::Existing, Open::Create { mode: 0o600 }] {
+            let result = File::open(path.as_os_str(), how);
+            assert!(matches!(result, Err(ShmError::NotAnObject { .. })), "{path:?}: {result:?}");
+        }
+        assert_eq!(descriptors(), before);
+    };
+    refused(directory.path());
+    refused(&link);
+    refused(Path::new("/dev/null"));
+    assert_eq!(std::fs::read(&target).unwrap(), b"text");
+}
+
+/// Law 7.
+fn descriptors_are_shared_and_closed<B: Subject>() {
+    let name = Fresh::<B>::name();
+    let before = descriptors();
+    let first = B::open(&name, NEW).unwrap();
+    let second = B::open(&name, Open::Existing).unwrap();
+    let third = B::open(&name, Open::Create { mode: 0o600 }).unwrap();
+    assert_eq!(descriptors(), before + 1);
+    drop((first, second));
+    assert_eq!(descriptors(), before + 1);
+    third.grow(4096).unwrap();
+    drop(third);
+    assert_eq!(descriptors(), before);
+}
+
+/// Errors of `size` and `grow`.
+fn a_truncated_object_is_reported() {
+    let name = Fresh::<File>::name();
+    let object = File::open(&name, NEW).unwrap();
+    object.grow(8192).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&*name).unwrap().set_len(100).unwrap();
+    assert!(matches!(object.size(), Err(ShmError::Truncated { known: 8192, found: 100, .. })));
+    assert!(matches!(object.grow(10_000), Err(ShmError::Truncated { .. })));
+}
+
+fn the_mode_is_the_one_asked_for() {
+    let name = Fresh::<File>::name();
+    File::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+    assert_eq!(std::fs::metadata(&*name).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn posix_names_with_and_without_slash_are_one() {
+    let name = Fresh::<PosixShm>::name();
+    let bare = name.to_str().unwrap().strip_prefix('/').unwrap();
+    let object = PosixShm::open(&name, NEW).unwrap();
+    object.grow(4).unwrap();
+    object.memory().store(0, 5).unwrap();
+    assert_eq!(PosixShm::open(bare.as_ref(), Open::Existing).unwrap().memory().load(0), Ok(5));
+}
+
+fn posix_names_have_no_directories() {
+    let error = PosixShm::open("/a/b".as_ref(), NEW).unwrap_err();
+    assert!(error.to_string().contains("have no directories"), "{error}");
+    assert!(matches!(error, ShmError::Name(_)));
+}
+
+/// Law 2: a growth that the system refuses is an error, and the object is as before.
+fn a_full_file_system_is_an_error() {
+    let name = Fresh::<PosixShm>::name();
+    let object = PosixShm::open(&name, NEW).unwrap();
+    object.grow(4096).unwrap();
+    let system = rustix::fs::statvfs("/dev/shm").unwrap();
+    if system.f_blocks == 0 {
+        println!("  (this file system has no limit)");
+        return;
+    }
+    // More than it could ever hold, so that it refuses at once, instead of filling up.
+    let error = object.grow(2 * system.f_blocks * system.f_frsize).unwrap_err();
+    assert!(matches!(error, ShmError::Full { .. } | ShmError::TooLarge { .. }), "{error}");
+    assert_eq!(object.size().unwrap(), 4096);
+    object.grow(8192).unwrap();
+}

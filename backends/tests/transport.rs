@@ -1,0 +1,278 @@
+//! A link carries messages in order and whole, or says why not, whatever the peer does or writes.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::thread;
+use std::time::Duration;
+
+use manycore_backends::testing::transport::Note;
+use manycore_backends::transport::{
+    BoxError, Endpoint, Limits, Message, Socket, SocketEnd, Transport, TransportError, TrySendError,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+manycore_backends::transport_conformance!(socket, Socket, encoded);
+
+type End = SocketEnd<Note, Note>;
+
+/// An end, and a peer that can write what it likes.
+fn end_and_raw(limits: Limits) -> (End, UnixStream) {
+    let (end, raw) = UnixStream::pair().expect("socketpair");
+    (End::from_fd(OwnedFd::from(end), limits).expect("a stream socket"), raw)
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short");
+    [&length.to_le_bytes(), payload].concat()
+}
+
+fn ready(end: &impl AsFd) -> PollFlags {
+    let mut fds = [PollFd::new(end, PollFlags::IN | PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
+    fds[0].revents()
+}
+
+// Law 4
+#[test]
+fn oversized_announcement_breaks_the_link_for_ever() {
+    let (end, mut raw) = end_and_raw(Limits::with_message_bytes(10));
+    raw.write_all(&frame(b"0123456789")).expect("write");
+    raw.write_all(&11u32.to_le_bytes()).expect("write");
+    raw.write_all(&frame(b"after")).expect("write");
+    assert_eq!(end.receive(None).expect("at the limit"), Note(b"0123456789".to_vec()));
+    assert!(matches!(end.receive(None), Err(TransportError::TooBig { size: 11, limit: 10 })));
+    for _ in 0..3 {
+        assert!(matches!(end.receive(None), Err(TransportError::Broken)));
+        assert!(matches!(end.try_receive(), Err(TransportError::Broken)));
+        assert!(matches!(end.send(Note(vec![1]), None), Err(TransportError::Broken)));
+        assert!(matches!(end.try_send(Note(vec![1])), Err(TrySendError::Failed(TransportError::Broken))));
+        assert!(matches!(end.flush(), Err(TransportError::Broken)));
+        assert!(end.is_flushed());
+        // Law 6
+        assert!(ready(&end).contains(PollFlags::IN));
+    }
+    assert_eq!(raw.read(&mut [0; 8]).expect("the peer notices"), 0);
+    assert!(raw.write_all(b"more").is_err());
+}
+
+// Law 4
+#[test]
+fn oversized_announcement_ends_a_blocked_send() {
+    let (end, mut raw) = end_and_raw(Limits::with_message_bytes(4 << 20));
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| end.send(Note::sample(1, 4 << 20), None));
+        raw.write_all(&u32::MAX.to_le_bytes()).expect("write");
+        assert!(matches!(end.receive(None), Err(TransportError::TooBig { .. })));
+        assert!(matches!(sender.join().expect("sender"), Err(TransportError::Broken)));
+    });
+}
+
+// Law 4; that nothing is allocated for them is tested in frame.rs, where the buffer can be seen.
+#[test]
+fn announced_gigabytes_are_refused_or_awaited() {
+    let announcement = [&u32::MAX.to_le_bytes()[..], &[0; 10]].concat();
+    let (end, mut raw) = end_and_raw(Limits::default());
+    raw.write_all(&announcement).expect("write");
+    assert!(matches!(end.receive(None), Err(TransportError::TooBig { .. })));
+
+    let (end, mut raw) = end_and_raw(Limits::with_message_bytes(u32::MAX as usize));
+    raw.write_all(&announcement).expect("write");
+    assert!(matches!(end.receive(Some(Duration::from_millis(1))), Err(TransportError::TimedOut)));
+    drop(raw);
+    assert!(matches!(end.receive(None), Err(TransportError::Closed)));
+}
+
+// Law 5
+#[test]
+fn truncated_frame_is_closed() {
+    let stream = [frame(b"whole"), frame(b"cut off")].concat();
+    for length in frame(b"whole").len()..stream.len() {
+        let (end, mut raw) = end_and_raw(Limits::default());
+        raw.write_all(&stream[..length]).expect("write");
+        drop(raw);
+        assert_eq!(end.receive(None).expect("receive"), Note(b"whole".to_vec()));
+        for _ in 0..3 {
+            assert!(matches!(end.try_receive(), Err(TransportError::Closed)));
+            assert!(matches!(end.send(Note(vec![]), None), Err(TransportError::Closed)));
+        }
+    }
+}
+
+// Law 5
+#[test]
+fn peer_that_ends_one_direction_ends_the_link() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    end.send(Note(b"a".to_vec()), None).expect("send");
+    raw.shutdown(Shutdown::Write).expect("shutdown");
+    assert!(matches!(end.receive(None), Err(TransportError::Closed)));
+    assert!(matches!(end.send(Note(vec![]), None), Err(TransportError::Closed)));
+    let mut received = Vec::new();
+    raw.read_to_end(&mut received).expect("what was sent before is there, then the end");
+    assert_eq!(received, frame(b"a"));
+}
+
+// Law 1
+#[test]
+fn bytes_one_by_one_become_messages() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    for payload in [&b""[..], b"x", b"hello world"] {
+        let frame = frame(payload);
+        for (index, byte) in frame.iter().enumerate() {
+            assert_eq!(end.try_receive().expect("try_receive"), None, "after {index} bytes");
+            // Law 6
+            assert!(!ready(&end).contains(PollFlags::IN));
+            raw.write_all(&[*byte]).expect("write");
+        }
+        assert_eq!(end.try_receive().expect("try_receive"), Some(Note(payload.to_vec())));
+    }
+}
+
+// Laws 1 and 6
+#[test]
+fn many_frames_in_one_write_are_all_received() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    let stream: Vec<u8> = (0..2000u32).flat_map(|number| frame(&number.to_le_bytes())).collect();
+    raw.write_all(&stream).expect("write");
+    drop(raw);
+    for number in 0..2000u32 {
+        assert_eq!(end.try_receive().expect("try_receive"), Some(Note(number.to_le_bytes().to_vec())));
+    }
+    assert!(matches!(end.try_receive(), Err(TransportError::Closed)));
+}
+
+// Law 7
+#[test]
+fn partly_received_message_survives_a_timeout() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    let frame = frame(b"in two parts");
+    for cut in [2, 4, 9] {
+        raw.write_all(&frame[..cut]).expect("write");
+        assert!(matches!(end.receive(Some(Duration::ZERO)), Err(TransportError::TimedOut)));
+        assert!(matches!(end.receive(Some(Duration::from_millis(2))), Err(TransportError::TimedOut)));
+        raw.write_all(&frame[cut..]).expect("write");
+        assert_eq!(end.receive(None).expect("receive"), Note(b"in two parts".to_vec()));
+    }
+}
+
+#[test]
+fn frames_are_as_documented() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    end.send(Note(b"abc".to_vec()), None).expect("send");
+    end.send(Note(vec![]), None).expect("send");
+    drop(end);
+    let mut received = Vec::new();
+    raw.read_to_end(&mut received).expect("read");
+    assert_eq!(received, [3, 0, 0, 0, b'a', b'b', b'c', 0, 0, 0, 0]);
+}
+
+// Law 6
+#[test]
+fn full_link_is_not_writable_until_the_peer_receives() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    assert!(ready(&end).contains(PollFlags::OUT));
+    end.try_send(Note::sample(1, 4 << 20)).expect("try_send");
+    assert!(!end.is_flushed() && !end.flush().expect("flush"));
+    assert!(!ready(&end).contains(PollFlags::OUT));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut received = vec![0; 4 + (4 << 20)];
+            raw.read_exact(&mut received).expect("read");
+            received
+        });
+        while !end.flush().expect("flush") {
+            poll(&mut [PollFd::new(&end, PollFlags::OUT)], None).expect("poll");
+        }
+        assert!(reader.join().expect("reader") == frame(&Note::sample(1, 4 << 20).0));
+    });
+    assert!(ready(&end).contains(PollFlags::OUT));
+}
+
+// Law 7
+#[test]
+fn message_refused_by_a_full_socket_is_not_kept() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    let mut accepted = 0;
+    while end.try_send(Note(vec![1])).is_ok() {
+        accepted += 1;
+    }
+    let flushed = end.is_flushed();
+    for timeout in [Duration::ZERO, Duration::from_millis(2)] {
+        assert!(matches!(end.send(Note(vec![2]), Some(timeout)), Err(TransportError::TimedOut)));
+        assert!(matches!(end.try_send(Note(vec![2])), Err(TrySendError::Full(_))));
+        assert_eq!(end.is_flushed(), flushed);
+    }
+    assert!(flushed, "the socket takes so few bytes all or not at all");
+    drop(end);
+    let mut received = Vec::new();
+    raw.read_to_end(&mut received).expect("read");
+    assert!(received == frame(&[1]).repeat(accepted));
+}
+
+#[test]
+fn only_stream_sockets_become_ends() {
+    let (datagram, _peer) = UnixDatagram::pair().expect("socketpair");
+    let file = std::fs::File::open("/dev/null").expect("open");
+    for (fd, errno) in [
+        (OwnedFd::from(datagram), rustix::io::Errno::PROTOTYPE),
+        (OwnedFd::from(file), rustix::io::Errno::NOTSOCK),
+    ] {
+        match End::from_fd(fd, Limits::default()) {
+            Err(TransportError::Io { op: "getsockopt", source }) => {
+                assert_eq!(source.raw_os_error(), Some(errno.raw_os_error()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+// Law 8
+#[test]
+fn descriptor_becomes_a_private_end_again() {
+    let (left, right) = Socket::pair::<Note, Note>(Limits::default()).expect("pair");
+    let fd = right.into_fd();
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).expect("fcntl");
+    rustix::io::ioctl_fionbio(&fd, false).expect("ioctl");
+    let right = End::from_fd(fd, Limits::default()).expect("a stream socket");
+    assert!(rustix::io::fcntl_getfd(&right).expect("fcntl").contains(rustix::io::FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(&right).expect("fcntl").contains(rustix::fs::OFlags::NONBLOCK));
+    left.send(Note(b"hello".to_vec()), None).expect("send");
+    assert_eq!(right.receive(None).expect("receive"), Note(b"hello".to_vec()));
+    // Whoever shares the socket can make it blocking; the end does not rely on it.
+    rustix::io::ioctl_fionbio(&right, false).expect("ioctl");
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+    right.try_send(Note::sample(1, 4 << 20)).expect("try_send");
+    assert!(!right.flush().expect("flush"));
+}
+
+/// Panics when it is encoded or decoded, if it says so.
+#[derive(Debug, PartialEq)]
+struct Fragile(u8);
+
+impl Message for Fragile {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        out.push(self.0);
+        assert_ne!(self.0, b'e', "as asked");
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Fragile, BoxError> {
+        assert_ne!(bytes, b"d", "as asked");
+        Ok(Fragile(bytes[0]))
+    }
+}
+
+// Law 9, for panics
+#[test]
+fn panic_of_a_message_leaves_the_link_usable() {
+    let (left, right) = Socket::pair::<Fragile, Fragile>(Limits::default()).expect("pair");
+    thread::scope(|scope| {
+        assert!(scope.spawn(|| left.send(Fragile(b'e'), None)).join().is_err());
+        assert!(left.is_flushed());
+        left.send(Fragile(b'd'), None).expect("send");
+        left.send(Fragile(b'f'), None).expect("send");
+        assert!(scope.spawn(|| right.receive(None)).join().is_err());
+        assert_eq!(right.receive(None).expect("receive"), Fragile(b'f'));
+    });
+}

@@ -1,0 +1,194 @@
+//! Ordered messages between two ends: the contract [`Transport`] and its mechanisms.
+//!
+//! | mechanism | between | a message is |
+//! |---|---|---|
+//! | [`Socket`] | processes (also threads) | encoded, in a [frame] with its length in front |
+//!
+//! What a message means, and how it is written as bytes, is the caller's: see [`Message`].
+//!
+//! # The contract
+//!
+//! [`Transport::pair`] gives two connected [`Endpoint`]s; what one sends, the other receives.
+//!
+//! 1. **Ordered and whole.** Messages arrive in the order in which they were accepted, each once, none in
+//!    parts.
+//! 2. **Accepted means on its way.** A message that a send accepted reaches the peer unless the peer or the
+//!    sender is gone first. After a non-blocking send a part of it may wait in the endpoint;
+//!    [`Endpoint::is_flushed`] says so, and [`Endpoint::flush`] and any later send push it on. Dropping the
+//!    endpoint drops that part.
+//! 3. **Back-pressure.** A peer that does not receive makes sends block (or report
+//!    [`TrySendError::Full`], with the message given back) after a bounded number of bytes or messages.
+//! 4. **Limits come first.** A message over [`Limits::message_bytes`] is refused by the sender with
+//!    [`TransportError::TooBig`] before anything is written, and the link stays usable; a frame that
+//!    announces more is [`TransportError::TooBig`] at the receiver before anything is allocated, and the
+//!    link is dead from then on ([`TransportError::Broken`]): what follows cannot be told apart.
+//! 5. **End of file.** When the peer is gone (dropped, its process killed), what it had sent whole is still
+//!    received; after that [`TransportError::Closed`], for ever. A frame cut in the middle is
+//!    [`TransportError::Closed`] too. Sending to a gone peer is [`TransportError::Closed`], never SIGPIPE.
+//! 6. **Pollable.** The descriptor of an endpoint is readable, level-triggered, whenever
+//!    [`Endpoint::try_receive`] would return something else than `Ok(None)` and no complete message is held
+//!    inside; an endpoint never holds a complete message back: [`Endpoint::try_receive`] must be called until it
+//!    returns `Ok(None)` before the descriptor is polled. It is writable when a flush may make progress.
+//! 7. **Timeouts.** `None` waits for ever, zero tries once. [`TransportError::TimedOut`] loses nothing: a
+//!    partly received message stays in the endpoint, a message not accepted is not sent in parts.
+//! 8. **Private descriptors.** Every descriptor is close-on-exec from its creation on.
+//! 9. **A message that cannot be encoded or decoded** is [`TransportError::Encode`] or
+//!    [`TransportError::Decode`]; the link stays usable, the next message is a new one.
+//!
+//! This module does not reconnect, route or retry, and knows no names of peers.
+
+pub mod frame;
+mod socket;
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+pub use socket::{Socket, SocketEnd};
+
+/// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
+/// and call neither function.
+pub trait Message: Sized + Send + 'static {
+    /// Appends the message to `out`.
+    ///
+    /// # Errors
+    /// Any error; it reaches the sender as [`TransportError::Encode`].
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError>;
+
+    /// Reads a message from exactly `bytes`, which may be anything a stranger sends: it must not panic,
+    /// and must not allocate more than a small multiple of `bytes.len()`.
+    ///
+    /// # Errors
+    /// Any error; it reaches the receiver as [`TransportError::Decode`].
+    fn decode(bytes: &[u8]) -> Result<Self, BoxError>;
+}
+
+/// An error of the caller's.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Bounds on what a link accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The largest encoded message, in bytes. Default 64 MiB; at most `u32::MAX` has a meaning.
+    pub message_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { message_bytes: 64 << 20 }
+    }
+}
+
+impl Limits {
+    /// The default limits with another largest message, in bytes.
+    pub fn with_message_bytes(message_bytes: usize) -> Limits {
+        Limits { message_bytes }
+    }
+}
+
+/// A way to connect two parties. The laws are on the [module page](self).
+#[doc(alias("socketpair", "polysocket"))]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// One end, which sends `S` and receives `R`.
+    type End<S: Message, R: Message>: Endpoint<S, R>;
+
+    /// Makes two connected ends.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] if the system has no descriptors or memory left.
+    #[allow(clippy::type_complexity)]
+    fn pair<S: Message, R: Message>(
+        limits: Limits,
+    ) -> Result<(Self::End<S, R>, Self::End<R, S>), TransportError>;
+}
+
+/// One end of a link. Methods take `&self` and may be called by several threads; each message goes to one
+/// of the receivers.
+pub trait Endpoint<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 'static {
+    /// Sends, waiting at most `timeout` for room. On return the message is out of this endpoint, unless the
+    /// time was over in the middle of it: then it is accepted, and the rest is left to flush (law 2).
+    ///
+    /// # Errors
+    /// [`TransportError`]; after `TimedOut` the message was not accepted.
+    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError>;
+
+    /// Accepts the message if that needs no waiting (law 2: a part may be left to flush).
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] with the message if there is no room now; else as [`Endpoint::send`].
+    fn try_send(&self, message: S) -> Result<(), TrySendError<S>>;
+
+    /// Writes what an earlier [`try_send`](Endpoint::try_send) left, as far as that needs no waiting, and
+    /// returns whether nothing is left.
+    ///
+    /// # Errors
+    /// [`TransportError::Closed`] if the peer is gone, [`TransportError::Broken`] if the link was given up.
+    fn flush(&self) -> Result<bool, TransportError>;
+
+    /// Whether nothing waits to be flushed.
+    fn is_flushed(&self) -> bool;
+
+    /// Receives, waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// [`TransportError`]; `Closed` if the peer is gone and everything it sent has been received.
+    fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError>;
+
+    /// Receives if that needs no waiting.
+    ///
+    /// # Errors
+    /// As [`Endpoint::receive`], but `Ok(None)` where that would wait.
+    fn try_receive(&self) -> Result<Option<R>, TransportError>;
+}
+
+/// Why a message was not sent or not received.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The peer is gone. Nothing more will arrive, and nothing can be sent.
+    #[error("the other end of the link is gone")]
+    Closed,
+    /// The time was over; try again.
+    #[error("timed out")]
+    TimedOut,
+    /// The message is larger than the link allows: send less, or raise [`Limits::message_bytes`] at both ends.
+    #[error("a message of {size} bytes is over the limit of {limit} bytes: send less, or raise the limit")]
+    TooBig {
+        /// Bytes of the encoded message.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The link was given up after a frame over the limit: connect anew.
+    #[error("the link is out of step after a frame over the limit: connect anew")]
+    Broken,
+    /// The message could not be written as bytes.
+    #[error("the message cannot be encoded: {0}")]
+    Encode(#[source] BoxError),
+    /// The bytes received are not a message.
+    #[error("the message received cannot be decoded: {0}")]
+    Decode(#[source] BoxError),
+    /// A system call failed.
+    #[error("{op} failed: {source}")]
+    Io {
+        /// The system call.
+        op: &'static str,
+        /// The error, with its errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why [`Endpoint::try_send`] did not accept a message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySendError<S> {
+    /// There is no room now; here is the message back.
+    #[error("the link is full: wait until it is writable")]
+    Full(S),
+    /// It will not work later either.
+    #[error(transparent)]
+    Failed(#[from] TransportError),
+}

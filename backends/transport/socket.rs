@@ -1,0 +1,345 @@
+//! Messages over a connected pair of Unix stream sockets, each in a [frame](super::frame).
+//!
+//! One descriptor per end; a small message costs one `sendto`, and one `recvfrom` (which takes as many as
+//! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
+//!
+//! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
+//! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
+//!
+//! This module does not bind, listen or connect, passes no descriptors or credentials, and does not shut
+//! down one direction alone: a link ends as a whole.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::mem;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+    sockopt,
+};
+
+use super::frame::{self, Reassembler};
+use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
+
+/// Unix stream sockets: between processes, also between threads.
+#[doc(alias("socketpair", "AF_UNIX"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Socket;
+
+impl Transport for Socket {
+    type End<S: Message, R: Message> = SocketEnd<S, R>;
+
+    fn pair<S: Message, R: Message>(
+        limits: Limits,
+    ) -> Result<(SocketEnd<S, R>, SocketEnd<R, S>), TransportError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|errno| failed("socketpair", errno))?;
+        Ok((SocketEnd::new(one, limits), SocketEnd::new(other, limits)))
+    }
+}
+
+/// One end of a [`Socket`] link.
+///
+/// [`Message::encode`] and [`Message::decode`] run while a half of the end is locked: they must not use
+/// this end. A thread that sleeps on the descriptor by its own `poll` is not woken for messages that
+/// another thread's receive has read along with its own (law 6); the blocking
+/// [`receive`](Endpoint::receive) is.
+pub struct SocketEnd<S, R> {
+    fd: OwnedFd,
+    limits: Limits,
+    /// [`OPEN`], or why the link has ended; leaves `OPEN` once, by the receiving half.
+    fate: AtomicU32,
+    sending: Mutex<Sending>,
+    receiving: Mutex<Receiving>,
+    messages: PhantomData<fn(S) -> R>,
+}
+
+const OPEN: u32 = 0;
+const CLOSED: u32 = 1;
+const BROKEN: u32 = 2;
+
+struct Sending {
+    /// Reused from message to message.
+    buffer: Vec<u8>,
+    /// The part of `buffer` that belongs to an accepted message and is still to be written.
+    rest: Range<usize>,
+    /// How many messages were accepted; `rest` is of the last one.
+    accepted: u64,
+    /// The kernel has said that the peer does not receive any more.
+    closed: bool,
+}
+
+impl Sending {
+    /// Encodes into `buffer`, with no rest there. Should encoding panic, there is still none.
+    fn encode<M: Message>(&mut self, message: &M, limits: Limits) -> Result<(), TransportError> {
+        self.discard();
+        frame::append(message, limits.message_bytes, &mut self.buffer)
+    }
+
+    fn discard(&mut self) {
+        self.rest = 0..0;
+        frame::recycle(&mut self.buffer);
+    }
+}
+
+struct Receiving {
+    frames: Reassembler,
+    /// Threads that sleep in [`Endpoint::receive`]. While there are any, no complete frame is held: they
+    /// wait for the descriptor, and would not see it.
+    sleepers: usize,
+}
+
+impl<S: Message, R: Message> SocketEnd<S, R> {
+    /// Makes an end of an inherited or received descriptor, the peer of which speaks
+    /// [frames](super::frame) too. Sets close-on-exec and, for everyone who shares the socket, non-blocking.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] with `ENOTSOCK` if it is no socket, with `EPROTOTYPE` if it is no stream
+    /// socket, and if a flag cannot be set. The descriptor is closed then.
+    pub fn from_fd(fd: OwnedFd, limits: Limits) -> Result<SocketEnd<S, R>, TransportError> {
+        let kind = sockopt::socket_type(&fd).map_err(|errno| failed("getsockopt", errno))?;
+        if kind != SocketType::STREAM {
+            return Err(failed("getsockopt", Errno::PROTOTYPE));
+        }
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|errno| failed("fcntl", errno))?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| failed("ioctl", errno))?;
+        Ok(SocketEnd::new(fd, limits))
+    }
+
+    /// Gives the descriptor up, to be inherited by a program that makes an end of it again. What this end
+    /// holds is dropped: a rest to be flushed, and received bytes; an end that was never used holds nothing.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    fn new(fd: OwnedFd, limits: Limits) -> SocketEnd<S, R> {
+        SocketEnd {
+            fd,
+            limits,
+            fate: AtomicU32::new(OPEN),
+            sending: Mutex::new(Sending { buffer: Vec::new(), rest: 0..0, accepted: 0, closed: false }),
+            receiving: Mutex::new(Receiving { frames: Reassembler::new(limits.message_bytes), sleepers: 0 }),
+            messages: PhantomData,
+        }
+    }
+
+    /// Ends the link, and tells the peer and this end's own sleepers by the shutdown.
+    fn end(&self, fate: u32) {
+        self.fate.store(fate, Ordering::Release);
+        // It fails only if the socket is disconnected already.
+        let _ = shutdown(&self.fd, Shutdown::Both);
+    }
+
+    /// Writes the rest as far as that needs no waiting; true if nothing is left.
+    fn write_rest(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+        let fate = self.fate.load(Ordering::Acquire);
+        if fate != OPEN || sending.closed {
+            sending.discard();
+            return Err(if fate == BROKEN { TransportError::Broken } else { TransportError::Closed });
+        }
+        while !sending.rest.is_empty() {
+            let rest = &sending.buffer[sending.rest.clone()];
+            // DONTWAIT, because whoever shares the socket can make it blocking.
+            match send(&self.fd, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(count) => sending.rest.start += count,
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    sending.closed = true;
+                    sending.discard();
+                    return Err(TransportError::Closed);
+                }
+                Err(errno) => return Err(failed("send", errno)),
+            }
+        }
+        sending.discard();
+        Ok(true)
+    }
+
+    /// Writes the frame in the buffer, and accepts it if the socket takes at least one byte of it.
+    fn offer(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+        sending.rest = 0..sending.buffer.len();
+        let result = self.write_rest(sending);
+        let begun = sending.rest.start > 0;
+        match result {
+            Err(error @ (TransportError::Closed | TransportError::Broken)) => Err(error),
+            // Whatever stopped it in the middle, the message is on its way; the next flush will tell.
+            Ok(false) | Err(_) if !begun => {
+                sending.rest = 0..0;
+                result
+            }
+            _ => {
+                sending.accepted += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes a message that is held or has arrived.
+    fn take(&self, receiving: &mut Receiving) -> Result<Option<R>, TransportError> {
+        loop {
+            match receiving.frames.take() {
+                Ok(Some(payload)) => {
+                    let message = R::decode(payload).map_err(TransportError::Decode);
+                    receiving.frames.trim();
+                    return message.map(Some);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    if matches!(error, TransportError::TooBig { .. }) {
+                        self.end(BROKEN);
+                    }
+                    return Err(error);
+                }
+            }
+            if self.fate.load(Ordering::Acquire) != OPEN {
+                return Err(TransportError::Closed);
+            }
+            let missing = receiving.frames.missing();
+            let mut space = receiving.frames.space();
+            if receiving.sleepers > 0 {
+                let exactly = missing.min(space.len());
+                space = &mut space[..exactly];
+            }
+            match recv(&self.fd, space, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) | Err(Errno::CONNRESET) => self.end(CLOSED),
+                Ok((_, count)) => receiving.frames.filled(count),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("recv", errno)),
+            }
+        }
+    }
+
+    /// Sleeps until one of `events` (or the end of the link) is there; false if the time is over before.
+    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
+        loop {
+            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if remaining.is_some_and(|remaining| remaining.is_zero()) {
+                return Ok(false);
+            }
+            // A time that does not fit is as good as for ever.
+            let remaining = remaining.and_then(|remaining| Timespec::try_from(remaining).ok());
+            match poll(&mut [PollFd::new(&self.fd, events)], remaining.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(failed("poll", errno)),
+            }
+        }
+    }
+}
+
+impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
+    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
+        let deadline = deadline_after(timeout);
+        let mut encoded = None;
+        let number = loop {
+            let mut sending = lock(&self.sending);
+            if self.write_rest(&mut sending)? {
+                match encoded.take() {
+                    Some(frame) => sending.buffer = frame,
+                    None => sending.encode(&message, self.limits)?,
+                }
+                if self.offer(&mut sending)? {
+                    if sending.rest.is_empty() {
+                        return Ok(());
+                    }
+                    break sending.accepted;
+                }
+                encoded = Some(mem::take(&mut sending.buffer));
+            }
+            drop(sending);
+            if !self.wait(PollFlags::OUT, deadline)? {
+                return Err(TransportError::TimedOut);
+            }
+        };
+        // Accepted: what goes wrong from here on, other than the end of the link, is for the next flush.
+        while let Ok(true) = self.wait(PollFlags::OUT, deadline) {
+            let mut sending = lock(&self.sending);
+            if sending.accepted != number {
+                break;
+            }
+            match self.write_rest(&mut sending) {
+                Ok(false) => {}
+                Err(error @ (TransportError::Closed | TransportError::Broken)) => return Err(error),
+                Ok(true) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
+        let mut sending = lock(&self.sending);
+        if !self.write_rest(&mut sending)? {
+            return Err(TrySendError::Full(message));
+        }
+        sending.encode(&message, self.limits)?;
+        if self.offer(&mut sending)? {
+            return Ok(());
+        }
+        sending.discard();
+        Err(TrySendError::Full(message))
+    }
+
+    fn flush(&self) -> Result<bool, TransportError> {
+        self.write_rest(&mut lock(&self.sending))
+    }
+
+    fn is_flushed(&self) -> bool {
+        lock(&self.sending).rest.is_empty() || self.fate.load(Ordering::Acquire) != OPEN
+    }
+
+    fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
+        let deadline = deadline_after(timeout);
+        let mut receiving = lock(&self.receiving);
+        loop {
+            if let Some(message) = self.take(&mut receiving)? {
+                return Ok(message);
+            }
+            receiving.sleepers += 1;
+            drop(receiving);
+            let woken = self.wait(PollFlags::IN, deadline);
+            receiving = lock(&self.receiving);
+            receiving.sleepers -= 1;
+            if !woken? {
+                return Err(TransportError::TimedOut);
+            }
+        }
+    }
+
+    fn try_receive(&self) -> Result<Option<R>, TransportError> {
+        self.take(&mut lock(&self.receiving))
+    }
+}
+
+impl<S, R> AsFd for SocketEnd<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<S, R> fmt::Debug for SocketEnd<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketEnd")
+            .field("fd", &self.fd)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `None` is for ever, and so is a time that the clock cannot reach.
+fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+fn failed(op: &'static str, errno: Errno) -> TransportError {
+    TransportError::Io { op, source: io::Error::from(errno) }
+}

@@ -1,0 +1,405 @@
+//! [`ShmMap`]: typed keys and values over a [`ShmTable`].
+//!
+//! A binding of the map is a binding of the table under the hash of the key, with the words of the key and
+//! then those of the value; keys with the same hash are told apart by their words. Users of one map must
+//! agree on its types: a value of another type is noticed only if it does not decode.
+//!
+//! This module does not lock, and does not know the format of objects.
+
+use std::borrow::Borrow;
+use std::ffi::OsStr;
+use std::marker::PhantomData;
+
+use manycore_backends::lock::Guard;
+use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
+
+use crate::codec::{CodecError, Decode, Encode, Value, Words, decode_all, hash};
+use crate::table::{self, Group, ShmTable, TableError, Verdict};
+
+/// Why an operation on a map failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The table below could not do it.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A key or value has no encoding, or what was found is of another type: use the types that the map was
+    /// filled with.
+    #[error("{0}: do all users of the map use the same types?")]
+    Codec(#[from] CodecError),
+}
+
+type Result<T, E = MapError> = std::result::Result<T, E>;
+
+/// A hash table in shared memory with typed keys and values, several bindings per key as in
+/// [`ShmTable`].
+///
+/// ```
+/// use manycore::{MapError, ShmMap};
+/// # let name = format!("/manycore-doc-map-{}", std::process::id());
+///
+/// let counts: ShmMap<String, u64> = ShmMap::create(&name)?;
+/// for word in "the cat and the dog".split(' ') {
+///     counts.update(word, |old| old.unwrap_or(0) + 1)?;
+/// }
+/// assert_eq!(counts.find("the")?, Some(2));
+/// assert_eq!(counts.length()?, 4);
+/// # counts.table().unlink()?;
+/// # Ok::<(), MapError>(())
+/// ```
+#[doc(alias = "Netshm_hashtbl")]
+pub struct ShmMap<K, V, B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+    table: ShmTable<B, L>,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V, B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmMap<K, V, B, L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShmMap").field("table", &self.table).finish()
+    }
+}
+
+impl<K: Value, V: Value> ShmMap<K, V> {
+    /// Creates the map `name` in POSIX shared memory, locked by record locks. It must not exist.
+    ///
+    /// # Errors
+    /// As [`TableOptions::create`](crate::TableOptions::create).
+    pub fn create(name: impl AsRef<OsStr>) -> Result<ShmMap<K, V>> {
+        Ok(ShmTable::create(name)?.into())
+    }
+
+    /// Opens the map `name` in POSIX shared memory.
+    ///
+    /// # Errors
+    /// As [`TableOptions::open`](crate::TableOptions::open).
+    pub fn open(name: impl AsRef<OsStr>) -> Result<ShmMap<K, V>> {
+        Ok(ShmTable::open(name)?.into())
+    }
+}
+
+/// The generic way to a map: open or create the table by [`TableOptions`](crate::TableOptions), for any
+/// backend and lock method, and take it for a map.
+impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> From<ShmTable<B, L>> for ShmMap<K, V, B, L> {
+    fn from(table: ShmTable<B, L>) -> Self {
+        ShmMap { table, types: PhantomData }
+    }
+}
+
+impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
+    /// The table below.
+    #[doc(alias = "shm_table")]
+    pub fn table(&self) -> &ShmTable<B, L> {
+        &self.table
+    }
+
+    /// Adds a binding; older ones of the key are hidden until it is removed.
+    ///
+    /// # Errors
+    /// As [`ShmTable::add`]; [`MapError::Codec`] if the key or value has no encoding.
+    pub fn add<Q>(&self, key: &Q, value: &V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.group(|group| group.add(key, value))
+    }
+
+    /// The newest binding of the key.
+    ///
+    /// # Errors
+    /// As [`ShmTable::find`]; [`MapError::Codec`] if the binding is of another type.
+    #[doc(alias = "get")]
+    pub fn find<Q>(&self, key: &Q) -> Result<Option<V>>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        finish(self.table.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+    }
+
+    /// Whether the key has a binding.
+    ///
+    /// # Errors
+    /// As [`ShmTable::mem`].
+    #[doc(alias = "contains_key")]
+    pub fn mem<Q>(&self, key: &Q) -> Result<bool>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        Ok(self.table.search(key.hash, |words| Ok(key.value_in(words).map(drop)))?.is_some())
+    }
+
+    /// Removes the newest binding of the key, which uncovers the one before. Returns whether there was one.
+    ///
+    /// # Errors
+    /// As [`ShmTable::remove`].
+    pub fn remove<Q>(&self, key: &Q) -> Result<bool>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.group(|group| group.remove(key))
+    }
+
+    /// Replaces the newest binding of the key, or adds one if there is none. Hidden bindings stay.
+    ///
+    /// # Errors
+    /// As [`add`](ShmMap::add).
+    #[doc(alias = "insert")]
+    pub fn replace<Q>(&self, key: &Q, value: &V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.group(|group| group.replace(key, value))
+    }
+
+    /// Computes the newest binding of the key from what it was (`None` if there was none), in one step: nobody
+    /// can come in between.
+    ///
+    /// # Errors
+    /// As [`replace`](ShmMap::replace).
+    pub fn update<Q>(&self, key: &Q, change: impl FnOnce(Option<V>) -> V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.group(|group| group.update(key, change))
+    }
+
+    /// How many bindings there are, hidden ones included.
+    ///
+    /// # Errors
+    /// As [`ShmTable::length`].
+    #[doc(alias = "len")]
+    pub fn length(&self) -> Result<usize> {
+        Ok(self.table.length()?)
+    }
+
+    /// All bindings, in no order of the keys, those of a key from the newest to the oldest, under one read lock.
+    ///
+    /// # Errors
+    /// As [`ShmTable::iter`]; an entry may be [`MapError::Codec`] if it is of another type.
+    pub fn iter(&self) -> Result<Iter<'_, K, V, B, Guard<'_, B, L>>> {
+        Ok(Iter { entries: self.table.iter()?, types: PhantomData })
+    }
+
+    /// Does several operations as one: see [`ShmTable::group`].
+    ///
+    /// # Errors
+    /// What `body` returns, and as [`ShmTable::group`].
+    pub fn group<T, E: From<MapError>>(
+        &self,
+        body: impl FnOnce(&mut MapGroup<'_, '_, K, V, B>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let result = self.table.group(|group| {
+            body(&mut MapGroup { group, types: PhantomData, buffer: Vec::new() }).map_err(Failure::Body)
+        });
+        result.map_err(|failure| match failure {
+            Failure::Body(error) => error,
+            Failure::Table(error) => MapError::from(error).into(),
+        })
+    }
+}
+
+/// A group fails by its body's error or by the table's.
+enum Failure<E> {
+    Body(E),
+    Table(TableError),
+}
+
+impl<E> From<TableError> for Failure<E> {
+    fn from(error: TableError) -> Failure<E> {
+        Failure::Table(error)
+    }
+}
+
+/// A map inside [`ShmMap::group`]: the same operations, done as one.
+pub struct MapGroup<'g, 'a, K, V, B: ShmBackend> {
+    group: &'g mut Group<'a, B>,
+    types: PhantomData<fn() -> (K, V)>,
+    /// Words of a key and a value, kept for the next operation.
+    buffer: Vec<u32>,
+}
+
+impl<K, V, B: ShmBackend> std::fmt::Debug for MapGroup<'_, '_, K, V, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MapGroup").finish_non_exhaustive()
+    }
+}
+
+impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
+    /// As [`ShmMap::add`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn add<Q>(&mut self, key: &Q, value: &V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.buffer.clear();
+        key.encode(&mut self.buffer)?;
+        let hash = hash(&self.buffer) as i32;
+        value.encode(&mut self.buffer)?;
+        Ok(self.group.add_words(hash, &self.buffer)?)
+    }
+
+    /// As [`ShmMap::find`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find<Q>(&self, key: &Q) -> Result<Option<V>>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        finish(self.group.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+    }
+
+    /// As [`ShmMap::remove`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn remove<Q>(&mut self, key: &Q) -> Result<bool>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        Ok(self.group.judge(key.hash, |words, _| {
+            Ok(if key.value_in(words).is_some() { Verdict::Remove } else { Verdict::Next })
+        })?)
+    }
+
+    /// As [`ShmMap::replace`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn replace<Q>(&mut self, key: &Q, value: &V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.buffer.clear();
+        key.encode(&mut self.buffer)?;
+        let key_words = self.buffer.len();
+        let hash = hash(&self.buffer) as i32;
+        value.encode(&mut self.buffer)?;
+        let binding = &self.buffer;
+        let replaced = self.group.judge(hash, |words, replacement| {
+            if !words.starts_with(&binding[..key_words]) {
+                return Ok(Verdict::Next);
+            }
+            replacement.extend_from_slice(binding);
+            Ok(Verdict::Replace)
+        })?;
+        if !replaced {
+            self.group.add_words(hash, &self.buffer)?;
+        }
+        Ok(())
+    }
+
+    /// As [`ShmMap::update`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn update<Q>(&mut self, key: &Q, change: impl FnOnce(Option<V>) -> V) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        self.buffer.clear();
+        key.encode(&mut self.buffer)?;
+        let key_words = &self.buffer;
+        let hash = hash(key_words) as i32;
+        let mut change = Some(change);
+        let mut failure = None;
+        self.group.judge(hash, |words, replacement| {
+            let Some(old) = words.strip_prefix(&key_words[..]) else { return Ok(Verdict::Next) };
+            let Some(change) = change.take() else { return Ok(Verdict::Stop) };
+            let changed = decode_all(old).and_then(|old| {
+                replacement.extend_from_slice(key_words);
+                change(Some(old)).encode(replacement)
+            });
+            Ok(match changed {
+                Ok(()) => Verdict::Replace,
+                Err(error) => {
+                    failure = Some(error);
+                    Verdict::Stop
+                }
+            })
+        })?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        if let Some(change) = change {
+            change(None).encode(&mut self.buffer)?;
+            self.group.add_words(hash, &self.buffer)?;
+        }
+        Ok(())
+    }
+
+    /// As [`ShmMap::length`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn length(&self) -> Result<usize> {
+        Ok(self.group.length()?)
+    }
+}
+
+/// A key's words, and their hash as the table's key.
+struct EncodedKey {
+    words: Vec<u32>,
+    hash: i32,
+}
+
+impl EncodedKey {
+    fn new<Q: Encode + ?Sized>(key: &Q) -> Result<EncodedKey> {
+        let mut words = Vec::new();
+        key.encode(&mut words)?;
+        let hash = hash(&words) as i32;
+        Ok(EncodedKey { words, hash })
+    }
+
+    /// The words of the value, if the binding is of this key. The encoding of keys is prefix-free.
+    fn value_in<'w>(&self, binding: &'w [u32]) -> Option<&'w [u32]> {
+        binding.strip_prefix(&self.words[..])
+    }
+}
+
+fn finish<V>(found: Option<Result<V, CodecError>>) -> Result<Option<V>> {
+    Ok(found.transpose()?)
+}
+
+/// All bindings of a map; see [`ShmMap::iter`].
+#[must_use = "iterators are lazy"]
+pub struct Iter<'a, K, V, B: ShmBackend, G> {
+    entries: table::Iter<'a, B, G>,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V, B: ShmBackend, G> std::fmt::Debug for Iter<'_, K, V, B, G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
+}
+
+impl<K: Decode, V: Decode, B: ShmBackend, G> Iterator for Iter<'_, K, V, B, G> {
+    type Item = Result<(K, V)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let decode = |entry: table::Entry| {
+            let words: Vec<u32> = entry.1.into_iter().map(|word| word as u32).collect();
+            let mut words = Words::new(&words);
+            let (key, value) = (K::decode(&mut words)?, V::decode(&mut words)?);
+            if words.remaining() == 0 { Ok((key, value)) } else { Err(CodecError::TooLongInput.into()) }
+        };
+        Some(self.entries.next()?.map_err(MapError::from).and_then(decode))
+    }
+}

@@ -1,0 +1,97 @@
+//! Why an operation on a table failed.
+
+use std::ffi::OsString;
+
+use manycore_backends::lock::{LockError, Protocol};
+use manycore_backends::shm::{OutOfBounds, ShmError};
+
+/// Why a table could not be opened, or an operation not be done. Unless said otherwise, the table is as it
+/// was before the operation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The shared object could not be opened, or not grow.
+    #[error(transparent)]
+    Shm(#[from] ShmError),
+    /// The lock was not granted.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The object is something else than a table: check the name. It was not changed.
+    #[error("{name:?} is not a table: {why}")]
+    NotATable {
+        /// The object.
+        name: OsString,
+        /// What was found instead.
+        why: &'static str,
+    },
+    /// The table is of another version of this library.
+    #[error(
+        "{name:?} has table format {found}, and this library reads format {expected}: copy it with the version that wrote it"
+    )]
+    Format {
+        /// The object.
+        name: OsString,
+        /// The format of this library.
+        expected: u32,
+        /// The format of the object.
+        found: u32,
+    },
+    /// Whoever created the table has not finished, or died before: create it (anew), or remove the object.
+    #[error("the creation of table {name:?} was not finished: open it for creation, or unlink it")]
+    Unfinished {
+        /// The object.
+        name: OsString,
+    },
+    /// The table has another page size: ask for that one, or for none.
+    #[error(
+        "{name:?} has pages of {found} bytes, not of {expected}: open it with that page size, or without saying one"
+    )]
+    PageSize {
+        /// The object.
+        name: OsString,
+        /// The page size asked for, in bytes.
+        expected: usize,
+        /// The page size of the table, in bytes.
+        found: usize,
+    },
+    /// The users of the table lock it in another way: choose the same lock method.
+    #[error("{name:?} is locked by {found}, and was opened with {expected}: all users must lock alike")]
+    Protocol {
+        /// The object.
+        name: OsString,
+        /// The protocol of the lock method asked for.
+        expected: Protocol,
+        /// The protocol recorded in the table.
+        found: Protocol,
+    },
+    /// The page size asked for is impossible.
+    #[error("page size {0} is impossible: it must be from 160 bytes to 1 MiB and divisible by 4")]
+    BadPageSize(usize),
+    /// The value is too long for a table.
+    #[error("a value of {words} words is too long: at most {max} are possible")]
+    ValueTooLong {
+        /// Words in the value.
+        words: usize,
+        /// Words possible.
+        max: usize,
+    },
+    /// The table has as many words or buckets as the format allows.
+    #[error("the table has reached the limit of its format")]
+    FormatFull,
+    /// The contents of the object contradict the format: somebody else wrote to it, or it was cut off.
+    #[error("the table is corrupt at word {at}: {what}")]
+    Corrupt {
+        /// The place of the contradiction, in words from the beginning of the object.
+        at: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+}
+
+impl From<OutOfBounds> for TableError {
+    fn from(error: OutOfBounds) -> TableError {
+        TableError::Corrupt { at: error.at, what: "a place outside of the object" }
+    }
+}
+
+pub(super) type Result<T, E = TableError> = std::result::Result<T, E>;

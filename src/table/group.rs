@@ -1,0 +1,149 @@
+//! Several operations as one.
+
+use manycore_backends::ShmBackend;
+
+use super::error::{Result, TableError};
+use super::index::Verdict;
+use super::iter::{Iter, Keys};
+use super::journal::Transaction;
+use super::layout::AT_BINDINGS;
+use super::view::View;
+
+/// A table inside [`ShmTable::group`](super::ShmTable::group): the same operations, done as one. An operation
+/// that fails leaves the group as it was before that operation, and the group can go on.
+pub struct Group<'a, B: ShmBackend> {
+    pub(super) transaction: Transaction<'a, B>,
+}
+
+impl<B: ShmBackend> std::fmt::Debug for Group<'_, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").finish_non_exhaustive()
+    }
+}
+
+impl<B: ShmBackend> Group<'_, B> {
+    /// As [`ShmTable::add`](super::ShmTable::add).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn add(&mut self, key: i32, value: &[i32]) -> Result<()> {
+        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)))
+    }
+
+    /// As [`ShmTable::find`](super::ShmTable::find).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
+        super::find(self.view(), key)
+    }
+
+    /// As [`ShmTable::find_all`](super::ShmTable::find_all).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
+        super::find_all(self.view(), key)
+    }
+
+    /// As [`ShmTable::mem`](super::ShmTable::mem).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn mem(&self, key: i32) -> Result<bool> {
+        super::mem(self.view(), key)
+    }
+
+    /// As [`ShmTable::remove`](super::ShmTable::remove).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn remove(&mut self, key: i32) -> Result<bool> {
+        self.attempt(|group| super::remove(&mut group.transaction, key))
+    }
+
+    /// As [`ShmTable::replace`](super::ShmTable::replace).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn replace(&mut self, key: i32, value: &[i32]) -> Result<()> {
+        self.attempt(|group| super::replace(&mut group.transaction, key, value))
+    }
+
+    /// As [`ShmTable::length`](super::ShmTable::length).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn length(&self) -> Result<usize> {
+        Ok(self.view().load(AT_BINDINGS)? as usize)
+    }
+
+    /// As [`ShmTable::iter`](super::ShmTable::iter).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn iter(&self) -> Result<Iter<'_, B, ()>> {
+        Iter::new((), *self.view())
+    }
+
+    /// As [`ShmTable::iter_keys`](super::ShmTable::iter_keys).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn iter_keys(&self) -> Result<Keys<'_, B, ()>> {
+        Keys::new((), *self.view())
+    }
+
+    /// A group inside the group: if `body` returns an error, what it did is undone, and the outer group can
+    /// go on.
+    ///
+    /// # Errors
+    /// What `body` returns; [`TableError`] if it cannot be undone.
+    pub fn group<T, E: From<TableError>>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.attempt(body)
+    }
+
+    /// As [`ShmTable::search`](super::ShmTable::search).
+    pub(crate) fn search<T>(
+        &self,
+        key: i32,
+        mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        super::search(self.view(), key, &mut visit)
+    }
+
+    /// Walks the bindings of `key`, newest first, as `judge` says; see [`Verdict`].
+    pub(crate) fn judge(
+        &mut self,
+        key: i32,
+        judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
+    ) -> Result<bool> {
+        self.attempt(|group| group.transaction.judge(key, judge))
+    }
+
+    /// Adds a binding of words.
+    pub(crate) fn add_words(&mut self, key: i32, value: &[u32]) -> Result<()> {
+        self.attempt(|group| group.transaction.bind(key, value))
+    }
+
+    pub(super) fn view(&self) -> &View<'_, B> {
+        self.transaction.view()
+    }
+
+    fn attempt<T, E: From<TableError>>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let savepoint = self.transaction.savepoint();
+        match body(self) {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.transaction.undo_to(savepoint)?;
+                Err(error)
+            }
+        }
+    }
+}

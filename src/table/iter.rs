@@ -1,0 +1,134 @@
+//! Walking over all bindings.
+
+use std::iter::FusedIterator;
+
+use manycore_backends::ShmBackend;
+
+use super::error::Result;
+use super::from_words;
+use super::view::{Record, View, endless};
+
+/// A binding: its key and its value.
+pub type Entry = (i32, Vec<i32>);
+
+/// The newest records of all keys, bucket by bucket.
+struct Cursor<'a, B: ShmBackend> {
+    view: View<'a, B>,
+    buckets: u32,
+    base: u32,
+    /// The next bucket to enter.
+    bucket: u32,
+    /// The next record, or 0.
+    at: u32,
+    /// Steps left before a chain must be a circle.
+    steps: u32,
+}
+
+impl<'a, B: ShmBackend> Cursor<'a, B> {
+    fn new(view: View<'a, B>) -> Result<Cursor<'a, B>> {
+        let (buckets, base) = view.buckets()?;
+        Ok(Cursor { view, buckets, base, bucket: 0, at: 0, steps: view.steps() })
+    }
+
+    fn next(&mut self) -> Result<Option<Record>> {
+        while self.at == 0 {
+            if self.bucket == self.buckets {
+                return Ok(None);
+            }
+            self.at = self.view.load(self.view.bucket_word(self.bucket, self.base)?)?;
+            self.bucket += 1;
+        }
+        let record = self.step(self.at)?;
+        self.at = record.next;
+        Ok(Some(record))
+    }
+
+    fn step(&mut self, at: u32) -> Result<Record> {
+        self.steps = self.steps.checked_sub(1).ok_or_else(|| endless(at))?;
+        self.view.record(at)
+    }
+}
+
+/// All bindings of a table; see [`ShmTable::iter`](super::ShmTable::iter). `G` is what keeps the table locked.
+#[must_use = "iterators are lazy"]
+pub struct Iter<'a, B: ShmBackend, G> {
+    cursor: Option<Cursor<'a, B>>,
+    /// The next older binding of the key that was visited last, or 0.
+    older: u32,
+    // Dropped last.
+    _guard: G,
+}
+
+impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
+    pub(super) fn new(guard: G, view: View<'a, B>) -> Result<Self> {
+        Ok(Iter { cursor: Some(Cursor::new(view)?), older: 0, _guard: guard })
+    }
+
+    fn advance(&mut self) -> Result<Option<Entry>> {
+        let Some(cursor) = &mut self.cursor else { return Ok(None) };
+        let record = if self.older != 0 { Some(cursor.step(self.older)?) } else { cursor.next()? };
+        let Some(record) = record else {
+            self.cursor = None;
+            return Ok(None);
+        };
+        self.older = record.older;
+        let mut value = Vec::new();
+        cursor.view.value(&record, &mut value)?;
+        Ok(Some((record.key, from_words(value))))
+    }
+}
+
+impl<B: ShmBackend, G> Iterator for Iter<'_, B, G> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.advance();
+        if entry.is_err() {
+            self.cursor = None;
+        }
+        entry.transpose()
+    }
+}
+
+impl<B: ShmBackend, G> FusedIterator for Iter<'_, B, G> {}
+
+impl<B: ShmBackend, G> std::fmt::Debug for Iter<'_, B, G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
+}
+
+/// All keys of a table; see [`ShmTable::iter_keys`](super::ShmTable::iter_keys). `G` is what keeps the table
+/// locked.
+#[must_use = "iterators are lazy"]
+pub struct Keys<'a, B: ShmBackend, G> {
+    cursor: Option<Cursor<'a, B>>,
+    // Dropped last.
+    _guard: G,
+}
+
+impl<'a, B: ShmBackend, G> Keys<'a, B, G> {
+    pub(super) fn new(guard: G, view: View<'a, B>) -> Result<Self> {
+        Ok(Keys { cursor: Some(Cursor::new(view)?), _guard: guard })
+    }
+}
+
+impl<B: ShmBackend, G> Iterator for Keys<'_, B, G> {
+    type Item = Result<i32>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = self.cursor.as_mut()?.next().transpose();
+        if !matches!(record, Some(Ok(_))) {
+            self.cursor = None;
+        }
+        record.map(|record| record.map(|record| record.key))
+    }
+}
+
+impl<B: ShmBackend, G> FusedIterator for Keys<'_, B, G> {}
+
+impl<B: ShmBackend, G> std::fmt::Debug for Keys<'_, B, G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}

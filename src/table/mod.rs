@@ -1,0 +1,590 @@
+//! [`ShmTable`]: a hash table in shared memory, from `i32` keys to arrays of `i32`, with several bindings per
+//! key, as OCaml's `Hashtbl` has them: adding hides the older bindings of a key, removing uncovers them.
+//!
+//! Any number of processes may use a table at once; what they must agree on is recorded in the object. Every
+//! operation, and every [`group`](ShmTable::group) as a whole, happens completely or not at all: an error, a
+//! panic in the closure, or the death of the process in the middle of it (`kill -9`) leaves the table as it
+//! was before. Whoever takes the lock next undoes the rest.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `mod` | opening, and the single operations |
+//! | `group` | several operations as one |
+//! | `iter` | walking over all bindings |
+//! | `layout` | the format of the object, drawn |
+//! | `view` | reading it, every place checked |
+//! | `journal` | changing it, so that it can be undone |
+//! | `pages` | room for what is added |
+//! | `index` | buckets and records |
+//!
+//! This module does not interpret values ([`ShmMap`](crate::ShmMap) does), and knows nothing of workers.
+//!
+//! # Who may use a handle
+//!
+//! Threads may share a handle, and a process may open one table several times: the lock method excludes all
+//! users from each other. A handle carried into a forked child refuses to work; open the table anew there.
+//! A thread that iterates, or is inside a group, must go on through that: calling the table itself is
+//! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
+
+mod error;
+mod group;
+mod index;
+mod iter;
+mod journal;
+mod layout;
+mod pages;
+mod view;
+
+use std::ffi::OsStr;
+use std::ops::ControlFlow;
+
+use manycore_backends::lock::{Guard, Mode, Protocol, Wait};
+use manycore_backends::shm::{Memory, Open, create_unique};
+use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
+
+use error::Result;
+use journal::Transaction;
+use layout::*;
+use view::View;
+
+pub use error::TableError;
+pub use group::Group;
+pub(crate) use index::Verdict;
+pub use iter::{Entry, Iter, Keys};
+pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
+
+/// A hash table in shared memory: `i32` keys to arrays of `i32`, several bindings per key.
+///
+/// `B` is where it lives, `L` how it is locked.
+///
+/// ```
+/// use manycore::ShmTable;
+/// # let name = format!("/manycore-doc-table-{}", std::process::id());
+///
+/// let table = ShmTable::create(&name)?;
+/// table.add(7, &[1, 2, 3])?;
+/// table.add(7, &[])?; // hides the binding above
+/// assert_eq!(table.find(7)?, Some(vec![]));
+/// table.remove(7)?; // uncovers it
+/// assert_eq!(table.find_all(7)?, [[1, 2, 3]]);
+///
+/// // Another process opens it by name:
+/// assert_eq!(ShmTable::open(&name)?.length()?, 1);
+/// table.unlink()?;
+/// # Ok::<(), manycore::TableError>(())
+/// ```
+///
+/// Adding one to a number, so that no other process can come in between:
+///
+/// ```
+/// # use manycore::{Heap, NoLock, ShmTable, TableError, TableOptions};
+/// # let table: ShmTable<Heap, NoLock> = TableOptions::new().create_unique("doc-XXXXXX")?;
+/// # table.add(1, &[41])?;
+/// table.group(|group| {
+///     let old = group.find(1)?.map_or(0, |value| value[0]);
+///     group.replace(1, &[old + 1])
+/// })?;
+/// # assert_eq!(table.find(1)?, Some(vec![42]));
+/// # Ok::<(), TableError>(())
+/// ```
+///
+/// A mechanism that cannot lock an object does not compile, such as `ShmTable<Heap, Fcntl>`:
+///
+/// ```compile_fail,E0277
+/// fn f(_: manycore::ShmTable<manycore::Heap, manycore::Fcntl>) {}
+/// ```
+#[derive(Debug)]
+#[doc(alias("shm_table", "Netshm", "Hashtbl"))]
+pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+    object: B,
+    method: L,
+}
+
+/// How to open or create a table; the generic way, for any backend and lock method.
+///
+/// ```
+/// use manycore::{File, Fcntl, ShmTable, TableOptions};
+/// # let directory = std::env::temp_dir();
+///
+/// let table: ShmTable<File, Fcntl> =
+///     TableOptions::new().page_size(4096).expected(10_000).create_unique(directory.join("counts-XXXXXX"))?;
+/// assert!(table.length()? == 0);
+/// # table.unlink()?;
+/// # Ok::<(), manycore::TableError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[doc(alias = "manage")]
+pub struct TableOptions {
+    page_size: Option<usize>,
+    expected: usize,
+    mode: u32,
+}
+
+impl Default for TableOptions {
+    fn default() -> TableOptions {
+        TableOptions::new()
+    }
+}
+
+impl TableOptions {
+    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only.
+    pub fn new() -> TableOptions {
+        TableOptions { page_size: None, expected: 32, mode: 0o600 }
+    }
+
+    /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
+    /// 4. A table that exists must have this page size, if it is said at all.
+    pub fn page_size(mut self, bytes: usize) -> TableOptions {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// How many bindings a new table should have room for at first. It grows by itself.
+    #[doc(alias = "init")]
+    pub fn expected(mut self, bindings: usize) -> TableOptions {
+        self.expected = bindings;
+        self
+    }
+
+    /// Permission bits of a new object; the umask applies.
+    pub fn mode(mut self, mode: u32) -> TableOptions {
+        self.mode = mode;
+        self
+    }
+
+    /// Opens the table `name`.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] if there is no such object or it cannot be opened; [`TableError::NotATable`],
+    /// [`Format`](TableError::Format), [`Unfinished`](TableError::Unfinished), [`PageSize`](TableError::PageSize),
+    /// [`Protocol`](TableError::Protocol) if it is not a table such as this one; [`TableError::Lock`].
+    pub fn open<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
+    where
+        B: ShmBackend,
+        L: LockMethod<B>,
+    {
+        self.check()?;
+        ShmTable::attach(B::open(name.as_ref(), Open::Existing)?, self, false)
+    }
+
+    /// Creates the table `name`, which must not exist.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] if the object exists or cannot be created, [`TableError::BadPageSize`],
+    /// [`TableError::Lock`].
+    pub fn create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
+    where
+        B: ShmBackend,
+        L: LockMethod<B>,
+    {
+        self.check()?;
+        let object = B::open(name.as_ref(), Open::CreateNew { mode: self.mode })?;
+        self.attach_new(object)
+    }
+
+    /// Opens the table `name`, or creates it. Of several processes that do so at once, one creates it, and all
+    /// get the same.
+    ///
+    /// # Errors
+    /// As [`open`](TableOptions::open) and [`create`](TableOptions::create).
+    pub fn open_or_create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
+    where
+        B: ShmBackend,
+        L: LockMethod<B>,
+    {
+        self.check()?;
+        ShmTable::attach(B::open(name.as_ref(), Open::Create { mode: self.mode })?, self, true)
+    }
+
+    /// Creates a table under a name that nobody has: `template` with its last run of six or more `X` replaced.
+    /// [`ShmTable::name`] tells the name.
+    ///
+    /// # Errors
+    /// As [`create`](TableOptions::create).
+    #[doc(alias = "create_unique_shm")]
+    pub fn create_unique<B, L>(&self, template: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
+    where
+        B: ShmBackend,
+        L: LockMethod<B>,
+    {
+        self.check()?;
+        self.attach_new(create_unique(template.as_ref(), self.mode)?)
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.page_size {
+            Some(bytes) if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&bytes) || bytes % 4 != 0 => {
+                Err(TableError::BadPageSize(bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the new object a table, or removes it again.
+    fn attach_new<B: ShmBackend, L: LockMethod<B>>(&self, object: B) -> Result<ShmTable<B, L>> {
+        let name = object.name().to_owned();
+        ShmTable::attach(object, self, true).inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = B::unlink(&name);
+        })
+    }
+}
+
+impl ShmTable {
+    /// Creates the table `name` in POSIX shared memory, locked by record locks. It must not exist.
+    ///
+    /// # Errors
+    /// As [`TableOptions::create`].
+    pub fn create(name: impl AsRef<OsStr>) -> Result<ShmTable> {
+        TableOptions::new().create(name)
+    }
+
+    /// Opens the table `name` in POSIX shared memory.
+    ///
+    /// # Errors
+    /// As [`TableOptions::open`].
+    pub fn open(name: impl AsRef<OsStr>) -> Result<ShmTable> {
+        TableOptions::new().open(name)
+    }
+}
+
+impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
+    /// The name of the object.
+    #[doc(alias = "name_of_shm")]
+    pub fn name(&self) -> &OsStr {
+        self.object.name()
+    }
+
+    /// Removes the table's name. Those who have it open, this handle too, can go on using it; it is gone with
+    /// the last of them. A table that is not open is removed by its backend: `PosixShm::unlink(name)`.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] if the name is gone already.
+    #[doc(alias = "unlink_shm")]
+    pub fn unlink(&self) -> Result<()> {
+        Ok(B::unlink(self.name())?)
+    }
+
+    /// Adds a binding; older ones of the key are hidden until it is removed.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]; as all
+    /// operations also [`TableError::Lock`] and [`TableError::Corrupt`].
+    pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
+        self.write(|transaction| transaction.bind(key, &to_words(value)))
+    }
+
+    /// The newest binding of the key.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
+        self.read(|view| find(view, key))
+    }
+
+    /// All bindings of the key, newest first.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
+        self.read(|view| find_all(view, key))
+    }
+
+    /// Whether the key has a binding.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    #[doc(alias = "contains_key")]
+    pub fn mem(&self, key: i32) -> Result<bool> {
+        self.read(|view| mem(view, key))
+    }
+
+    /// Removes the newest binding of the key, which uncovers the one before. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`]; [`TableError::Shm`] if there is no room for the journal.
+    pub fn remove(&self, key: i32) -> Result<bool> {
+        self.write(|transaction| remove(transaction, key))
+    }
+
+    /// Replaces the newest binding of the key, or adds one if there is none. Hidden bindings stay.
+    ///
+    /// # Errors
+    /// As [`add`](ShmTable::add).
+    pub fn replace(&self, key: i32, value: &[i32]) -> Result<()> {
+        self.write(|transaction| replace(transaction, key, value))
+    }
+
+    /// How many bindings there are, hidden ones included.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    #[doc(alias = "len")]
+    pub fn length(&self) -> Result<usize> {
+        self.read(|view| Ok(view.load(AT_BINDINGS)? as usize))
+    }
+
+    /// All bindings, in no order of the keys, those of a key from the newest to the oldest. The iterator holds
+    /// the table's read lock: no other process can change the table meanwhile.
+    ///
+    /// # Errors
+    /// [`TableError::Lock`]; each entry may be [`TableError::Corrupt`], which ends the iteration.
+    pub fn iter(&self) -> Result<Iter<'_, B, Guard<'_, B, L>>> {
+        let (guard, view) = self.begin_read()?;
+        Iter::new(guard, view)
+    }
+
+    /// All keys, each once, in no order. The iterator holds the table's read lock.
+    ///
+    /// # Errors
+    /// As [`iter`](ShmTable::iter).
+    pub fn iter_keys(&self) -> Result<Keys<'_, B, Guard<'_, B, L>>> {
+        let (guard, view) = self.begin_read()?;
+        Keys::new(guard, view)
+    }
+
+    /// Combines all bindings, in the order of [`iter`](ShmTable::iter), under one read lock.
+    ///
+    /// # Errors
+    /// As [`iter`](ShmTable::iter).
+    pub fn fold<T>(&self, init: T, mut combine: impl FnMut(T, i32, &[i32]) -> T) -> Result<T> {
+        let mut result = init;
+        for entry in self.iter()? {
+            let (key, value) = entry?;
+            result = combine(result, key, &value);
+        }
+        Ok(result)
+    }
+
+    /// Does several operations as one: nobody sees a state in between, and they happen all or not at all. If
+    /// `body` returns an error or panics, or the process dies in it, the table is as before.
+    ///
+    /// The write lock is held from the beginning to the end, so that reading first and writing then cannot
+    /// dead-lock two groups. Groups of *several* tables can; then one gets
+    /// [`LockError::Deadlock`](crate::lock::LockError::Deadlock) and starts again from the outermost group.
+    ///
+    /// # Errors
+    /// What `body` returns; [`TableError`] if the lock is not granted or the group cannot be undone.
+    pub fn group<T, E: From<TableError>>(
+        &self,
+        body: impl FnOnce(&mut Group<'_, B>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (_guard, transaction) = self.begin_write()?;
+        let mut group = Group { transaction };
+        let value = body(&mut group)?;
+        group.transaction.dispose()?;
+        group.transaction.commit()?;
+        Ok(value)
+    }
+
+    /// Looks at the values of the key's bindings, newest first, until `visit` finds what it looks for.
+    pub(crate) fn search<T>(
+        &self,
+        key: i32,
+        mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        self.read(|view| search(view, key, &mut visit))
+    }
+
+    /// Runs one reading operation under the read lock.
+    fn read<T>(&self, body: impl FnOnce(&View<'_, B>) -> Result<T>) -> Result<T> {
+        let (_guard, view) = self.begin_read()?;
+        body(&view)
+    }
+
+    /// Runs one writing operation as a transaction of its own.
+    fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
+        let (_guard, mut transaction) = self.begin_write()?;
+        let value = body(&mut transaction)?;
+        transaction.dispose()?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
+        loop {
+            let guard = Guard::lock(&self.method, &self.object, Mode::Read, Wait::Forever)?;
+            let view = View::new(&self.object)?;
+            if view.load(AT_JOURNAL_LENGTH)? == 0 {
+                return Ok((guard, view));
+            }
+            // A writer died. Undo what it left, as a writer, and look again.
+            drop(guard);
+            drop(self.begin_write()?);
+        }
+    }
+
+    fn begin_write(&self) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
+        let guard = Guard::lock(&self.method, &self.object, Mode::Write, Wait::Forever)?;
+        let transaction = Transaction::begin(View::new(&self.object)?)?;
+        Ok((guard, transaction))
+    }
+
+    /// Takes an open object for a table; makes it one if that is allowed and it is none yet.
+    fn attach(object: B, options: &TableOptions, may_create: bool) -> Result<ShmTable<B, L>> {
+        let size = object.size()?;
+        if size < u64::from(HEADER_WORDS) * 4 {
+            if size != 0 {
+                let name = object.name().to_owned();
+                return Err(TableError::NotATable { name, why: "it is too short to have a table's header" });
+            }
+            if !may_create {
+                return Err(TableError::Unfinished { name: object.name().to_owned() });
+            }
+            object.grow(u64::from(HEADER_WORDS) * 4)?;
+        }
+        let method = L::attach(&object)?;
+        let table = ShmTable { object, method };
+        let guard = Guard::lock(&table.method, &table.object, Mode::Write, Wait::Forever)?;
+        if !table.verify::<L>(options)? {
+            if !may_create {
+                return Err(TableError::Unfinished { name: table.name().to_owned() });
+            }
+            table.format(options)?;
+        }
+        drop(guard);
+        Ok(table)
+    }
+
+    /// Checks the header; `false` if the object is all new, or its creator died.
+    fn verify<M: LockMethod<B>>(&self, options: &TableOptions) -> Result<bool> {
+        let mut header = [0; HEADER_WORDS as usize];
+        self.object.memory().read(0, &mut header)?;
+        let word = |at: u32| header[at as usize];
+        let name = || self.name().to_owned();
+        if header[..2] != MAGIC {
+            let begun = header[0] == 0
+                && [0, MAGIC[1]].contains(&header[1])
+                && header[2..].iter().all(|word| *word == 0);
+            if begun && self.object.memory().words() == HEADER_WORDS as usize {
+                return Ok(false);
+            }
+            let why = if header[..2] == MAGIC.map(u32::swap_bytes) {
+                "it was written on a machine of the other byte order"
+            } else {
+                "it does not begin with a table's magic words"
+            };
+            return Err(TableError::NotATable { name: name(), why });
+        }
+        if word(AT_STATE) == 0 {
+            return Ok(false);
+        }
+        if word(AT_BYTE_ORDER) != BYTE_ORDER {
+            return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
+        }
+        if word(AT_FORMAT) != FORMAT {
+            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
+        }
+        if word(AT_STATE) != STATE_READY {
+            return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
+        }
+        let found = word(AT_PAGE_SIZE) as usize;
+        if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&found) || found % 4 != 0 {
+            return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
+        }
+        if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
+            return Err(TableError::PageSize { name: name(), expected, found });
+        }
+        let found = Protocol::from_number(word(AT_PROTOCOL));
+        if M::PROTOCOL != found && M::PROTOCOL != Protocol::NONE {
+            return Err(TableError::Protocol { name: name(), expected: M::PROTOCOL, found });
+        }
+        Ok(true)
+    }
+
+    /// Writes an empty table: first the magic words, last the state, so that a creator who dies leaves an
+    /// object that is recognised as unfinished; the next one begins again.
+    fn format(&self, options: &TableOptions) -> Result<()> {
+        let page_size = options.page_size.unwrap_or(PAGE_SIZE_DEFAULT) as u32;
+        let base = options.expected.clamp(8, 1 << 24).next_power_of_two() as u32;
+        let journal = HEADER_WORDS;
+        let journal_words = class_words(FIRST_JOURNAL_CLASS);
+        let segment = journal + journal_words;
+        let top = segment + base;
+        let memory = self.object.memory();
+        memory.store(AT_MAGIC as usize + 1, MAGIC[1])?;
+        memory.store(AT_MAGIC as usize, MAGIC[0])?;
+        let bytes = u64::from(top) * 4;
+        self.object.grow(bytes.div_ceil(u64::from(page_size)) * u64::from(page_size))?;
+        let mut header = [0; HEADER_WORDS as usize];
+        for (at, word) in [
+            (AT_FORMAT, FORMAT),
+            (AT_BYTE_ORDER, BYTE_ORDER),
+            (AT_PAGE_SIZE, page_size),
+            (AT_PROTOCOL, <L as LockMethod<B>>::PROTOCOL.number()),
+            (AT_SEED, 0x9E37_79B9),
+            (AT_TOP, top),
+            (AT_BUCKETS, base),
+            (AT_BASE, base),
+            (AT_JOURNAL, journal),
+            (AT_SEGMENTS, segment),
+        ] {
+            header[at as usize] = word;
+        }
+        memory.store(journal as usize, (journal_words - 1) / 2)?;
+        memory.write(AT_FORMAT as usize, &header[AT_FORMAT as usize..])?;
+        memory.write(segment as usize, &vec![0; base as usize])?;
+        Ok(memory.store(AT_STATE as usize, STATE_READY)?)
+    }
+}
+
+fn find<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<Option<Vec<i32>>> {
+    view.bindings(key, |place| {
+        let mut value = Vec::new();
+        view.value(&place.record, &mut value)?;
+        Ok(ControlFlow::Break(from_words(value)))
+    })
+}
+
+fn find_all<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<Vec<Vec<i32>>> {
+    let mut values = Vec::new();
+    view.bindings(key, |place| {
+        let mut value = Vec::new();
+        view.value(&place.record, &mut value)?;
+        values.push(from_words(value));
+        Ok(ControlFlow::<()>::Continue(()))
+    })?;
+    Ok(values)
+}
+
+fn search<B: ShmBackend, T>(
+    view: &View<'_, B>,
+    key: i32,
+    visit: &mut impl FnMut(&[u32]) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let mut value = Vec::new();
+    view.bindings(key, |place| {
+        view.value(&place.record, &mut value)?;
+        Ok(match visit(&value)? {
+            Some(found) => ControlFlow::Break(found),
+            None => ControlFlow::Continue(()),
+        })
+    })
+}
+
+fn mem<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<bool> {
+    Ok(view.newest(key)?.1.is_some())
+}
+
+fn remove<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32) -> Result<bool> {
+    match transaction.view().newest(key)?.1 {
+        Some(place) => transaction.unbind(&place).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn replace<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32, value: &[i32]) -> Result<()> {
+    let words = to_words(value);
+    match transaction.view().newest(key)?.1 {
+        Some(place) => transaction.rebind(&place, &words),
+        None => transaction.bind(key, &words),
+    }
+}
+
+fn to_words(value: &[i32]) -> Vec<u32> {
+    value.iter().map(|word| *word as u32).collect()
+}
+
+fn from_words(value: Vec<u32>) -> Vec<i32> {
+    value.into_iter().map(|word| word as i32).collect()
+}

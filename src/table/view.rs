@@ -1,0 +1,222 @@
+//! Looking at the words of an object, with every place checked: the reader's half of the engine.
+//!
+//! Contents may be anything: whatever is read is checked against the size that this process knows, walks
+//! are bounded by the number of records that could exist, and values are copied out.
+
+use std::ops::ControlFlow;
+
+use manycore_backends::ShmBackend;
+use manycore_backends::shm::{Memory, ShmError};
+
+use super::error::{Result, TableError};
+use super::layout::*;
+
+/// The least that an object grows by, in bytes.
+const GROWTH_MIN: u64 = 16 << 10;
+
+/// The most that an object grows by at once, in bytes.
+const GROWTH_MAX: u64 = 4 << 20;
+
+/// An object that holds a table, while a lock is held.
+pub(super) struct View<'a, B: ShmBackend> {
+    object: &'a B,
+}
+
+impl<B: ShmBackend> Clone for View<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: ShmBackend> Copy for View<'_, B> {}
+
+/// The fixed part of a record, as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) at: u32,
+    pub(super) class: u32,
+    pub(super) next: u32,
+    pub(super) older: u32,
+    pub(super) key: i32,
+    pub(super) length: u32,
+}
+
+/// A record and the word that leads to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The word that holds `record.at`: a bucket, or the next or older word of another record.
+    pub(super) link: u32,
+    pub(super) record: Record,
+    /// Whether `link` is the older word of a newer record of the same key.
+    pub(super) hidden: bool,
+}
+
+impl<'a, B: ShmBackend> View<'a, B> {
+    /// Looks at the object; what others have added to it becomes reachable.
+    pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
+        let view = View { object };
+        if view.load(AT_TOP)? as usize > view.memory().words() {
+            object.size()?;
+            if view.load(AT_TOP)? as usize > view.memory().words() {
+                return Err(TableError::Corrupt {
+                    at: AT_TOP as usize,
+                    what: "the table says that it is longer than its object",
+                });
+            }
+        }
+        Ok(view)
+    }
+
+    pub(super) fn memory(&self) -> &'a B::Memory {
+        self.object.memory()
+    }
+
+    #[inline]
+    pub(super) fn load(&self, at: u32) -> Result<u32> {
+        Ok(self.memory().load(at as usize)?)
+    }
+
+    #[inline]
+    pub(super) fn store(&self, at: u32, value: u32) -> Result<()> {
+        Ok(self.memory().store(at as usize, value)?)
+    }
+
+    /// Makes the words below `end` exist, growing the object if it must.
+    pub(super) fn reach(&self, end: u32) -> Result<()> {
+        let words = self.memory().words() as u64;
+        if u64::from(end) <= words {
+            return Ok(());
+        }
+        let page = u64::from(self.load(AT_PAGE_SIZE)?).max(4);
+        let need = (u64::from(end) * 4).div_ceil(page) * page;
+        let size = words * 4;
+        let generous = (size + (size / 2).clamp(GROWTH_MIN, GROWTH_MAX)).div_ceil(page) * page;
+        match self.object.grow(need.max(generous)) {
+            // There may be room for just what is needed.
+            Err(ShmError::Full { .. } | ShmError::TooLarge { .. }) if generous > need => {
+                Ok(self.object.grow(need)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    pub(super) fn buckets(&self) -> Result<(u32, u32)> {
+        let (buckets, base) = (self.load(AT_BUCKETS)?, self.load(AT_BASE)?);
+        if buckets == 0 || buckets > 1 << 30 || !base.is_power_of_two() || base > 1 << 30 {
+            return Err(TableError::Corrupt {
+                at: AT_BUCKETS as usize,
+                what: "impossible number of buckets",
+            });
+        }
+        Ok((buckets, base))
+    }
+
+    /// The word of a bucket.
+    pub(super) fn bucket_word(&self, bucket: u32, base: u32) -> Result<u32> {
+        let (segment, number) = segment_of(bucket, base);
+        let at = self.load(AT_SEGMENTS + segment)?;
+        if at < HEADER_WORDS {
+            return Err(TableError::Corrupt {
+                at: (AT_SEGMENTS + segment) as usize,
+                what: "a segment of the bucket array is missing",
+            });
+        }
+        at.checked_add(number)
+            .ok_or(TableError::Corrupt { at: at as usize, what: "a segment is outside of the object" })
+    }
+
+    pub(super) fn record(&self, at: u32) -> Result<Record> {
+        let mut words = [0; RECORD_WORDS as usize];
+        let corrupt = |what| TableError::Corrupt { at: at as usize, what };
+        if at < HEADER_WORDS {
+            return Err(corrupt("a link leads into the header"));
+        }
+        self.memory().read(at as usize, &mut words)?;
+        let [mark, next, older, key, length] = words;
+        let class = mark & !MARK;
+        if mark & MARK != MARK_RECORD || class >= CLASSES {
+            return Err(corrupt("a link leads to something that is no record"));
+        }
+        if length > class_words(class) - RECORD_WORDS {
+            return Err(corrupt("a value is longer than its record"));
+        }
+        Ok(Record { at, class, next, older, key: key as i32, length })
+    }
+
+    /// Reads the value of a record into `value`.
+    pub(super) fn value(&self, record: &Record, value: &mut Vec<u32>) -> Result<()> {
+        let start = (record.at + RECORD_WORDS) as usize;
+        // Checked before room is made for it: a length may be anything.
+        if start + record.length as usize > self.memory().words() {
+            return Err(TableError::Corrupt {
+                at: record.at as usize,
+                what: "a value outside of the object",
+            });
+        }
+        value.clear();
+        value.resize(record.length as usize, 0);
+        Ok(self.memory().read(start, value)?)
+    }
+
+    /// More steps than any intact chain has.
+    pub(super) fn steps(&self) -> u32 {
+        (self.memory().words() / class_words(0) as usize) as u32
+    }
+
+    /// The word that leads to the newest record of `key`, and that record if there is one; else the word
+    /// that ends the chain is not looked for: it is the bucket's.
+    pub(super) fn newest(&self, key: i32) -> Result<(u32, Option<Place>)> {
+        let hash = hash(key, self.load(AT_SEED)?);
+        let (buckets, base) = self.buckets()?;
+        let bucket = self.bucket_word(bucket_of(hash, buckets), base)?;
+        let mut link = bucket;
+        for _ in 0..=self.steps() {
+            let at = self.load(link)?;
+            if at == 0 {
+                return Ok((bucket, None));
+            }
+            let record = self.record(at)?;
+            if record.key == key {
+                return Ok((bucket, Some(Place { link, record, hidden: false })));
+            }
+            link = at + 1;
+        }
+        Err(endless(bucket))
+    }
+
+    /// Walks the bindings of `key`, newest first.
+    pub(super) fn bindings<T>(
+        &self,
+        key: i32,
+        mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>>,
+    ) -> Result<Option<T>> {
+        let (bucket, newest) = self.newest(key)?;
+        let Some(mut place) = newest else { return Ok(None) };
+        for _ in 0..=self.steps() {
+            if let ControlFlow::Break(result) = visit(&place)? {
+                return Ok(Some(result));
+            }
+            let older = place.record.older;
+            if older == 0 {
+                return Ok(None);
+            }
+            place = Place { link: place.record.at + 2, record: self.record(older)?, hidden: true };
+        }
+        Err(endless(bucket))
+    }
+}
+
+/// The error for a chain that does not end.
+pub(super) fn endless(at: u32) -> TableError {
+    TableError::Corrupt { at: at as usize, what: "a chain runs in a circle" }
+}
+
+/// The hash of a key in a table: the finalizer of MurmurHash3 over the key and the table's seed.
+pub(super) fn hash(key: i32, seed: u32) -> u32 {
+    let mut hash = key as u32 ^ seed;
+    hash ^= hash >> 16;
+    hash = hash.wrapping_mul(0x85EB_CA6B);
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(0xC2B2_AE35);
+    hash ^ (hash >> 16)
+}
