@@ -1,14 +1,23 @@
-//! Programs made of many processes.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod codec;
+mod error;
 pub mod map;
+pub mod master;
+pub mod platform;
 pub mod table;
+mod wire;
+pub mod worker;
 
 pub use manycore_backends::{
     Fcntl, File, Fork, Heap, LockMethod, NoLock, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner,
     Transport, lock, name, poll, shm, spawn, transport,
 };
+
+pub use error::Error;
 pub use map::{MapError, ShmMap};
+pub use master::{RunError, Runtime};
+pub use platform::{Forked, Platform, With};
 pub use table::{ShmTable, TableError, TableOptions};
+pub use worker::{Context, Failure, JoinError, StartError, Worker, WorkerId};

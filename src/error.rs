@@ -1,0 +1,44 @@
+//! [`Error`]: any error of this library, for the `?` of programs.
+//!
+//! Functions of the library return the error of their room, which says more; this type only collects them.
+
+use manycore_backends::lock::LockError;
+use manycore_backends::poll::PollError;
+use manycore_backends::shm::ShmError;
+use manycore_backends::spawn::SpawnError;
+use manycore_backends::transport::TransportError;
+
+use crate::codec::CodecError;
+use crate::map::MapError;
+use crate::master::RunError;
+use crate::table::TableError;
+use crate::worker::{JoinError, StartError};
+
+/// Any error of this library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[error(transparent)]
+pub enum Error {
+    /// A run has no result.
+    Run(#[from] RunError),
+    /// A worker was not started.
+    Start(#[from] StartError),
+    /// A worker has no result.
+    Join(#[from] JoinError),
+    /// A table could not be opened or used.
+    Table(#[from] TableError),
+    /// A map could not be used.
+    Map(#[from] MapError),
+    /// A value has no encoding, or words are no value.
+    Codec(#[from] CodecError),
+    /// A shared object could not be opened or grown.
+    Shm(#[from] ShmError),
+    /// A lock was not granted.
+    Lock(#[from] LockError),
+    /// A poller failed.
+    Poll(#[from] PollError),
+    /// A link failed.
+    Transport(#[from] TransportError),
+    /// A unit of work could not be begun.
+    Spawn(#[from] SpawnError),
+}

@@ -1,0 +1,309 @@
+//! The supervising loop: one wait over all links and children.
+//!
+//! A job is a worker that the master has begun: its link, its child, and who waits for it. A job ends when its
+//! child has ended, and only then are the joiners told, so that nothing of a joined worker is left. What it had
+//! told of its result before counts; if it told nothing, how the child ended is the outcome.
+//!
+//! The master never waits for a worker: what a link has no room for goes to the job's outbox, and on when the
+//! link is writable again. An outbox is bounded by what its worker asked for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::error::Error as _;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use manycore_backends::poll::{Event, Interest, PollError, Poller};
+use manycore_backends::spawn::{Child, Exit, SpawnError, Spawner};
+use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError, TrySendError};
+use serde_bytes::ByteBuf;
+
+use super::RunError;
+use crate::platform::Platform;
+use crate::wire::{ENVELOPE, Ended, Refusal, Reply, Request};
+use crate::worker::{Outcome, Registry, child};
+
+type Link<P> = <<P as Platform>::Transport as Transport>::End<Reply, Request>;
+type ChildOf<P> = <<P as Platform>::Spawn as Spawner>::Child;
+
+/// The number of the first worker.
+const FIRST: u64 = 0;
+
+pub(super) struct Jobs<P: Platform> {
+    registry: Arc<Registry>,
+    message_limit: usize,
+    worker_limit: usize,
+    poller: P::Poll,
+    spawner: P::Spawn,
+    running: BTreeMap<u64, Job<P>>,
+    ended: BTreeMap<u64, Ended>,
+    next: u64,
+}
+
+struct Job<P: Platform> {
+    name: String,
+    link: Arc<Link<P>>,
+    child: Arc<ChildOf<P>>,
+    /// What it told of its result.
+    outcome: Option<Outcome>,
+    /// Workers that are told when it ends.
+    watchers: Vec<u64>,
+    /// Replies that the link had no room for.
+    outbox: VecDeque<Reply>,
+    /// Whether the link still says something.
+    linked: bool,
+}
+
+/// Which descriptor of a job a poll key stands for.
+enum Watched {
+    Link,
+    Child,
+}
+
+fn key(id: u64, watched: Watched) -> u64 {
+    2 * id + matches!(watched, Watched::Child) as u64
+}
+
+fn job_of(key: u64) -> (u64, Watched) {
+    (key / 2, if key % 2 == 0 { Watched::Link } else { Watched::Child })
+}
+
+impl<P: Platform> Jobs<P> {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        message_limit: usize,
+        worker_limit: usize,
+    ) -> Result<Self, PollError> {
+        Ok(Jobs {
+            registry,
+            message_limit,
+            worker_limit,
+            poller: P::Poll::new()?,
+            spawner: P::Spawn::default(),
+            running: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            next: FIRST,
+        })
+    }
+
+    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<(), RunError> {
+        let id = self.begin(name)?;
+        self.order(id, name, argument).map_err(RunError::from)
+    }
+
+    /// Serves until all workers have ended, and returns how the first one did.
+    pub(super) fn run(mut self) -> Result<Ended, RunError> {
+        let mut events: Vec<Event> = Vec::new();
+        while !self.running.is_empty() {
+            self.poller.wait(&mut events, None)?;
+            for event in &events {
+                let (id, watched) = job_of(event.key);
+                match watched {
+                    Watched::Link => {
+                        self.listen(id)?;
+                        self.talk(id)?;
+                    }
+                    Watched::Child => self.bury(id)?,
+                }
+            }
+        }
+        Ok(self.ended.remove(&FIRST).expect("the first worker was started, and all have ended"))
+    }
+
+    /// Begins a worker's process. It waits for its orders.
+    fn begin(&mut self, name: &str) -> Result<u64, RunError> {
+        let limits = Limits::with_message_bytes(self.message_limit.saturating_add(ENVELOPE));
+        let (ours, theirs) = P::Transport::pair::<Reply, Request>(limits)?;
+        let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
+        let child = {
+            let registry = Arc::clone(&self.registry);
+            let link = Arc::clone(&theirs);
+            self.spawner.spawn(&[theirs.as_fd()], move || child::live(link, &registry))?
+        };
+        let child = Arc::new(child);
+        let id = self.next;
+        self.next += 1;
+        // From here on an error ends the run, which kills the child.
+        let job = Job {
+            name: name.to_owned(),
+            link: Arc::clone(&ours),
+            child: Arc::clone(&child),
+            outcome: None,
+            watchers: Vec::new(),
+            outbox: VecDeque::new(),
+            linked: true,
+        };
+        self.running.insert(id, job);
+        self.poller.add(key(id, Watched::Link), ours, Interest::READ)?;
+        self.poller.add(key(id, Watched::Child), child, Interest::READ)?;
+        Ok(id)
+    }
+
+    /// Tells a worker what to do.
+    fn order(&mut self, id: u64, name: &str, argument: ByteBuf) -> Result<(), PollError> {
+        let message_limit = self.message_limit;
+        self.send(id, Reply::Begin { id, name: name.to_owned(), argument, message_limit })
+    }
+
+    /// Starts a worker for another.
+    fn start(&mut self, name: &str, argument: ByteBuf) -> Result<Result<u64, Refusal>, PollError> {
+        if self.ended.contains_key(&FIRST) {
+            return Ok(Err(Refusal::ShuttingDown));
+        }
+        if self.registry.get(name).is_none() {
+            return Ok(Err(Refusal::Undefined { known: self.registry.names() }));
+        }
+        if self.running.len() >= self.worker_limit {
+            return Ok(Err(Refusal::TooMany { limit: self.worker_limit }));
+        }
+        match self.begin(name) {
+            Ok(id) => {
+                self.order(id, name, argument)?;
+                Ok(Ok(id))
+            }
+            Err(RunError::Poll(error)) => Err(error),
+            Err(error) => Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) })),
+        }
+    }
+
+    /// Takes all that a worker has said.
+    fn listen(&mut self, id: u64) -> Result<(), PollError> {
+        while let Some(job) = self.running.get(&id).filter(|job| job.linked) {
+            match job.link.try_receive() {
+                Ok(Some(request)) => self.serve(id, request)?,
+                Ok(None) => break,
+                // Gone, or talking nonsense: nothing more is to be had. Its end will tell.
+                Err(_) => {
+                    self.unlink(id)?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
+        match request {
+            Request::Start { name, argument } => {
+                let reply = match self.start(&name, argument)? {
+                    Ok(id) => Reply::Started { id },
+                    Err(refusal) => Reply::Refused { refusal },
+                };
+                self.send(id, reply)
+            }
+            Request::Watch { id: wanted } => {
+                if let Some(job) = self.running.get_mut(&wanted) {
+                    job.watchers.push(id);
+                    return Ok(());
+                }
+                let reply = self.say_ended(wanted);
+                self.send(id, reply)
+            }
+            Request::Ask { id: wanted } => {
+                let reply = if self.running.contains_key(&wanted) {
+                    Reply::Running { id: wanted }
+                } else {
+                    self.say_ended(wanted)
+                };
+                self.send(id, reply)
+            }
+            Request::Finished { outcome } => {
+                if let Some(job) = self.running.get_mut(&id) {
+                    job.outcome = Some(outcome);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn say_ended(&self, id: u64) -> Reply {
+        match self.ended.get(&id) {
+            Some(ended) => Reply::Ended { ended: ended.clone() },
+            None => Reply::Unknown { id },
+        }
+    }
+
+    /// Sends, now or when there is room.
+    fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) {
+            job.outbox.push_back(reply);
+            self.talk(id)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn talk(&mut self, id: u64) -> Result<(), PollError> {
+        let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) else { return Ok(()) };
+        let mut waits = !job.link.is_flushed() && !matches!(job.link.flush(), Ok(true) | Err(_));
+        while !waits {
+            let Some(reply) = job.outbox.pop_front() else { break };
+            match job.link.try_send(reply) {
+                Ok(()) => waits = !job.link.is_flushed(),
+                Err(TrySendError::Full(reply)) => {
+                    job.outbox.push_front(reply);
+                    waits = true;
+                }
+                // Gone. It cannot be too big: arguments and results are limited, and there is room beside.
+                Err(_) => return self.unlink(id),
+            }
+        }
+        let interest = if waits { Interest::READ | Interest::WRITE } else { Interest::READ };
+        self.poller.modify(key(id, Watched::Link), interest)
+    }
+
+    /// Gives a link up.
+    fn unlink(&mut self, id: u64) -> Result<(), PollError> {
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) {
+            job.linked = false;
+            job.outbox.clear();
+            self.poller.remove(key(id, Watched::Link))?;
+        }
+        Ok(())
+    }
+
+    /// Sees to a child that has ended.
+    fn bury(&mut self, id: u64) -> Result<(), RunError> {
+        let Some(job) = self.running.get(&id) else { return Ok(()) };
+        let Some(exit) = job.child.try_wait()? else { return Ok(()) };
+        self.listen(id)?;
+        self.unlink(id)?;
+        self.poller.remove(key(id, Watched::Child))?;
+        let Some(job) = self.running.remove(&id) else { return Ok(()) };
+        let outcome = job.outcome.unwrap_or(match exit {
+            Exit::Signal { signal, core } => Outcome::Killed { signal, core },
+            Exit::Code(code) => Outcome::Exited { code },
+            _ => Outcome::Exited { code: -1 },
+        });
+        let ended = Ended { id, name: job.name, process: job.child.id(), outcome };
+        for watcher in job.watchers {
+            self.send(watcher, Reply::Ended { ended: ended.clone() })?;
+        }
+        self.ended.insert(id, ended);
+        Ok(())
+    }
+}
+
+/// A run that is given up, by an error or a panic, leaves no worker behind.
+impl<P: Platform> Drop for Jobs<P> {
+    fn drop(&mut self) {
+        for job in self.running.values() {
+            let _ = job.child.kill(SIGKILL);
+        }
+        for job in self.running.values() {
+            let _ = job.child.wait();
+        }
+    }
+}
+
+/// The number of the signal that cannot be caught, everywhere.
+const SIGKILL: i32 = 9;
+
+fn errno(error: &RunError) -> Option<i32> {
+    let source = match error {
+        RunError::Spawn(SpawnError::Io { source, .. }) => Some(source),
+        RunError::Transport(TransportError::Io { source, .. }) => Some(source),
+        other => other.source().and_then(|source| source.downcast_ref::<io::Error>()),
+    };
+    source.and_then(io::Error::raw_os_error)
+}

@@ -1,0 +1,70 @@
+//! [`Platform`]: the one parameter of the runtime, standing for five mechanisms.
+//!
+//! | platform | shared memory | lock | poller | transport | workers are |
+//! |---|---|---|---|---|---|
+//! | [`Forked`] (default) | [`PosixShm`] | [`Fcntl`] | [`Poll`] | [`Socket`] | forked processes |
+//! | [`With<S, L, P, T, W>`](With) | any mix that compiles | | | | |
+//!
+//! This module chooses mechanisms by type and does nothing at run time.
+
+use std::marker::PhantomData;
+
+use manycore_backends::{
+    Fcntl, Fork, LockMethod, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner, Transport,
+};
+
+/// A choice of mechanisms. Programs that are generic over it run on processes in earnest and on something
+/// lighter in their tests.
+///
+/// ```
+/// use manycore::{Platform, ShmTable, TableError, TableOptions};
+///
+/// type Table<P> = ShmTable<<P as Platform>::Shm, <P as Platform>::Lock>;
+///
+/// fn scratch<P: Platform>(template: &str) -> Result<Table<P>, TableError> {
+///     TableOptions::new().create_unique(template)
+/// }
+///
+/// let table = scratch::<manycore::Forked>("/scratch-XXXXXX")?;
+/// # table.unlink()?;
+/// # Ok::<(), TableError>(())
+/// ```
+pub trait Platform: 'static {
+    /// Where tables live.
+    type Shm: ShmBackend;
+    /// How they are locked.
+    type Lock: LockMethod<Self::Shm>;
+    /// How the master waits.
+    type Poll: Poller;
+    /// How workers talk to the master.
+    type Transport: Transport;
+    /// What a worker is.
+    type Spawn: Spawner;
+}
+
+/// Any mix of mechanisms: shared memory, lock, poller, transport, spawner.
+pub struct With<S, L, P, T, W>(PhantomData<fn() -> (S, L, P, T, W)>);
+
+impl<S, L, P, T, W> std::fmt::Debug for With<S, L, P, T, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("With")
+    }
+}
+
+impl<S, L, P, T, W> Platform for With<S, L, P, T, W>
+where
+    S: ShmBackend,
+    L: LockMethod<S>,
+    P: Poller,
+    T: Transport,
+    W: Spawner,
+{
+    type Shm = S;
+    type Lock = L;
+    type Poll = P;
+    type Transport = T;
+    type Spawn = W;
+}
+
+/// Workers are forked processes that talk over Unix sockets; tables in POSIX shared memory.
+pub type Forked = With<PosixShm, Fcntl, Poll, Socket, Fork>;
