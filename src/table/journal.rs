@@ -54,11 +54,18 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         if old == value {
             return Ok(());
         }
-        if self.length + JOURNAL_SPARE >= self.capacity {
-            self.move_journal()?;
-        }
+        self.make_room(1)?;
         self.note(at, old)?;
         self.view.store(at, value)
+    }
+
+    /// Makes room for so many entries, beside the spare ones. That may move the journal, which changes the
+    /// object's top: whoever is about to change that calls this before looking at it.
+    pub(super) fn make_room(&mut self, entries: u32) -> Result<()> {
+        while self.length + entries + JOURNAL_SPARE > self.capacity {
+            self.move_journal()?;
+        }
+        Ok(())
     }
 
     /// Writes words that nobody can reach before the transaction links to them.

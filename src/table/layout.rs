@@ -88,8 +88,8 @@ pub(super) const MARK: u32 = 0xFFFF_0000;
 /// Words of a record before its value.
 pub(super) const RECORD_WORDS: u32 = 5;
 
-/// Words of a free list's head, and of the block's own first two, that a change touches.
-pub(super) const JOURNAL_SPARE: u32 = 4;
+/// Entries kept back for moving the journal, which changes the top and the journal's place.
+pub(super) const JOURNAL_SPARE: u32 = 2;
 
 /// Entries of the first journal block: it has the largest capacity that fits class 12, 512 words.
 pub(super) const FIRST_JOURNAL_CLASS: u32 = 12;

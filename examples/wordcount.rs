@@ -1,0 +1,210 @@
+//! Counts the words of a tree of files with worker processes, and prints the most frequent ones.
+//!
+//! ```sh
+//! cargo run --release --example wordcount                       # the sources of the crates this was built with
+//! cargo run --release --example wordcount -- --check /usr/share/doc
+//! ```
+
+#[path = "wordcount/count.rs"]
+mod count;
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use count::{Plan, Report};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use manycore::{Context, Failure, Fcntl, File, Fork, Forked, Platform, Poll, Socket, With};
+
+/// The same as `Forked`, with the shared maps in files.
+type OnFiles = With<File, Fcntl, Poll, Socket, Fork>;
+
+const USAGE: &str = "\
+usage: wordcount [--workers N] [--check] [--top N] [--backend posix|file] [FILE|DIRECTORY]...
+
+Counts the words of the files, and of all files in the directories. Without any, reads the sources of the
+crates that cargo downloaded to build this program.
+
+  --workers N             worker processes (default: the number of cores)
+  --check                 count again in one thread, compare; exit with 1 on any difference
+  --top N                 how many words to print (default: 20)
+  --backend posix|file    where the shared counts live (default: posix)";
+
+struct Options {
+    workers: usize,
+    check: bool,
+    top: usize,
+    on_files: bool,
+    roots: Vec<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let options = match parse(env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("wordcount: {message}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = if options.on_files {
+        wordcount::<OnFiles>(&options, began, &env::temp_dir().join("wordcount-XXXXXX"))
+    } else {
+        wordcount::<Forked>(&options, began, Path::new("/wordcount-XXXXXX"))
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("wordcount: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { workers: cores, check: false, top: 20, on_files: false, roots: Vec::new() };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--workers" => options.workers = positive(&value()?)?,
+            "--top" => options.top = positive(&value()?)?,
+            "--check" => options.check = true,
+            "--backend" => {
+                options.on_files = match value()?.as_str() {
+                    "file" => true,
+                    "posix" => false,
+                    other => return Err(format!("no backend {other:?}: choose posix or file")),
+                }
+            }
+            "--help" | "-h" => return Ok(None),
+            option if option.starts_with('-') => return Err(format!("unknown option {option}")),
+            path => options.roots.push(PathBuf::from(path)),
+        }
+    }
+    if options.roots.is_empty() {
+        options.roots = downloaded_sources();
+    }
+    Ok(Some(options))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is no positive number"))
+}
+
+/// The sources of the crates in this project's lock file, where cargo has put them; if there are none, this
+/// repository.
+fn downloaded_sources() -> Vec<PathBuf> {
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let registries =
+        cargo_home.map(|home| home.join("registry").join("src")).and_then(|path| path.read_dir().ok());
+    let registries: Vec<PathBuf> =
+        registries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let lines: Vec<&str> = include_str!("../Cargo.lock").lines().collect();
+    let quoted = |line: &str, key: &str| {
+        line.strip_prefix(key)
+            .and_then(|rest| rest.strip_prefix(" = \"")?.strip_suffix('"'))
+            .map(str::to_owned)
+    };
+    let sources: Vec<PathBuf> = lines
+        .windows(2)
+        .filter_map(|pair| Some(format!("{}-{}", quoted(pair[0], "name")?, quoted(pair[1], "version")?)))
+        .flat_map(|package| registries.iter().map(move |registry| registry.join(&package)))
+        .filter(|path| path.is_dir())
+        .collect();
+    if sources.is_empty() { vec![PathBuf::from(env!("CARGO_MANIFEST_DIR"))] } else { sources }
+}
+
+fn wordcount<P: Platform>(
+    options: &Options,
+    began: Instant,
+    template: &Path,
+) -> Result<bool, manycore::Error> {
+    let (files, unreadable) = count::find_files(&options.roots);
+    for (path, error) in &unreadable {
+        eprintln!("wordcount: {}: {error}", path.display());
+    }
+    let plan = Plan {
+        files: files.clone(),
+        workers: options.workers,
+        top: options.top,
+        before: began.elapsed(),
+        ..Plan::default()
+    };
+    let (_, counts) = count::count::<P>(plan, template, first::<P>)?;
+    if options.check {
+        match count::difference::<P>(&counts, count::recount(&files))? {
+            None => println!("check: the counts agree with those of a single thread"),
+            Some(difference) => {
+                println!("check: {difference}");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The first worker: leads the others, shows progress on a terminal, and prints the result.
+fn first<P: Platform>(context: &mut Context, plan: Plan) -> Result<Report, Failure> {
+    let (began, before, workers) = (Instant::now(), plan.before, plan.workers);
+    let target =
+        if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} files, {msg}, {elapsed}")?;
+    let progress = ProgressBar::with_draw_target(Some(plan.files.len() as u64), target).with_style(style);
+    let report = count::lead::<P>(context, plan, &mut |files, bytes| {
+        progress.set_message(HumanBytes(bytes).to_string());
+        progress.set_position(files);
+    });
+    progress.finish_and_clear();
+    let report = report?;
+    print(&report, workers, before + began.elapsed());
+    Ok(report)
+}
+
+fn print(report: &Report, workers: usize, time: Duration) {
+    let most = report.top.first().map_or(1, |(_, count)| *count);
+    let width = report.top.iter().map(|(word, _)| word.chars().count()).max().unwrap_or(0);
+    for (word, count) in &report.top {
+        println!("{word:width$} {count:>9} {}", bar(*count, most, 40));
+    }
+    let sum = |field: fn(&count::Share) -> u64| report.shares.iter().map(field).sum::<u64>();
+    let (files, bytes, words) =
+        (sum(|share| share.files), sum(|share| share.bytes), sum(|share| share.words));
+    println!(
+        "\n{words} words, {} different, in {files} files of {} in {:.2} s with {workers} workers",
+        report.different_words,
+        HumanBytes(bytes),
+        time.as_secs_f64(),
+    );
+    for (number, share) in report.shares.iter().enumerate() {
+        println!(
+            "  worker {:>2} (process {}): {:>6} files, {:>10}, {:>9} words {}",
+            number + 1,
+            share.process,
+            share.files,
+            HumanBytes(share.bytes).to_string(),
+            share.words,
+            bar(share.bytes, bytes, 20),
+        );
+    }
+    let skipped: Vec<_> = report.shares.iter().flat_map(|share| &share.skipped).collect();
+    if !skipped.is_empty() {
+        println!("{} files were left out, such as", skipped.len());
+        for (path, reason) in skipped.iter().take(5) {
+            println!("  {}: {reason}", path.display());
+        }
+    }
+}
+
+fn bar(part: u64, whole: u64, width: u64) -> String {
+    "█".repeat((part * width).div_ceil(whole.max(1)) as usize)
+}

@@ -1,0 +1,342 @@
+//! The counting core of the example: generic over the platform, so that a test runs it on files instead of
+//! shared memory by changing one type.
+//!
+//! The files are tasks. Each counter process takes the next one, by a group on a small shared map; it counts
+//! into a map of its own, and merges that into the shared one, in groups, whenever it has become large and at
+//! the end. The first worker starts the counters, shows how far they are, and joins them.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use manycore::{
+    Context, Failure, LockMethod, MapError, Platform, Runtime, ShmBackend, ShmMap, ShmTable, TableOptions,
+    Worker, WorkerId,
+};
+use serde::{Deserialize, Serialize};
+
+/// How often each word occurs, in shared memory.
+pub(crate) type Counts<P> = ShmMap<String, u64, <P as Platform>::Shm, <P as Platform>::Lock>;
+
+/// How far the counters are, in shared memory, under the keys below.
+type Progress<P> = ShmMap<u32, u64, <P as Platform>::Shm, <P as Platform>::Lock>;
+
+/// The number of the next file to take.
+const NEXT: u32 = 0;
+/// Files that are done.
+const FILES: u32 = 1;
+/// Bytes of them.
+const BYTES: u32 = 2;
+/// Counters that have opened the shared maps.
+const READY: u32 = 3;
+
+/// Different words that a counter holds before it merges them.
+const HELD_MAX: usize = 100_000;
+
+/// Words merged in one group: others wait that long for the lock.
+const GROUP: usize = 1_000;
+
+/// How often the first worker looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is to be counted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) workers: usize,
+    /// How many of the most frequent words are wanted.
+    pub(crate) top: usize,
+    /// How long the program ran before the run.
+    pub(crate) before: Duration,
+    /// Names of the shared maps, filled in by [`count`].
+    pub(crate) shared: Shared,
+}
+
+/// Names of the shared maps.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Shared {
+    counts: OsString,
+    progress: OsString,
+}
+
+/// What one counter did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(crate) process: u32,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    pub(crate) words: u64,
+    /// Files that could not be read, or are not UTF-8, and why. They are left out.
+    pub(crate) skipped: Vec<(PathBuf, String)>,
+}
+
+/// What all did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) shares: Vec<Share>,
+    pub(crate) different_words: u64,
+    /// The most frequent words, most frequent first, then in alphabetical order.
+    pub(crate) top: Vec<(String, u64)>,
+}
+
+/// Counts as planned, on the platform `P`, with `first` as the first worker. The shared maps get names from
+/// `template`; on return nothing of them is left but the returned handle of the counts.
+pub(crate) fn count<P: Platform>(
+    mut plan: Plan,
+    template: &Path,
+    first: fn(&mut Context, Plan) -> Result<Report, Failure>,
+) -> Result<(Report, Counts<P>), manycore::Error> {
+    let counts: Counts<P> = TableOptions::new().expected(1 << 16).create_unique(template)?.into();
+    let counts_name = Unlink(counts.table());
+    let progress: Progress<P> = TableOptions::new().create_unique(template)?.into();
+    let progress_name = Unlink(progress.table());
+    plan.shared.counts = counts.table().name().to_owned();
+    plan.shared.progress = progress.table().name().to_owned();
+    let report =
+        Runtime::<P>::default().with(&counter::<P>()).run(&Worker::fallible("wordcount", first), plan);
+    drop((counts_name, progress_name));
+    Ok((report?, counts))
+}
+
+/// Removes a table's name when it is dropped, if nobody has before.
+struct Unlink<'a, B: ShmBackend, L: LockMethod<B>>(&'a ShmTable<B, L>);
+
+impl<B: ShmBackend, L: LockMethod<B>> Drop for Unlink<'_, B, L> {
+    fn drop(&mut self) {
+        // The first worker has usually removed it already.
+        let _ = self.0.unlink();
+    }
+}
+
+/// Starts the counters, joins them, and sums up; what a first worker does. `observe` is told now and then how
+/// many files and bytes are done.
+pub(crate) fn lead<P: Platform>(
+    context: &mut Context,
+    plan: Plan,
+    observe: &mut dyn FnMut(u64, u64),
+) -> Result<Report, Failure> {
+    let progress: Progress<P> = TableOptions::new().open(&plan.shared.progress)?.into();
+    let counts: Counts<P> = TableOptions::new().open(&plan.shared.counts)?.into();
+    let workers = (0..plan.workers)
+        .map(|_| context.start(&counter::<P>(), plan.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let shares = gather::<P>(context, &progress, &counts, &plan, &workers, observe);
+    if shares.is_err() {
+        // Let the others stop early: there is nothing left to take.
+        progress.replace(&NEXT, &(plan.files.len() as u64))?;
+    }
+    let shares = shares?;
+    let (different_words, top) = most_frequent::<P>(&counts, plan.top)?;
+    Ok(Report { shares, different_words, top })
+}
+
+fn gather<P: Platform>(
+    context: &mut Context,
+    progress: &Progress<P>,
+    counts: &Counts<P>,
+    plan: &Plan,
+    workers: &[WorkerId<Share>],
+    observe: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<Share>, Failure> {
+    let mut shares: Vec<Option<Share>> = workers.iter().map(|_| None).collect();
+    let mut named = true;
+    while let Some(waited_for) = shares.iter().position(Option::is_none) {
+        shares[waited_for] = context.join_timeout(workers[waited_for], LOOK)?;
+        for (share, worker) in shares.iter_mut().zip(workers).filter(|(share, _)| share.is_none()) {
+            *share = context.join_timeout(*worker, Duration::ZERO)?;
+        }
+        let [files, bytes, ready] = [FILES, BYTES, READY].map(|key| progress.find(&key));
+        observe(files?.unwrap_or(0), bytes?.unwrap_or(0));
+        if named && ready?.unwrap_or(0) == plan.workers as u64 {
+            // All have them open: from here on nothing can be left behind, whoever dies.
+            progress.table().unlink()?;
+            counts.table().unlink()?;
+            named = false;
+        }
+    }
+    Ok(shares.into_iter().flatten().collect())
+}
+
+fn counter<P: Platform>() -> Worker<Plan, Share> {
+    Worker::fallible("count", count_files::<P>)
+}
+
+/// The body of a counter.
+fn count_files<P: Platform>(_: &mut Context, plan: Plan) -> Result<Share, Failure> {
+    let progress: Progress<P> = TableOptions::new().open(&plan.shared.progress)?.into();
+    let counts: Counts<P> = TableOptions::new().open(&plan.shared.counts)?.into();
+    progress.update(&READY, |ready| ready.unwrap_or(0) + 1)?;
+    let mut share = Share { process: std::process::id(), ..Share::default() };
+    let mut held = Tally::default();
+    let mut done = None;
+    while let Some(path) = take::<P>(&progress, done, &plan.files)? {
+        let mut bytes = 0;
+        match read_text(path) {
+            Ok(text) => {
+                bytes = text.len() as u64;
+                share.words += held.add(&text);
+            }
+            Err(reason) => share.skipped.push((path.clone(), reason)),
+        }
+        share.files += 1;
+        share.bytes += bytes;
+        done = Some(bytes);
+        if held.words.len() >= HELD_MAX {
+            held.merge::<P>(&counts)?;
+        }
+    }
+    held.merge::<P>(&counts)?;
+    Ok(share)
+}
+
+/// Takes the next file, if there is one, and notes that the one before is done, which had so many bytes.
+fn take<'a, P: Platform>(
+    progress: &Progress<P>,
+    done: Option<u64>,
+    files: &'a [PathBuf],
+) -> Result<Option<&'a PathBuf>, MapError> {
+    progress.group(|group| {
+        if let Some(bytes) = done {
+            group.update(&FILES, |files| files.unwrap_or(0) + 1)?;
+            group.update(&BYTES, |sum| sum.unwrap_or(0) + bytes)?;
+        }
+        let mut taken = 0;
+        group.update(&NEXT, |next| {
+            taken = next.unwrap_or(0);
+            taken + 1
+        })?;
+        Ok(usize::try_from(taken).ok().and_then(|taken| files.get(taken)))
+    })
+}
+
+/// Counts of words in the memory of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) words: HashMap<String, u64>,
+    lower: String,
+}
+
+impl Tally {
+    /// Counts the words of `text`: runs of letters, digits and `_`, in lower case. Returns how many.
+    pub(crate) fn add(&mut self, text: &str) -> u64 {
+        let mut sum = 0;
+        for word in text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()) {
+            self.lower.clear();
+            if word.is_ascii() {
+                self.lower.push_str(word);
+                self.lower.make_ascii_lowercase();
+            } else {
+                self.lower.extend(word.chars().flat_map(char::to_lowercase));
+            }
+            match self.words.get_mut(self.lower.as_str()) {
+                Some(count) => *count += 1,
+                None => {
+                    self.words.insert(self.lower.clone(), 1);
+                }
+            }
+            sum += 1;
+        }
+        sum
+    }
+
+    /// Adds all counts to the shared ones, in groups, and forgets them.
+    fn merge<P: Platform>(&mut self, counts: &Counts<P>) -> Result<(), MapError> {
+        let words: Vec<(String, u64)> = self.words.drain().collect();
+        for group_of_words in words.chunks(GROUP) {
+            counts.group(|group| {
+                group_of_words
+                    .iter()
+                    .try_for_each(|(word, count)| group.update(word.as_str(), |sum| sum.unwrap_or(0) + count))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The text of a file, or why it has none.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => "not UTF-8".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Vec<(String, u64)>), MapError> {
+    let mut best: Vec<(String, u64)> = Vec::new();
+    let mut different = 0;
+    let order = |a: &(String, u64), b: &(String, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
+    for entry in counts.iter()? {
+        best.push(entry?);
+        different += 1;
+        if best.len() >= 16 * top.max(64) {
+            best.sort_unstable_by(order);
+            best.truncate(top);
+        }
+    }
+    best.sort_unstable_by(order);
+    best.truncate(top);
+    Ok((different, best))
+}
+
+/// Regular files below `roots`, largest first, so that no worker is left alone with a large one at the end;
+/// and directories that could not be read. Symbolic links are not followed.
+pub(crate) fn find_files(roots: &[PathBuf]) -> (Vec<PathBuf>, Vec<(PathBuf, String)>) {
+    let mut found = Vec::new();
+    let mut unreadable = Vec::new();
+    let mut waiting: Vec<PathBuf> = roots.to_vec();
+    while let Some(path) = waiting.pop() {
+        let mut visit = || -> io::Result<()> {
+            let metadata = fs::symlink_metadata(&path)?;
+            if metadata.is_dir() {
+                for entry in fs::read_dir(&path)? {
+                    waiting.push(entry?.path());
+                }
+            } else if metadata.is_file() {
+                found.push((metadata.len(), path.clone()));
+            }
+            Ok(())
+        };
+        if let Err(error) = visit() {
+            unreadable.push((path, error.to_string()));
+        }
+    }
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    (found.into_iter().map(|(_, path)| path).collect(), unreadable)
+}
+
+/// Counts in one thread of one process, without anything shared: what the result is compared with.
+pub(crate) fn recount(files: &[PathBuf]) -> HashMap<String, u64> {
+    let mut tally = Tally::default();
+    for path in files {
+        if let Ok(text) = read_text(path) {
+            tally.add(&text);
+        }
+    }
+    tally.words
+}
+
+/// The first difference between the shared counts and the expected ones, if there is one.
+pub(crate) fn difference<P: Platform>(
+    counts: &Counts<P>,
+    mut expected: HashMap<String, u64>,
+) -> Result<Option<String>, MapError> {
+    for entry in counts.iter()? {
+        let (word, count) = entry?;
+        match expected.remove(&word) {
+            Some(right) if right == count => {}
+            Some(right) => return Ok(Some(format!("{word:?} was counted {count} times instead of {right}"))),
+            None => {
+                return Ok(Some(format!(
+                    "{word:?} was counted {count} times, and does not occur or came twice"
+                )));
+            }
+        }
+    }
+    Ok(expected
+        .into_iter()
+        .next()
+        .map(|(word, count)| format!("{word:?} was lost, which occurs {count} times")))
+}
