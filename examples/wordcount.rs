@@ -129,12 +129,13 @@ fn wordcount<P: Platform>(
     began: Instant,
     template: &Path,
 ) -> Result<bool, manycore::Error> {
-    let (files, unreadable) = count::find_files(&options.roots);
-    for (path, error) in &unreadable {
+    let found = count::find_files(&options.roots);
+    for (path, error) in &found.unreadable {
         eprintln!("wordcount: {}: {error}", path.display());
     }
     let plan = Plan {
-        files: files.clone(),
+        files: found.files.clone(),
+        bytes: found.bytes,
         workers: options.workers,
         top: options.top,
         before: began.elapsed(),
@@ -142,7 +143,7 @@ fn wordcount<P: Platform>(
     };
     let (_, counts) = count::count::<P>(plan, template, first::<P>)?;
     if options.check {
-        match count::difference::<P>(&counts, count::recount(&files))? {
+        match count::difference::<P>(&counts, count::recount(&found.files))? {
             None => println!("check: the counts agree with those of a single thread"),
             Some(difference) => {
                 println!("check: {difference}");

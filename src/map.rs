@@ -184,7 +184,7 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
     /// # Errors
     /// As [`ShmTable::iter`]; an entry may be [`MapError::Codec`] if it is of another type.
     pub fn iter(&self) -> Result<Iter<'_, K, V, B, Guard<'_, B, L>>> {
-        Ok(Iter { entries: self.table.iter()?, types: PhantomData })
+        Ok(Iter { entries: self.table.iter()?, buffer: Vec::new(), types: PhantomData })
     }
 
     /// Does several operations as one: see [`ShmTable::group`].
@@ -381,6 +381,8 @@ fn finish<V>(found: Option<Result<V, CodecError>>) -> Result<Option<V>> {
 #[must_use = "iterators are lazy"]
 pub struct Iter<'a, K, V, B: ShmBackend, G> {
     entries: table::Iter<'a, B, G>,
+    /// The words of a binding, kept for the next one.
+    buffer: Vec<u32>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -394,12 +396,15 @@ impl<K: Decode, V: Decode, B: ShmBackend, G> Iterator for Iter<'_, K, V, B, G> {
     type Item = Result<(K, V)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let decode = |entry: table::Entry| {
-            let words: Vec<u32> = entry.1.into_iter().map(|word| word as u32).collect();
-            let mut words = Words::new(&words);
-            let (key, value) = (K::decode(&mut words)?, V::decode(&mut words)?);
-            if words.remaining() == 0 { Ok((key, value)) } else { Err(CodecError::TooLongInput.into()) }
-        };
-        Some(self.entries.next()?.map_err(MapError::from).and_then(decode))
+        if let Err(error) = self.entries.next_words(&mut self.buffer)? {
+            return Some(Err(error.into()));
+        }
+        Some(decode_binding(&self.buffer).map_err(MapError::from))
     }
+}
+
+fn decode_binding<K: Decode, V: Decode>(binding: &[u32]) -> Result<(K, V), CodecError> {
+    let mut words = Words::new(binding);
+    let (key, value) = (K::decode(&mut words)?, V::decode(&mut words)?);
+    if words.remaining() == 0 { Ok((key, value)) } else { Err(CodecError::TooLongInput) }
 }

@@ -36,6 +36,9 @@ const READY: u32 = 3;
 /// Different words that a counter holds before it merges them.
 const HELD_MAX: usize = 100_000;
 
+/// How many bytes of text bring one word that was not there before, roughly.
+const BYTES_PER_NEW_WORD: usize = 256;
+
 /// Words merged in one group: others wait that long for the lock.
 const GROUP: usize = 1_000;
 
@@ -46,6 +49,8 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) files: Vec<PathBuf>,
+    /// Bytes of them all.
+    pub(crate) bytes: u64,
     pub(crate) workers: usize,
     /// How many of the most frequent words are wanted.
     pub(crate) top: usize,
@@ -89,7 +94,10 @@ pub(crate) fn count<P: Platform>(
     template: &Path,
     first: fn(&mut Context, Plan) -> Result<Report, Failure>,
 ) -> Result<(Report, Counts<P>), manycore::Error> {
-    let counts: Counts<P> = TableOptions::new().expected(1 << 16).create_unique(template)?.into();
+    let counts: Counts<P> = TableOptions::new()
+        .expected(plan.bytes as usize / BYTES_PER_NEW_WORD)
+        .create_unique(template)?
+        .into();
     let counts_name = Unlink(counts.table());
     let progress: Progress<P> = TableOptions::new().create_unique(template)?.into();
     let progress_name = Unlink(progress.table());
@@ -165,12 +173,14 @@ fn counter<P: Platform>() -> Worker<Plan, Share> {
 }
 
 /// The body of a counter.
-fn count_files<P: Platform>(_: &mut Context, plan: Plan) -> Result<Share, Failure> {
+fn count_files<P: Platform>(context: &mut Context, plan: Plan) -> Result<Share, Failure> {
     let progress: Progress<P> = TableOptions::new().open(&plan.shared.progress)?.into();
     let counts: Counts<P> = TableOptions::new().open(&plan.shared.counts)?.into();
     progress.update(&READY, |ready| ready.unwrap_or(0) + 1)?;
     let mut share = Share { process: std::process::id(), ..Share::default() };
     let mut held = Tally::default();
+    // The first merges at different times, so that the counters do not all wait for each other's.
+    let mut limit = HELD_MAX * context.number() as usize / plan.workers;
     let mut done = None;
     while let Some(path) = take::<P>(&progress, done, &plan.files)? {
         let mut bytes = 0;
@@ -184,8 +194,9 @@ fn count_files<P: Platform>(_: &mut Context, plan: Plan) -> Result<Share, Failur
         share.files += 1;
         share.bytes += bytes;
         done = Some(bytes);
-        if held.words.len() >= HELD_MAX {
+        if held.words.len() >= limit {
             held.merge::<P>(&counts)?;
+            limit = HELD_MAX;
         }
     }
     held.merge::<P>(&counts)?;
@@ -281,9 +292,19 @@ fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Ve
     Ok((different, best))
 }
 
-/// Regular files below `roots`, largest first, so that no worker is left alone with a large one at the end;
-/// and directories that could not be read. Symbolic links are not followed.
-pub(crate) fn find_files(roots: &[PathBuf]) -> (Vec<PathBuf>, Vec<(PathBuf, String)>) {
+/// What lies below some directories.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Regular files, the largest first, so that no worker is left alone with a large one at the end.
+    pub(crate) files: Vec<PathBuf>,
+    /// Bytes of them all.
+    pub(crate) bytes: u64,
+    /// What could not be looked at, and why.
+    pub(crate) unreadable: Vec<(PathBuf, String)>,
+}
+
+/// Finds the files below `roots`. Symbolic links are not followed.
+pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
     let mut found = Vec::new();
     let mut unreadable = Vec::new();
     let mut waiting: Vec<PathBuf> = roots.to_vec();
@@ -304,7 +325,8 @@ pub(crate) fn find_files(roots: &[PathBuf]) -> (Vec<PathBuf>, Vec<(PathBuf, Stri
         }
     }
     found.sort_unstable_by(|a, b| b.cmp(a));
-    (found.into_iter().map(|(_, path)| path).collect(), unreadable)
+    let bytes = found.iter().map(|(size, _)| size).sum();
+    Found { files: found.into_iter().map(|(_, path)| path).collect(), bytes, unreadable }
 }
 
 /// Counts in one thread of one process, without anything shared: what the result is compared with.

@@ -89,7 +89,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
         key: i32,
         mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
     ) -> Result<bool> {
-        let (mut value, mut replacement) = (Vec::new(), Vec::new());
+        let [mut value, mut replacement] = std::mem::take(&mut self.buffers);
+        replacement.clear();
         let view = *self.view();
         let decided = view.bindings(key, |place| {
             view.value(&place.record, &mut value)?;
@@ -99,10 +100,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
             })
         })?;
         match decided {
-            Some((place, Verdict::Remove)) => self.unbind(&place).map(|()| true),
-            Some((place, Verdict::Replace)) => self.rebind(&place, &replacement).map(|()| true),
-            _ => Ok(false),
+            Some((place, Verdict::Remove)) => self.unbind(&place)?,
+            Some((place, Verdict::Replace)) => self.rebind(&place, &replacement)?,
+            _ => {}
         }
+        self.buffers = [value, replacement];
+        Ok(matches!(decided, Some((_, Verdict::Remove | Verdict::Replace))))
     }
 
     fn write_record(&mut self, key: i32, next: u32, older: u32, value: &[u32]) -> Result<u32> {

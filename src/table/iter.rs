@@ -64,7 +64,16 @@ impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
         Ok(Iter { cursor: Some(Cursor::new(view)?), older: 0, _guard: guard })
     }
 
-    fn advance(&mut self) -> Result<Option<Entry>> {
+    /// The next binding: its key, and its value as words in `value`.
+    pub(crate) fn next_words(&mut self, value: &mut Vec<u32>) -> Option<Result<i32>> {
+        let key = self.advance(value);
+        if key.is_err() {
+            self.cursor = None;
+        }
+        key.transpose()
+    }
+
+    fn advance(&mut self, value: &mut Vec<u32>) -> Result<Option<i32>> {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
         let record = if self.older != 0 { Some(cursor.step(self.older)?) } else { cursor.next()? };
         let Some(record) = record else {
@@ -72,9 +81,8 @@ impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
             return Ok(None);
         };
         self.older = record.older;
-        let mut value = Vec::new();
-        cursor.view.value(&record, &mut value)?;
-        Ok(Some((record.key, from_words(value))))
+        cursor.view.value(&record, value)?;
+        Ok(Some(record.key))
     }
 }
 
@@ -82,11 +90,9 @@ impl<B: ShmBackend, G> Iterator for Iter<'_, B, G> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.advance();
-        if entry.is_err() {
-            self.cursor = None;
-        }
-        entry.transpose()
+        let mut value = Vec::new();
+        let key = self.next_words(&mut value)?;
+        Some(key.map(|key| (key, from_words(value))))
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     length: u32,
     /// Blocks given up, with their class; free when the transaction is committed.
     pub(super) given_up: Vec<(u32, u32)>,
+    /// Room for a value and its replacement, kept for the next operation.
+    pub(super) buffers: [Vec<u32>; 2],
 }
 
 /// A moment in a transaction to which it can be undone.
@@ -41,7 +43,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         }
         let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
-        Ok(Transaction { view, area, capacity, length: 0, given_up: Vec::new() })
+        Ok(Transaction { view, area, capacity, length: 0, given_up: Vec::new(), buffers: Default::default() })
     }
 
     pub(super) fn view(&self) -> &View<'a, B> {
