@@ -40,6 +40,8 @@ mod sync;
 pub mod testing;
 pub mod transport;
 
+use std::os::fd::BorrowedFd;
+
 pub use lock::{Fcntl, LockMethod, NoLock};
 pub use poll::{Poll, Poller};
 pub use shm::{File, Heap, PosixShm, ShmBackend};
@@ -48,5 +50,14 @@ pub use transport::{Socket, Transport};
 
 // The one place where shm and lock meet: these backends are files to the kernel, so that record
 // locks work on them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
-impl lock::RecordLockable for PosixShm {}
-impl lock::RecordLockable for File {}
+impl lock::RecordLockable for PosixShm {
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
+        self.handle().current_fd().ok_or(lock::LockError::Forked)
+    }
+}
+
+impl lock::RecordLockable for File {
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
+        self.handle().current_fd().ok_or(lock::LockError::Forked)
+    }
+}

@@ -105,7 +105,8 @@ const FAILS: Worker<(), ()> = Worker::fallible("fails", |_, ()| {
 });
 const STUBBORN: Worker<(), Stubborn> = Worker::new("stubborn", |_, ()| Stubborn);
 const BIG: Worker<usize, String> = Worker::new("big", |_, size| "x".repeat(size));
-const LONG_STORY: Worker<(), ()> = Worker::new("long story", |_, ()| panic!("{}", "ä".repeat(100_000)));
+const LONG_STORY: Worker<(), ()> =
+    Worker::fallible("long story", |_, ()| Err(Failure::new("ä".repeat(100_000))));
 
 /// Joins one of each and returns what was told.
 const COLLECT: Worker<(), Vec<String>> = Worker::fallible("collect", |context, ()| {
@@ -142,7 +143,7 @@ const COLLECT: Worker<(), Vec<String>> = Worker::fallible("collect", |context, (
     assert!(matches!(error, JoinError::TooBig { size: 100_005, limit: 100_000, .. }), "{error}");
     let worker = context.start(&LONG_STORY, ())?;
     match told(context, worker) {
-        JoinError::Panicked { message, .. } => assert!(message.len() < 20_000 && message.ends_with("[...]")),
+        JoinError::Failed { message, .. } => assert!(message.len() < 20_000 && message.ends_with("[...]")),
         other => panic!("{other}"),
     }
     // After all that the link still works.

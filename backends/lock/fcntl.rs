@@ -26,9 +26,10 @@ use rustix::fs;
 use super::gate::Gate;
 use super::{LockError, LockMethod, Mode, Protocol, RecordLockable, Wait};
 use crate::generation::Generation;
-use crate::sync::global::{Arc, Mutex, Weak, lock};
+use crate::sync::global::{Arc, Mutex, lock};
 
-static GATES: Mutex<BTreeMap<(u64, u64), Weak<Shared>>> = Mutex::new(BTreeMap::new());
+/// The gates of objects that are open, or that were left locked.
+static GATES: Mutex<BTreeMap<(u64, u64), Arc<Shared>>> = Mutex::new(BTreeMap::new());
 
 #[derive(Debug)]
 struct Shared {
@@ -48,31 +49,30 @@ impl<B: RecordLockable> LockMethod<B> for Fcntl {
     const PROTOCOL: Protocol = Protocol::FCNTL;
 
     fn attach(object: &B) -> Result<Fcntl, LockError> {
-        let stat =
-            fs::fstat(object.as_fd()).map_err(|errno| LockError::Io { op: "fstat", source: errno.into() })?;
+        let stat = fs::fstat(object.descriptor()?)
+            .map_err(|errno| LockError::Io { op: "fstat", source: errno.into() })?;
         let generation = Generation::current();
         let mut gates = lock(&GATES);
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = gates.entry((stat.st_dev, stat.st_ino)).or_default();
-        let shared = match gate.upgrade() {
-            Some(shared) if shared.generation == generation => shared,
-            _ => {
-                let shared = Arc::new(Shared { gate: Gate::new(), generation });
-                *gate = Arc::downgrade(&shared);
-                shared
-            }
-        };
-        Ok(Fcntl { shared })
+        // Those of the parent are forgotten, and those that nobody uses, unless they are still held.
+        gates.retain(|_, shared| {
+            shared.generation == generation && (Arc::strong_count(shared) > 1 || !shared.gate.is_free())
+        });
+        let shared = gates
+            .entry((stat.st_dev, stat.st_ino))
+            .or_insert_with(|| Arc::new(Shared { gate: Gate::new(), generation }));
+        Ok(Fcntl { shared: Arc::clone(shared) })
     }
 
     fn lock(&self, object: &B, mode: Mode, wait: Wait) -> Result<(), LockError> {
         self.check_generation()?;
-        self.shared.gate.acquire(mode, wait, |wait| record_lock(object.as_fd(), mode, wait))
+        let fd = object.descriptor()?;
+        self.shared.gate.acquire(mode, wait, |wait| record_lock(fd, mode, wait))
     }
 
     fn unlock(&self, object: &B) -> Result<(), LockError> {
         self.check_generation()?;
-        self.shared.gate.release(|| set_lock(object.as_fd(), libc::F_UNLCK, libc::F_SETLK))
+        let fd = object.descriptor()?;
+        self.shared.gate.release(|| set_lock(fd, libc::F_UNLCK, libc::F_SETLK))
     }
 }
 

@@ -13,7 +13,11 @@
 //! | written by itself | is refused: `LockedByCaller` | is refused: `LockedByCaller` |
 //!
 //! New readers wait behind waiting writers, so that readers cannot starve them; a thread that reads already
-//! does not, because the writer waits for it.
+//! does not, because the writer waits for it. When a writer is done, the readers that wait then go first, so
+//! that writers cannot starve them. Between processes the system decides, and is fair to nobody: readers of one
+//! process that overlap without end keep out the writers of another.
+//!
+//! [`Wait::Try`] may be refused because another thread asks the system at this moment, or waits to write.
 //!
 //! This module makes no system call.
 
@@ -37,6 +41,9 @@ struct State {
     /// A thread waits for the system's answer.
     asking: bool,
     writers_waiting: u32,
+    readers_waiting: u32,
+    /// How many of the waiting readers go before any writer.
+    readers_first: u32,
 }
 
 impl State {
@@ -46,6 +53,23 @@ impl State {
 
     fn reads(&self, thread: ThreadId) -> bool {
         self.readers.iter().any(|(reader, _)| *reader == thread)
+    }
+
+    fn queue(&mut self, mode: Mode) -> &mut u32 {
+        match mode {
+            Mode::Read => &mut self.readers_waiting,
+            Mode::Write => &mut self.writers_waiting,
+        }
+    }
+
+    /// Notes that a thread waits no more, whether it got in or gave up; it was `counted` if it ever waited.
+    fn leave_queue(&mut self, mode: Mode, counted: bool) {
+        if counted {
+            *self.queue(mode) -= 1;
+            if mode == Mode::Read {
+                self.readers_first = self.readers_first.saturating_sub(1);
+            }
+        }
     }
 
     fn add_reader(&mut self, thread: ThreadId) {
@@ -59,6 +83,11 @@ impl State {
 impl Gate {
     pub(super) fn new() -> Gate {
         Gate { state: Mutex::new(State::default()), changed: Condvar::new() }
+    }
+
+    /// Whether nobody holds the lock or is about to.
+    pub(super) fn is_free(&self) -> bool {
+        lock(&self.state).is_free()
     }
 
     /// Takes the lock for the calling thread; `system` takes the system's, if it is needed, waiting as it
@@ -80,18 +109,22 @@ impl Gate {
         }
         let mut counted = false;
         let outcome = loop {
-            let joins = mode == Mode::Read
-                && !state.readers.is_empty()
-                && (state.writers_waiting == 0 || state.reads(me));
-            if joins {
+            let may = match mode {
+                Mode::Write => state.readers_first == 0,
+                Mode::Read => {
+                    state.writers_waiting == 0 || state.reads(me) || (counted && state.readers_first > 0)
+                }
+            };
+            if may && mode == Mode::Read && !state.readers.is_empty() {
+                state.leave_queue(mode, counted);
                 state.add_reader(me);
                 return Ok(());
             }
-            if state.is_free() && (mode == Mode::Write || state.writers_waiting == 0) {
+            if may && state.is_free() {
                 break Ok(());
             }
-            if mode == Mode::Write && !counted {
-                state.writers_waiting += 1;
+            if !counted {
+                *state.queue(mode) += 1;
                 counted = true;
             }
             match self.sleep(state, wait, deadline) {
@@ -102,11 +135,9 @@ impl Gate {
                 }
             }
         };
-        if counted {
-            state.writers_waiting -= 1;
-        }
+        state.leave_queue(mode, counted);
         if let Err(error) = outcome {
-            // Readers may have waited behind this writer.
+            // Others may have waited behind this one.
             self.changed.notify_all();
             return Err(error);
         }
@@ -138,6 +169,7 @@ impl Gate {
         let mut state = lock(&self.state);
         if state.writer == Some(me) {
             state.writer = None;
+            state.readers_first = state.readers_waiting;
         } else if let Some(at) = state.readers.iter().position(|(reader, _)| *reader == me) {
             state.readers[at].1 -= 1;
             if state.readers[at].1 == 0 {

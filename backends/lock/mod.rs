@@ -35,7 +35,8 @@ mod none;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 pub use fcntl::Fcntl;
@@ -74,13 +75,21 @@ pub trait LockMethod<B>: fmt::Debug + Send + Sync + Sized + 'static {
 /// A backend whose objects are files to the kernel, so that record locks on its descriptor protect the
 /// object. Implement it for a backend of your own if, and only if, all descriptors of one object are the
 /// same file, and a process closes none of them while it has handles (see law 7 of
-/// [`ShmBackend`](crate::ShmBackend)).
+/// [`ShmBackend`](crate::ShmBackend)). For the same reason a user must not duplicate the descriptor: closing
+/// the copy releases the locks.
 #[diagnostic::on_unimplemented(
     message = "`Fcntl` cannot lock `{Self}`: record locks need an object that is a file to the kernel",
     label = "`{Self}` has no descriptor to lock",
     note = "use `PosixShm` or `File` with `Fcntl`; `Heap` goes with `NoLock`"
 )]
-pub trait RecordLockable: AsFd {}
+pub trait RecordLockable {
+    /// The descriptor to lock.
+    ///
+    /// # Errors
+    /// [`LockError::Forked`] if the handle was made before a fork, by the parent: its number may belong to
+    /// something else here.
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, LockError>;
+}
 
 /// How much a lock allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,11 +142,19 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A held lock, released when it is dropped.
+/// A held lock, released when it is dropped. It stays in the thread that took it:
+///
+/// ```compile_fail,E0277
+/// use manycore_backends::{Fcntl, PosixShm, lock::Guard};
+/// fn send<T: Send>() {}
+/// send::<Guard<'static, PosixShm, Fcntl>>();
+/// ```
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct Guard<'a, B, L: LockMethod<B>> {
     method: &'a L,
     object: &'a B,
+    /// Not `Send`: the thread that took the lock must release it.
+    of_this_thread: PhantomData<*const ()>,
 }
 
 impl<'a, B, L: LockMethod<B>> Guard<'a, B, L> {
@@ -147,7 +164,7 @@ impl<'a, B, L: LockMethod<B>> Guard<'a, B, L> {
     /// As [`LockMethod::lock`].
     pub fn lock(method: &'a L, object: &'a B, mode: Mode, wait: Wait) -> Result<Self, LockError> {
         method.lock(object, mode, wait)?;
-        Ok(Guard { method, object })
+        Ok(Guard { method, object, of_this_thread: PhantomData })
     }
 }
 

@@ -56,7 +56,7 @@ struct State {
     set: Arc<Vec<Watched>>,
     /// Counts the changes of the set.
     version: u64,
-    /// Whether a `notify` has not yet ended a wait.
+    /// Whether a `notify` found nobody asleep, and so ends the next wait.
     notified: bool,
     /// One for each wait that may be asleep.
     sleepers: Vec<Sleeper>,
@@ -77,6 +77,8 @@ struct Sleeper {
     bell: Arc<OwnedFd>,
     /// Whether the bell can be heard: its descriptor is readable exactly then.
     ringing: bool,
+    /// Whether a notification is meant for this one.
+    notified: bool,
 }
 
 impl State {
@@ -151,7 +153,9 @@ impl Poller for Poll {
                 if let Some(sleep) = &sleep {
                     sleep.silence(&mut state)?;
                 }
-                (Arc::clone(&state.set), state.version, state.notified)
+                let own = sleep.as_ref().and_then(|sleep| sleep.position(&state));
+                let notified = state.notified || own.is_some_and(|at| state.sleepers[at].notified);
+                (Arc::clone(&state.set), state.version, notified)
             };
             let timeout = if notified { Some(Duration::ZERO) } else { limit.remaining() };
             let looked = look(&set, sleep.as_ref().map(|sleep| &*sleep.bell), events, timeout)?;
@@ -160,13 +164,18 @@ impl Poller for Poll {
             drop(set);
 
             let mut state = lock(&self.state);
+            let seen = events.len();
             if state.version != version {
                 events.retain(|event| state.find(event.key).is_ok_and(|at| state.set[at].since <= version));
             }
-            if !looked {
+            // Events of what has changed meanwhile are not told; what it is now has to be looked for.
+            if !looked || events.len() < seen {
+                events.clear();
                 continue;
             }
-            let notified = std::mem::take(&mut state.notified);
+            let own = sleep.as_ref().and_then(|sleep| sleep.position(&state));
+            let own = own.is_some_and(|at| std::mem::take(&mut state.sleepers[at].notified));
+            let notified = own || std::mem::take(&mut state.notified);
             drop(state);
             if notified || !events.is_empty() || limit.is_over() {
                 return Ok(());
@@ -176,7 +185,11 @@ impl Poller for Poll {
 
     fn notify(&self) -> Result<(), PollError> {
         let mut state = lock(&self.state);
-        state.notified = true;
+        if state.sleepers.is_empty() {
+            state.notified = true;
+        } else if let Some(sleeper) = state.sleepers.iter_mut().find(|sleeper| !sleeper.notified) {
+            sleeper.notified = true;
+        }
         state.ring()
     }
 }
@@ -238,7 +251,7 @@ impl<'poll> Sleep<'poll> {
             Some(bell) => bell,
             None => new_bell()?,
         };
-        state.sleepers.push(Sleeper { bell: Arc::clone(&bell), ringing: false });
+        state.sleepers.push(Sleeper { bell: Arc::clone(&bell), ringing: false, notified: false });
         drop(state);
         Ok(Sleep { state: mutex, bell })
     }

@@ -50,6 +50,12 @@ impl ShmBackend for File {
     }
 }
 
+impl File {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()

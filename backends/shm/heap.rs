@@ -76,7 +76,7 @@ impl ShmBackend for Heap {
 
     fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         self.size()?;
-        let bytes = bytes.div_ceil(WORD) * WORD;
+        let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);
         let max = self.object.mapping.reserved();
         if bytes > max {
             return Err(ShmError::TooLarge { name: self.name.clone(), bytes, max });

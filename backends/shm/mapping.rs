@@ -47,7 +47,7 @@ impl Mapping {
             match MmapOptions::new().len(reserve).no_reserve_swap().map_raw(fd.as_raw_fd()) {
                 Ok(raw) => break raw,
                 // A limit on address space (RLIMIT_AS): be content with less.
-                Err(_) if reserve / 2 >= least.max(1 << 20) => reserve /= 2,
+                Err(_) if reserve > least.max(1 << 20) => reserve = (reserve / 2).max(least),
                 Err(error) => return Err(error),
             }
         };

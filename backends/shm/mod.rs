@@ -15,8 +15,9 @@
 //!    existing one is [`ShmError::AlreadyExists`]; [`Open::Create`] takes either. Of several creators at once
 //!    one makes the object and all get the same.
 //! 2. **Growing.** A new object has 0 bytes. [`ShmBackend::grow`] adds bytes that read as zero and whose
-//!    storage is reserved: touching them later cannot fail. It never shrinks. If it fails, size and contents
-//!    are as before.
+//!    storage is reserved: touching them later cannot fail. It never shrinks. If it fails, the contents
+//!    are as before, and the size too where the system can reserve storage without moving the end; elsewhere
+//!    the object may have grown part of the way.
 //! 3. **Sharing.** A word stored through one handle is seen through every other handle of the object.
 //! 4. **Bounds.** [`Memory::words`] is what this process knows to be there: it changes only by
 //!    [`grow`](ShmBackend::grow) and [`size`](ShmBackend::size), and only rises. Any access beyond it is

@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::process::{Resource, getrlimit};
 
 use super::{Mapping, Open, ShmError, WORD};
 use crate::generation::Generation;
@@ -39,7 +41,7 @@ struct Object {
 
 /// A handle of an open object.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     /// `None` only while dropping.
     object: Option<Arc<Object>>,
     name: OsString,
@@ -110,9 +112,10 @@ impl Handle {
 
     pub(super) fn size(&self) -> Result<u64, ShmError> {
         let object = self.current()?;
+        // Known before asking: another thread may learn of more in between.
+        let known = object.mapping.size();
         let stat = fs::fstat(&object.fd).map_err(|errno| ShmError::from_errno("fstat", &self.name, errno))?;
         let found = stat.st_size as u64;
-        let known = object.mapping.size();
         if found < known {
             return Err(ShmError::Truncated { name: self.name.clone(), known, found });
         }
@@ -122,19 +125,24 @@ impl Handle {
 
     pub(super) fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         let size = self.size()?;
-        let bytes = bytes.div_ceil(WORD) * WORD;
-        if bytes <= size {
-            return Ok(());
-        }
+        let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);
         let object = self.object();
         let max = object.mapping.reserved();
         if bytes > max {
             return Err(ShmError::TooLarge { name: self.name.clone(), bytes, max });
         }
+        if bytes <= size {
+            return Ok(());
+        }
         reserve(object.fd.as_fd(), size, bytes)
             .map_err(|errno| ShmError::from_growth(&self.name, bytes, "fallocate", errno))?;
         object.mapping.extend_to(bytes);
         Ok(())
+    }
+
+    /// The descriptor, unless it is that of the parent of this process.
+    pub(crate) fn current_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.object().generation.is_current().then(|| self.as_fd())
     }
 
     fn object(&self) -> &Object {
@@ -188,30 +196,32 @@ fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Extends the file from `size` to `bytes` and reserves the storage. Where the file system cannot reserve,
-/// zeros are written, which does the same more slowly.
+/// Extends the file from `size` to `bytes` and reserves the storage. Others may do so at the same time.
 fn reserve(fd: BorrowedFd<'_>, size: u64, bytes: u64) -> Result<(), Errno> {
-    loop {
-        match fs::fallocate(fd, FallocateFlags::empty(), size, bytes - size) {
-            Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
-            result => return result,
-        }
+    // Beyond this limit the system would not only refuse, but kill by SIGXFSZ.
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| bytes > limit) {
+        return Err(Errno::FBIG);
     }
+    // First the storage, then the end, so that a file system that fills up in the middle (as ext4 does) does
+    // not move the end part of the way.
+    let allocate = |flags| rustix::io::retry_on_intr(|| fs::fallocate(fd, flags, size, bytes - size));
+    match allocate(FallocateFlags::KEEP_SIZE).and_then(|()| allocate(FallocateFlags::empty())) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => append_zeros(fd, size, bytes),
+        result => result,
+    }
+}
+
+/// The same where the file system cannot reserve. Zeros are appended, wherever the end is by then: they must
+/// not be written over what others have put there since. If it fails, the end stays where it got to: others
+/// may know of it already.
+fn append_zeros(fd: BorrowedFd<'_>, size: u64, bytes: u64) -> Result<(), Errno> {
     const ZEROS: &[u8] = &[0; 1 << 16];
-    let mut at = size;
-    while at < bytes {
-        let count = ZEROS.len().min((bytes - at) as usize);
-        match rustix::io::pwrite(fd, &ZEROS[..count], at) {
-            Ok(written) => at += written as u64,
-            Err(Errno::INTR) => {}
-            Err(errno) => {
-                // As before: nobody knows of the new end yet. If even this fails, the end is longer than
-                // it was, which nobody minds.
-                let _ = fs::ftruncate(fd, size);
-                return Err(errno);
-            }
-        }
+    let mut end = size;
+    while end < bytes {
+        let count = ZEROS.len().min((bytes - end) as usize);
+        let zeros = [IoSlice::new(&ZEROS[..count])];
+        rustix::io::retry_on_intr(|| rustix::io::pwritev2(fd, &zeros, 0, ReadWriteFlags::APPEND))?;
+        end = fs::fstat(fd)?.st_size as u64;
     }
     Ok(())
 }

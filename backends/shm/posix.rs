@@ -65,6 +65,12 @@ impl ShmBackend for PosixShm {
     }
 }
 
+impl PosixShm {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
 impl AsFd for PosixShm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()

@@ -3,7 +3,7 @@
 //! | step | in the parent | in the unit |
 //! |---|---|---|
 //! | before the fork | count threads, write out standard output, block all signals | |
-//! | after it | open a pidfd of the child, restore the signal mask | ask to die with the parent |
+//! | after it | open a pidfd of the child, then restore the signal mask | ask to die with the parent |
 //! | | | default action for handled signals, empty signal mask |
 //! | | | close all descriptors but 0, 1, 2 and `keep` |
 //! | | | call `run`, write out standard output, `_exit` |
@@ -28,8 +28,11 @@
 //! process, and may allocate, print and start threads.
 //!
 //! Closing descriptors by number breaks the promise that an `OwnedFd` is open. All owners in the child are
-//! copies: the originals live in the parent. What the closure owns is excluded by law 3; the handles of
-//! this module notice that they are copies (`Generation`) and leave their number alone.
+//! copies: the originals live in the parent. What the closure owns is excluded by law 3: that it owns no
+//! descriptor but those in `keep` is a promise of the caller that the type system cannot ask for, and the
+//! one knowing exception from I/O safety here. It can mix up descriptors, not break memory. The handles of
+//! this module, and those of shared objects, notice that they are copies (`Generation`) and leave their
+//! number alone.
 //!
 //! The remaining unsafe code is system calls that take integers, or pointers to locals that outlive the
 //! call.
@@ -84,8 +87,8 @@ impl Spawner for Fork {
         F: FnOnce() -> i32 + Send + 'static,
     {
         sweep();
-        let threads =
-            count_threads().map_err(|source| SpawnError::Io { op: "reading /proc/self/task", source })?;
+        let threads = count_threads()
+            .map_err(|source| SpawnError::Io { op: "counting threads in /proc/self", source })?;
         if threads != 1 {
             return Err(SpawnError::MultiThreaded { threads });
         }
@@ -98,15 +101,15 @@ impl Spawner for Fork {
         let _ = io::stdout().flush();
 
         let parent = rustix::process::getpid();
-        let blocked = BlockedSignals::new();
+        // Until the child has a pidfd: a handler of the caller's could reap it before.
+        let _blocked = BlockedSignals::new();
         // SAFETY: the calling thread is the only one of this process, as argued in the module's head.
-        let pid = match unsafe { libc::fork() } {
+        let forked = match unsafe { libc::fork() } {
             -1 => Err(SpawnError::Io { op: "fork", source: io::Error::last_os_error() }),
             0 => run_unit(parent, &keep, run),
             pid => Ok(Pid::from_raw(pid).expect("fork gives a child a number that is not zero")),
         };
-        drop(blocked);
-        let pid = pid?;
+        let pid = forked?;
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(ForkedChild {
                 pid,
@@ -114,8 +117,11 @@ impl Spawner for Fork {
                 handle: ManuallyDrop::new(Orphan { pidfd: ManuallyDrop::new(pidfd), generation }),
             }),
             Err(errno) => {
-                // Law 7. The number is still that of our child: nobody has reaped it.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                // Law 7. The number is still that of our child, unless nobody has it, because the system
+                // reaps by itself (`SIGCHLD` ignored).
+                if errno != Errno::SRCH {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
                 let _ = fetch(WaitId::Pid(pid), WaitIdOptions::EXITED);
                 Err(failed("pidfd_open", errno))
             }
@@ -252,26 +258,43 @@ fn exit_of(status: &WaitIdStatus) -> Exit {
 }
 
 /// How many threads can still run code of this program.
+///
+/// The kernel's own count decides: it is one number, while a listing of threads can miss some that begin
+/// while it is read. A thread that was joined is counted until it is quite gone; the listing tells whether
+/// all others are such, and then it is worth looking again.
 fn count_threads() -> io::Result<usize> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir("/proc/self/task")? {
-        names.push(entry?.path());
+    const LOOKS: u32 = 10_000;
+    for _ in 0..LOOKS {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        if stat_field(&stat, 20) == Some(1) {
+            return Ok(1);
+        }
+        let mut running = 0;
+        for entry in fs::read_dir("/proc/self/task")? {
+            match fs::read_to_string(entry?.path().join("stat")) {
+                Ok(stat) => running += usize::from(!is_exiting(&stat)),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if running > 1 {
+            return Ok(running);
+        }
+        std::thread::yield_now();
     }
-    if names.len() > 1 {
-        // A thread is listed for a moment after it was joined. It has left the program for good then.
-        names.retain(|path| fs::read_to_string(path.join("stat")).is_ok_and(|stat| !is_exiting(&stat)));
-    }
-    Ok(names.len())
+    Ok(2)
 }
 
-/// Whether a thread with this `/proc/self/task/*/stat` is on its way out, by the kernel's flag
-/// `PF_EXITING`; see proc_pid_stat(5).
+/// Whether a thread with this `stat` is on its way out, by the kernel's flag `PF_EXITING`.
 fn is_exiting(stat: &str) -> bool {
-    const PF_EXITING: u32 = 0x4;
-    // The name of the thread, in parentheses, may contain anything. After it come the fields 3 and up.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let flags = fields.split_ascii_whitespace().nth(9 - 3).and_then(|flags| flags.parse::<u32>().ok());
-    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+    const PF_EXITING: u64 = 0x4;
+    stat_field(stat, 9).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// The number in a field of a `/proc/*/stat`, counted from 1 as in proc_pid_stat(5), from the fourth on.
+fn stat_field(stat: &str, field: usize) -> Option<u64> {
+    // The second is the name, in parentheses, and may contain anything.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 fn failed(op: &'static str, errno: Errno) -> SpawnError {

@@ -11,8 +11,8 @@
 //! 2. **Watched.** A child's descriptor becomes readable, level-triggered, when the unit has ended and not
 //!    before; from then on [`Child::try_wait`] returns its [`Exit`], the same as often as it is asked.
 //! 3. **Only what it is given.** The unit sees the standard descriptors 0, 1, 2 and those in `keep`; all
-//!    others are closed before `run` is called. Values moved into `run` that own other descriptors must not
-//!    be used.
+//!    others are closed before `run` is called. So `run` must own no other descriptor: its number belongs to
+//!    nobody in the unit, and later perhaps to something else.
 //! 4. **A panic in `run`** ends the unit with [`Exit::Code`]`(101)`, after the message was printed.
 //! 5. **No zombies.** A dropped child goes on running, and is reaped after its end, at the latest by the next
 //!    spawn of this spawner or drop of one of its children; nobody else's children are reaped.

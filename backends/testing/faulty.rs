@@ -147,7 +147,11 @@ impl<B: AsFd> AsFd for Faulty<B> {
     }
 }
 
-impl<B: RecordLockable> RecordLockable for Faulty<B> {}
+impl<B: RecordLockable> RecordLockable for Faulty<B> {
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, LockError> {
+        self.0.descriptor()
+    }
+}
 
 /// `L`, failing as planned when it locks. Unlocking does not fail: no caller could do anything about it.
 pub struct FaultyLock<B, L> {

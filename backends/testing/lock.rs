@@ -12,6 +12,7 @@ use super::shm::{Fresh, Subject};
 use crate::lock::{Guard, LockError, LockMethod, Mode, Wait};
 use crate::shm::Open;
 use crate::spawn::{Child, Exit, Fork, Spawner};
+use crate::sync::global::{AtomicBool, Ordering};
 
 const NEW: Open = Open::CreateNew { mode: 0o600 };
 
@@ -25,6 +26,7 @@ pub fn all<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> {
         ("a_timeout_waits_at_least_so_long", a_timeout_waits_at_least_so_long::<B, L>),
         ("a_waiter_gets_the_lock_when_it_is_released", a_waiter_gets_the_lock_when_it_is_released::<B, L>),
         ("increments_by_threads_are_not_lost", increments_by_threads_are_not_lost::<B, L>),
+        ("busy_threads_starve_nobody", busy_threads_starve_nobody::<B, L>),
         ("unlocking_what_is_not_held_is_refused", unlocking_what_is_not_held_is_refused::<B, L>),
         ("other_handles_do_not_release", other_handles_do_not_release::<B, L>),
         ("a_writer_excludes_other_processes", a_writer_excludes_other_processes::<B, L>),
@@ -172,6 +174,32 @@ pub fn increments_by_threads_are_not_lost<B: Subject, L: LockMethod<B>>() {
         let _ = threads.map(|thread| thread.join().unwrap());
     });
     assert_eq!(object.memory().load(0), Ok(2000));
+}
+
+/// Law 4: who waits for ever gets the lock in the end, also beside threads that take it again and again. (The
+/// test does not end if not.)
+pub fn busy_threads_starve_nobody<B: Subject, L: LockMethod<B>>() {
+    let (_name, object, method) = object::<B, L>();
+    for (busy, patient) in [(Mode::Write, Mode::Read), (Mode::Read, Mode::Write), (Mode::Write, Mode::Write)]
+    {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let work = || {
+                while !done.load(Ordering::Relaxed) {
+                    drop(Guard::lock(&method, &object, busy, Wait::Forever).unwrap());
+                }
+            };
+            let threads = [(); 3].map(|()| scope.spawn(work));
+            let wait = || {
+                for _ in 0..10 {
+                    drop(Guard::lock(&method, &object, patient, Wait::Forever).unwrap());
+                }
+            };
+            scope.spawn(wait).join().unwrap();
+            done.store(true, Ordering::Relaxed);
+            let _ = threads.map(|thread| thread.join().unwrap());
+        });
+    }
 }
 
 /// Law 9.

@@ -82,6 +82,7 @@ pub fn all<B: Subject>() -> Vec<TestCase> {
         ("handles_share_words_and_growth", handles_share_words_and_growth::<B>),
         ("accesses_beyond_the_end_are_refused", accesses_beyond_the_end_are_refused::<B>),
         ("impossible_sizes_are_refused", impossible_sizes_are_refused::<B>),
+        ("threads_grow_and_ask_at_once", threads_grow_and_ask_at_once::<B>),
         ("bad_names_are_refused", bad_names_are_refused::<B>),
         ("an_unlinked_object_lives_on_without_a_name", an_unlinked_object_lives_on_without_a_name::<B>),
         ("unique_names_are_fresh", unique_names_are_fresh::<B>),
@@ -187,11 +188,28 @@ pub fn impossible_sizes_are_refused<B: Subject>() {
     let object = B::open(&name, NEW).unwrap();
     object.grow(4096).unwrap();
     let size = object.size().unwrap();
-    for bytes in [1 << 62, u64::MAX - 8] {
+    for bytes in [1 << 62, u64::MAX - 8, u64::MAX] {
         let error = object.grow(bytes).unwrap_err();
         assert!(matches!(error, ShmError::TooLarge { .. } | ShmError::Full { .. }), "{error}");
     }
     assert_eq!(object.size().unwrap(), size);
+}
+
+/// Laws 2 and 4: asking for the size while another thread grows the object is not taken for a truncation.
+pub fn threads_grow_and_ask_at_once<B: Subject>() {
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, NEW).unwrap();
+    std::thread::scope(|scope| {
+        let threads = [0, 1].map(|_| {
+            scope.spawn(|| {
+                for pages in 1..500 {
+                    object.grow(4096 * pages).unwrap();
+                    assert!(object.size().unwrap() >= 4096 * pages);
+                }
+            })
+        });
+        let _ = threads.map(|thread| thread.join().unwrap());
+    });
 }
 
 /// Law 5.
