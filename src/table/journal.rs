@@ -21,6 +21,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     area: u32,
     capacity: u32,
     length: u32,
+    /// Something could not be undone: what remains must not be committed.
+    broken: bool,
     /// Blocks given up, with their class; free when the transaction is committed.
     pub(super) given_up: Vec<(u32, u32)>,
 }
@@ -41,7 +43,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         }
         let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
-        Ok(Transaction { view, area, capacity, length: 0, given_up: Vec::new() })
+        Ok(Transaction { view, area, capacity, length: 0, broken: false, given_up: Vec::new() })
     }
 
     pub(super) fn view(&self) -> &View<'a, B> {
@@ -69,6 +71,12 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Makes everything since the beginning happen. The caller has disposed of `given_up`.
     pub(super) fn commit(&mut self) -> Result<()> {
         debug_assert!(self.given_up.is_empty());
+        if self.broken {
+            return Err(TableError::Corrupt {
+                at: AT_JOURNAL as usize,
+                what: "a part of the group could not be undone",
+            });
+        }
         if self.length != 0 {
             self.view.store(AT_JOURNAL_LENGTH, 0)?;
             self.length = 0;
@@ -80,8 +88,12 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Savepoint { length: self.length, given_up: self.given_up.len() }
     }
 
-    /// Undoes everything since `savepoint`.
-    pub(super) fn undo_to(&mut self, savepoint: Savepoint) -> Result<()> {
+    /// Undoes everything since `savepoint`. If that fails, the whole transaction will.
+    pub(super) fn undo_to(&mut self, savepoint: Savepoint) {
+        self.broken |= self.try_undo_to(savepoint).is_err();
+    }
+
+    fn try_undo_to(&mut self, savepoint: Savepoint) -> Result<()> {
         undo(&self.view, self.length, savepoint.length)?;
         self.length = savepoint.length;
         self.given_up.truncate(savepoint.given_up);
