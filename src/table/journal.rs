@@ -52,15 +52,24 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Changes the word `at`, noting what it was.
     pub(super) fn put(&mut self, at: u32, value: u32) -> Result<()> {
-        let old = self.view.load(at)?;
-        if old == value {
+        if self.view.load(at)? == value {
             return Ok(());
         }
-        if self.length + JOURNAL_SPARE >= self.capacity {
-            self.move_journal()?;
-        }
-        self.note(at, old)?;
+        self.keep(at)?;
         self.view.store(at, value)
+    }
+
+    /// Notes what the word `at` is, so that it can be changed in any way.
+    pub(super) fn keep(&mut self, at: u32) -> Result<()> {
+        self.make_room()?;
+        let old = self.view.load(at)?;
+        self.note(at, old)
+    }
+
+    /// Makes sure that the next entry has room. This may move the journal, and so change the top: a change
+    /// that is computed from the top begins with this.
+    pub(super) fn make_room(&mut self) -> Result<()> {
+        if self.length + JOURNAL_SPARE >= self.capacity { self.move_journal() } else { Ok(()) }
     }
 
     /// Writes words that nobody can reach before the transaction links to them.

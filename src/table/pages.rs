@@ -33,6 +33,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             self.put(AT_FREE + class, next)?;
             return Ok(Block { at: free, class, recycled: true });
         }
+        self.make_room()?;
         let top = self.view().load(AT_TOP)?;
         let end = top.checked_add(class_words(class)).ok_or(TableError::FormatFull)?;
         self.view().reach(end)?;
