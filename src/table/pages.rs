@@ -43,11 +43,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Writes the beginning of a block that was just taken.
     pub(super) fn fill_block(&mut self, block: &Block, words: &[u32]) -> Result<()> {
-        let split = if block.recycled { words.len().min(2) } else { 0 };
-        for (at, word) in (block.at..).zip(&words[..split]) {
-            self.put(at, *word)?;
+        if block.recycled {
+            // Noted even if they are the same now: the block's owner may fill them again.
+            self.keep(block.at)?;
+            self.keep(block.at + 1)?;
         }
-        self.fill(block.at + split as u32, &words[split..])
+        self.fill(block.at, words)
     }
 
     /// Gives a block up; it becomes free at the end of the transaction.
