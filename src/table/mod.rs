@@ -213,9 +213,7 @@ impl TableOptions {
 
     fn check(&self) -> Result<()> {
         match self.page_size {
-            Some(bytes) if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&bytes) || bytes % 4 != 0 => {
-                Err(TableError::BadPageSize(bytes))
-            }
+            Some(bytes) if !is_page_size(bytes) => Err(TableError::BadPageSize(bytes)),
             _ => Ok(()),
         }
     }
@@ -466,20 +464,24 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             };
             return Err(TableError::NotATable { name: name(), why });
         }
+        // The format is written first, and looked at first: another format's state may be elsewhere.
+        if header[AT_FORMAT as usize..].iter().all(|word| *word == 0) {
+            return Ok(false);
+        }
+        if word(AT_FORMAT) != FORMAT {
+            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
+        }
         if word(AT_STATE) == 0 {
             return Ok(false);
         }
         if word(AT_BYTE_ORDER) != BYTE_ORDER {
             return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
         }
-        if word(AT_FORMAT) != FORMAT {
-            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
-        }
         if word(AT_STATE) != STATE_READY {
             return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
         }
         let found = word(AT_PAGE_SIZE) as usize;
-        if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&found) || found % 4 != 0 {
+        if !is_page_size(found) {
             return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
         }
         if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
