@@ -38,8 +38,9 @@ mod view;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 
+use manycore_backends::generation::Generation;
 use manycore_backends::lock::{Guard, Mode, Protocol, Wait};
-use manycore_backends::shm::{Memory, Open, create_unique};
+use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
 use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
 
 use error::Result;
@@ -98,6 +99,7 @@ pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
 pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
     object: B,
     method: L,
+    generation: Generation,
 }
 
 /// How to open or create a table; the generic way, for any backend and lock method.
@@ -401,7 +403,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
 
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
         loop {
-            let guard = Guard::lock(&self.method, &self.object, Mode::Read, Wait::Forever)?;
+            let guard = self.lock(Mode::Read)?;
             let view = View::new(&self.object)?;
             if view.load(AT_JOURNAL_LENGTH)? == 0 {
                 return Ok((guard, view));
@@ -412,8 +414,19 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
     }
 
+    /// Takes the lock, unless this handle is of no use here.
+    fn lock(&self, mode: Mode) -> Result<Guard<'_, B, L>> {
+        let guard = Guard::lock(&self.method, &self.object, mode, Wait::Forever)?;
+        // Not every lock method notices.
+        if self.generation.is_current() {
+            Ok(guard)
+        } else {
+            Err(ShmError::Forked { name: self.name().to_owned() }.into())
+        }
+    }
+
     fn begin_write(&self) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
-        let guard = Guard::lock(&self.method, &self.object, Mode::Write, Wait::Forever)?;
+        let guard = self.lock(Mode::Write)?;
         let transaction = Transaction::begin(View::new(&self.object)?)?;
         Ok((guard, transaction))
     }
@@ -432,8 +445,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             object.grow(u64::from(HEADER_WORDS) * 4)?;
         }
         let method = L::attach(&object)?;
-        let table = ShmTable { object, method };
-        let guard = Guard::lock(&table.method, &table.object, Mode::Write, Wait::Forever)?;
+        let table = ShmTable { object, method, generation: Generation::current() };
+        let guard = table.lock(Mode::Write)?;
         if !table.verify::<L>(options)? {
             if !may_create {
                 return Err(TableError::Unfinished { name: table.name().to_owned() });
