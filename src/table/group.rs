@@ -27,7 +27,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn add(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)))
+        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)?))
     }
 
     /// As [`ShmTable::find`](super::ShmTable::find).

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use manycore_backends::ShmBackend;
 
-use super::error::{Result, TableError};
+use super::check_length;
+use super::error::Result;
 use super::journal::Transaction;
 use super::layout::*;
 use super::view::{Place, Record, hash};
@@ -107,9 +108,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     fn write_record(&mut self, key: i32, next: u32, older: u32, value: &[u32]) -> Result<u32> {
-        if value.len() > VALUE_MAX {
-            return Err(TableError::ValueTooLong { words: value.len(), max: VALUE_MAX });
-        }
+        check_length(value.len())?;
         let length = value.len() as u32;
         let block = self.take(RECORD_WORDS + length)?;
         let head = [MARK_RECORD | block.class, next, older, key as u32, length];

@@ -271,7 +271,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]; as all
     /// operations also [`TableError::Lock`] and [`TableError::Corrupt`].
     pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| transaction.bind(key, &to_words(value)))
+        self.write(|transaction| transaction.bind(key, &to_words(value)?))
     }
 
     /// The newest binding of the key.
@@ -589,15 +589,20 @@ fn remove<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32) -> Resu
 }
 
 fn replace<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32, value: &[i32]) -> Result<()> {
-    let words = to_words(value);
+    let words = to_words(value)?;
     match transaction.view().newest(key)?.1 {
         Some(place) => transaction.rebind(&place, &words),
         None => transaction.bind(key, &words),
     }
 }
 
-fn to_words(value: &[i32]) -> Vec<u32> {
-    value.iter().map(|word| *word as u32).collect()
+fn to_words(value: &[i32]) -> Result<Vec<u32>> {
+    check_length(value.len())?;
+    Ok(value.iter().map(|word| *word as u32).collect())
+}
+
+fn check_length(words: usize) -> Result<()> {
+    if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }) } else { Ok(()) }
 }
 
 fn from_words(value: Vec<u32>) -> Vec<i32> {
