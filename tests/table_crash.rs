@@ -142,9 +142,7 @@ fn an_add_with_a_segment_in_a_recycled_block() {
     dies_everywhere(recycled, |table| table.add(8, &[]).unwrap());
     let all = |table: &Watched| {
         let add = |keys: std::ops::Range<i32>| {
-            table.group(|group| {
-                keys.into_iter().try_for_each(|key| group.add(key, &[1]))
-            })
+            table.group(|group| keys.into_iter().try_for_each(|key| group.add(key, &[1])))
         };
         add(8..14).unwrap();
     };
@@ -283,8 +281,7 @@ fn a_creation() {
         let opened = TableOptions::new().open::<Heap, NoLock>(&name);
         assert!(matches!(opened, Err(TableError::Unfinished { .. })), "{opened:?}");
         // Whoever creates it next may want another one.
-        let table: Table =
-            TableOptions::new().page_size(200).expected(100).open_or_create(&name).unwrap();
+        let table: Table = TableOptions::new().page_size(200).expected(100).open_or_create(&name).unwrap();
         works(&table);
         assert!(accounting::check(&snapshot::<Heap>(&name).unwrap()).is_empty());
     };

@@ -23,7 +23,10 @@ fn main() {
             "a_failing_call_changes_nothing_in_a_file",
             a_failing_call_changes_nothing::<File, FaultyLock<Faulty<File>, Fcntl>>,
         ),
-        ("a_failing_creation_leaves_nothing_in_the_heap", a_failing_creation_leaves_nothing::<Heap, NoLock, NoLock>),
+        (
+            "a_failing_creation_leaves_nothing_in_the_heap",
+            a_failing_creation_leaves_nothing::<Heap, NoLock, NoLock>,
+        ),
         (
             "a_failing_creation_leaves_nothing_in_a_file",
             a_failing_creation_leaves_nothing::<File, FaultyLock<Faulty<File>, Fcntl>, Fcntl>,

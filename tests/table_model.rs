@@ -219,8 +219,7 @@ fn op(keys: i32) -> impl Strategy<Value = Op> {
         1 => Just(Op::Walk),
     ];
     let grouped = single.prop_recursive(2, 60, 12, |inner| {
-        let end =
-            prop_oneof![3 => Just(End::Success), 2 => Just(End::Failure), 1 => Just(End::Panic)];
+        let end = prop_oneof![3 => Just(End::Success), 2 => Just(End::Failure), 1 => Just(End::Panic)];
         (vec(inner, 0..12), end).prop_map(|(ops, end)| Op::Group(ops, end))
     });
     prop_oneof![12 => grouped, 1 => Just(Op::Switch), 1 => Just(Op::Reopen)]

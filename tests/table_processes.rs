@@ -9,9 +9,10 @@ use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::hint::black_box;
 
-use manycore::lock::{Guard, LockError, Mode, RecordLockable, Wait};
+use manycore::lock::{LockError, RecordLockable};
 use manycore::shm::{Memory, Open, ShmError};
 use manycore::spawn::{Child, Exit, Spawner};
+use manycore::table::Group;
 use manycore::{Fcntl, File, Fork, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::snapshot;
@@ -126,14 +127,18 @@ impl Random {
 
 const ACCOUNTS: i32 = 12;
 
-/// One operation of a writer. The accounts always sum to 0.
-fn something<B: ShmBackend + RecordLockable>(table: &ShmTable<B, Fcntl>, random: &mut Random) -> Result<(), TableError> {
+/// One operation of a writer. The accounts always sum to 0. It says when it is in a long group.
+fn something<B: ShmBackend + RecordLockable>(
+    table: &ShmTable<B, Fcntl>,
+    random: &mut Random,
+    in_long_group: impl Fn(bool),
+) -> Result<(), TableError> {
     let mut account = || random.below(ACCOUNTS as u32) as i32;
     let (from, to) = (account(), account());
     let amount = random.below(100) as i32;
     let words = random.below(40) as usize;
     let other = 100 + random.below(150) as i32;
-    let transfer = |group: &mut manycore::table::Group<'_, B>| {
+    let transfer = |group: &mut Group<'_, B>| {
         for (account, amount) in [(from, -amount), (to, amount)] {
             let old = group.find(account)?.expect("accounts are never removed")[0];
             let mut new = vec![0; words + 1];
@@ -155,9 +160,12 @@ fn something<B: ShmBackend + RecordLockable>(table: &ShmTable<B, Fcntl>, random:
             Ok(())
         }
         5 => table.group(|group| {
-            (0..80).try_for_each(|number| group.replace(300 + number, &[number; 2]))?;
+            in_long_group(true);
+            (0..150).try_for_each(|number| group.replace(300 + number, &[number; 2]))?;
             transfer(group)?;
-            (0..80).try_for_each(|number| group.remove(300 + number).map(drop))
+            (0..150).try_for_each(|number| group.remove(300 + number).map(drop))?;
+            in_long_group(false);
+            Ok(())
         }),
         6..9 => table.add(other, &vec![other; words]),
         9 => table.replace(other, &vec![other; words * 4]),
@@ -171,38 +179,47 @@ fn a_table_survives_killed_writers<B: Subject + RecordLockable>() {
     let name = fresh::<B>();
     let table: ShmTable<B, Fcntl> = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
     (0..ACCOUNTS).for_each(|account| table.add(account, &[0]).unwrap());
-    let object = B::open(&name, Open::Existing).unwrap();
-    let method = <Fcntl as LockMethod<B>>::attach(&object).unwrap();
-    let writer = |seed: u64| {
+    // One word: the number of the writer that is in a long group, or 0.
+    let turn_name = fresh::<B>();
+    let turn = B::open(&turn_name, Open::CreateNew { mode: 0o600 }).unwrap();
+    turn.grow(4).unwrap();
+    let mut seed = 1u64;
+    let mut writer = |number: u32| {
+        seed += 1;
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let turn_name = turn_name.to_os_string();
         start::<B>(&name, move |table| {
-            let mut random = Random(seed);
+            let turn = B::open(&turn_name, Open::Existing)?;
             loop {
-                something(table, &mut random)?;
+                something(table, &mut random, |long| {
+                    turn.memory().store(0, if long { number } else { 0 }).unwrap();
+                })?;
             }
         })
     };
-    let mut seed = 1;
-    let mut next = || {
-        seed += 1;
-        writer(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15))
-    };
-    let mut writers: Vec<_> = (0..4).map(|_| next()).collect();
+    let mut writers: Vec<_> = (1..5).map(&mut writer).collect();
     let mut random = Random(42);
     let (mut kills, mut halfway) = (0, 0);
-    while kills < KILLS || (halfway < 10 && kills < LATEST) {
-        // The moment of death is up to chance and to the scheduler.
-        (0..random.below(60_000)).for_each(|number| {
+    while kills < KILLS || (halfway < 20 && kills < LATEST) {
+        // Anybody, or who is in a long group; the rest is up to chance and to the scheduler.
+        let mut victim = random.below(4);
+        if kills % 4 != 0 {
+            let mut looks = (0..200_000).map(|_| turn.memory().load(0).unwrap());
+            victim = looks.find(|number| *number != 0).map_or(victim, |number| number - 1);
+        }
+        (0..random.below(1000)).for_each(|number| {
             black_box(number);
         });
-        let victim = random.below(4) as usize;
-        writers[victim].kill(9).unwrap();
-        let exit = std::mem::replace(&mut writers[victim], next()).wait().unwrap();
+        let at = victim as usize;
+        writers[at].kill(9).unwrap();
+        let exit = writers[at].wait().unwrap();
         assert!(matches!(exit, Exit::Signal { signal: 9, .. }), "{exit:?}");
         kills += 1;
-        // Nobody writes now, so a journal in use is a dead writer's.
-        let guard = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
-        halfway += u64::from(object.memory().load(14).unwrap() != 0);
-        drop(guard);
+        if turn.memory().load(0).unwrap() == victim + 1 {
+            turn.memory().store(0, 0).unwrap();
+            halfway += 1;
+        }
+        writers[at] = writer(victim + 1);
         observe(&table);
     }
     for writer in writers {
@@ -213,7 +230,7 @@ fn a_table_survives_killed_writers<B: Subject + RecordLockable>() {
     let contents = accounting::check(&snapshot::<B>(&name).unwrap());
     assert_eq!(contents.values().map(Vec::len).sum::<usize>(), table.length().unwrap());
     println!("{kills} writers were killed, {halfway} of them halfway");
-    assert!(halfway >= 10, "the deaths met nothing");
+    assert!(halfway >= 20, "the deaths met nothing");
 }
 
 fn observe<B: ShmBackend + RecordLockable>(table: &ShmTable<B, Fcntl>) {
