@@ -299,6 +299,20 @@ fn exercise(name: &OsStr, table: &ShmTable<Heap, NoLock>) -> Result<(), TableErr
 }
 
 #[test]
+fn a_circle_ends_before_it_has_cost_more_than_the_object() {
+    let (name, table) = heap(DEFAULT());
+    table.add(1, &[7; 3000]).unwrap();
+    let object = Heap::open(&name, Open::Existing).unwrap();
+    let image = snapshot::<Heap>(&name).unwrap();
+    let record = image.iter().position(|word| word & 0xFFFF_0000 == 0xB19D_0000).unwrap();
+    object.memory().store(record + 2, record as u32).unwrap();
+    refused!(table.find_all(1), TableError::Corrupt { .. }, "a chain runs in a circle");
+    let values: Vec<_> = table.iter().unwrap().collect();
+    assert!((values.len() - 1) * 3000 <= image.len(), "{} times", values.len());
+    assert!(matches!(values.last(), Some(Err(TableError::Corrupt { .. }))));
+}
+
+#[test]
 fn no_flipped_bit_does_harm() {
     let (name, table, image) = intact();
     let object = Heap::open(&name, Open::Existing).unwrap();

@@ -69,8 +69,8 @@ fn operations<B: Subject, L: LockMethod<Faulty<B>>>() -> Vec<(&'static str, Act<
         ("remove", |table| table.remove(3).map(drop)),
         ("find", |table| table.find(3).map(|found| assert!(found.is_some()))),
         ("find_all", |table| table.find_all(3).map(|found| assert_eq!(found.len(), 1))),
-        ("iter", |table| table.iter()?.map(|entry| entry.map(drop)).collect()),
-        ("iter_keys", |table| table.iter_keys()?.map(|key| key.map(drop)).collect()),
+        ("iter", |table| table.iter()?.try_for_each(|entry| entry.map(drop))),
+        ("iter_keys", |table| table.iter_keys()?.try_for_each(|key| key.map(drop))),
         ("group", |table| {
             table.group(|group| {
                 group.remove(1)?;

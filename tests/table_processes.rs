@@ -35,9 +35,11 @@ fn main() {
     ]);
 }
 
+type Named = (OsString, fn(&OsStr) -> bool);
+
 thread_local! {
     /// The names of all objects of this program, and whether they are there.
-    static NAMES: RefCell<Vec<(OsString, fn(&OsStr) -> bool)>> = const { RefCell::new(Vec::new()) };
+    static NAMES: RefCell<Vec<Named>> = const { RefCell::new(Vec::new()) };
 }
 
 fn fresh<B: Subject>() -> Fresh<B> {
@@ -121,7 +123,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        ((self.0 >> 32) * u64::from(limit) >> 32) as u32
+        (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
     }
 }
 
