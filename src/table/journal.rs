@@ -163,7 +163,11 @@ impl<B: ShmBackend> Drop for Transaction<'_, B> {
 fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
     let capacity = view.load(area)?;
     let end = u64::from(area) + 1 + 2 * u64::from(capacity);
-    if area < HEADER_WORDS || capacity <= 2 * JOURNAL_SPARE || end > view.memory().words() as u64 {
+    if area < HEADER_WORDS
+        || capacity <= 2 * JOURNAL_SPARE
+        || end > view.memory().words() as u64
+        || end > u64::from(u32::MAX)
+    {
         return Err(TableError::Corrupt { at: area as usize, what: "the journal does not fit the object" });
     }
     Ok(capacity)

@@ -23,7 +23,10 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let class = class_for(words).ok_or(TableError::FormatFull)?;
         let free = self.view().load(AT_FREE + class)?;
         if free != 0 {
-            if free < HEADER_WORDS || self.view().load(free)? != MARK_FREE | class {
+            if free < HEADER_WORDS
+                || free > u32::MAX - class_words(0)
+                || self.view().load(free)? != MARK_FREE | class
+            {
                 return Err(TableError::Corrupt {
                     at: free as usize,
                     what: "a free list leads to something else than a free block",

@@ -143,6 +143,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         if at < HEADER_WORDS {
             return Err(corrupt("a link leads into the header"));
         }
+        if at > u32::MAX - class_words(0) {
+            return Err(corrupt("a link leads beyond the last place"));
+        }
         self.memory().read(at as usize, &mut words)?;
         let [mark, next, older, key, length] = words;
         let class = mark & !MARK;
