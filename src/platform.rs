@@ -43,7 +43,7 @@ pub trait Platform: 'static {
 }
 
 /// Any mix of mechanisms: shared memory, lock, poller, transport, spawner.
-pub struct With<S, L, P, T, W>(PhantomData<fn() -> (S, L, P, T, W)>);
+pub struct With<S, L, P, T, W>(PhantomData<(S, L, P, T, W)>);
 
 impl<S, L, P, T, W> std::fmt::Debug for With<S, L, P, T, W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

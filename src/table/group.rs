@@ -5,7 +5,7 @@ use manycore_backends::ShmBackend;
 use super::error::{Result, TableError};
 use super::index::Verdict;
 use super::iter::{Iter, Keys};
-use super::journal::Transaction;
+use super::journal::{Savepoint, Transaction};
 use super::layout::AT_BINDINGS;
 use super::view::View;
 
@@ -27,7 +27,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn add(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)))
+        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)?))
     }
 
     /// As [`ShmTable::find`](super::ShmTable::find).
@@ -94,11 +94,11 @@ impl<B: ShmBackend> Group<'_, B> {
         Keys::new((), *self.view())
     }
 
-    /// A group inside the group: if `body` returns an error, what it did is undone, and the outer group can
-    /// go on.
+    /// A group inside the group: if `body` returns an error or panics, what it did is undone, and the outer
+    /// group can go on. (If it cannot be undone, because the table is corrupt, the outer group fails.)
     ///
     /// # Errors
-    /// What `body` returns; [`TableError`] if it cannot be undone.
+    /// What `body` returns.
     pub fn group<T, E: From<TableError>>(
         &mut self,
         body: impl FnOnce(&mut Self) -> Result<T, E>,
@@ -138,12 +138,22 @@ impl<B: ShmBackend> Group<'_, B> {
         body: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
         let savepoint = self.transaction.savepoint();
-        match body(self) {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                self.transaction.undo_to(savepoint)?;
-                Err(error)
-            }
-        }
+        let attempt = Attempt { group: self, savepoint };
+        let value = body(attempt.group)?;
+        std::mem::forget(attempt);
+        Ok(value)
+    }
+}
+
+/// Undoes, when it is dropped, what was attempted since the savepoint: after an error, and after a panic, which
+/// somebody may catch inside the outer group.
+struct Attempt<'g, 'a, B: ShmBackend> {
+    group: &'g mut Group<'a, B>,
+    savepoint: Savepoint,
+}
+
+impl<B: ShmBackend> Drop for Attempt<'_, '_, B> {
+    fn drop(&mut self) {
+        self.group.transaction.undo_to(self.savepoint);
     }
 }

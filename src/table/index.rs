@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 
 use manycore_backends::ShmBackend;
 
-use super::error::{Result, TableError};
+use super::check_length;
+use super::error::Result;
 use super::journal::Transaction;
 use super::layout::*;
-use super::view::{Place, Record, endless, hash};
+use super::view::{Place, Record, hash};
 
 /// Values up to this many words are changed in place, word by word; longer ones go to fresh room, which
 /// costs two journal entries however long they are.
@@ -55,8 +56,9 @@ impl<B: ShmBackend> Transaction<'_, B> {
         if place.hidden {
             self.put(place.link, record.older)?;
         } else if record.older != 0 {
-            self.put(record.older + 1, record.next)?;
-            self.put(place.link, record.older)?;
+            let older = self.view().record(record.older)?;
+            self.put(older.at + 1, record.next)?;
+            self.put(place.link, older.at)?;
         } else {
             self.put(place.link, record.next)?;
             self.add_to(AT_KEYS, u32::MAX)?;
@@ -109,9 +111,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     fn write_record(&mut self, key: i32, next: u32, older: u32, value: &[u32]) -> Result<u32> {
-        if value.len() > VALUE_MAX {
-            return Err(TableError::ValueTooLong { words: value.len(), max: VALUE_MAX });
-        }
+        check_length(value.len())?;
         let length = value.len() as u32;
         let block = self.take(RECORD_WORDS + length)?;
         let head = [MARK_RECORD | block.class, next, older, key as u32, length];
@@ -129,12 +129,10 @@ impl<B: ShmBackend> Transaction<'_, B> {
     fn split(&mut self) -> Result<()> {
         let (buckets, base) = self.view().buckets()?;
         let (segment, number) = segment_of(buckets, base);
-        if segment >= SEGMENTS {
-            // The format has no more buckets: chains grow longer from here on.
-            return Ok(());
-        }
         if number == 0 && self.view().load(AT_SEGMENTS + segment)? == 0 {
-            let Some(words) = segment_buckets(segment, base) else { return Ok(()) };
+            let words = segment_buckets(segment, base).filter(|words| class_for(*words).is_some());
+            // The format has no more buckets: chains grow longer from here on.
+            let Some(words) = words.filter(|_| segment < SEGMENTS) else { return Ok(()) };
             let block = self.take(words)?;
             self.fill_block(&block, &[0, 0])?;
             self.put(AT_SEGMENTS + segment, block.at)?;
@@ -167,15 +165,13 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// The newest records of the keys in the bucket whose word is `bucket`.
     fn chain(&self, bucket: u32) -> Result<Vec<Record>> {
         let mut records = Vec::new();
+        let mut walk = self.view().walk();
         let mut at = self.view().load(bucket)?;
-        for _ in 0..=self.view().steps() {
-            if at == 0 {
-                return Ok(records);
-            }
-            let record = self.view().record(at)?;
+        while at != 0 {
+            let record = walk.step(at)?;
             at = record.next;
             records.push(record);
         }
-        Err(endless(bucket))
+        Ok(records)
     }
 }

@@ -6,7 +6,7 @@ use manycore_backends::ShmBackend;
 
 use super::error::Result;
 use super::from_words;
-use super::view::{Record, View, endless};
+use super::view::{Record, View, Walk};
 
 /// A binding: its key and its value.
 pub type Entry = (i32, Vec<i32>);
@@ -20,14 +20,13 @@ struct Cursor<'a, B: ShmBackend> {
     bucket: u32,
     /// The next record, or 0.
     at: u32,
-    /// Steps left before a chain must be a circle.
-    steps: u32,
+    walk: Walk<'a, B>,
 }
 
 impl<'a, B: ShmBackend> Cursor<'a, B> {
     fn new(view: View<'a, B>) -> Result<Cursor<'a, B>> {
         let (buckets, base) = view.buckets()?;
-        Ok(Cursor { view, buckets, base, bucket: 0, at: 0, steps: view.steps() })
+        Ok(Cursor { view, buckets, base, bucket: 0, at: 0, walk: view.walk() })
     }
 
     fn next(&mut self) -> Result<Option<Record>> {
@@ -38,14 +37,9 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
             self.at = self.view.load(self.view.bucket_word(self.bucket, self.base)?)?;
             self.bucket += 1;
         }
-        let record = self.step(self.at)?;
+        let record = self.walk.step(self.at)?;
         self.at = record.next;
         Ok(Some(record))
-    }
-
-    fn step(&mut self, at: u32) -> Result<Record> {
-        self.steps = self.steps.checked_sub(1).ok_or_else(|| endless(at))?;
-        self.view.record(at)
     }
 }
 
@@ -75,7 +69,7 @@ impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
 
     fn advance(&mut self, value: &mut Vec<u32>) -> Result<Option<i32>> {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
-        let record = if self.older != 0 { Some(cursor.step(self.older)?) } else { cursor.next()? };
+        let record = if self.older != 0 { Some(cursor.walk.step(self.older)?) } else { cursor.next()? };
         let Some(record) = record else {
             self.cursor = None;
             return Ok(None);

@@ -21,6 +21,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     area: u32,
     capacity: u32,
     length: u32,
+    /// Something could not be undone: what remains must not be committed.
+    broken: bool,
     /// Blocks given up, with their class; free when the transaction is committed.
     pub(super) given_up: Vec<(u32, u32)>,
     /// Room for a value and its replacement, kept for the next operation.
@@ -43,7 +45,15 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         }
         let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
-        Ok(Transaction { view, area, capacity, length: 0, given_up: Vec::new(), buffers: Default::default() })
+        Ok(Transaction {
+            view,
+            area,
+            capacity,
+            length: 0,
+            broken: false,
+            given_up: Vec::new(),
+            buffers: Default::default(),
+        })
     }
 
     pub(super) fn view(&self) -> &View<'a, B> {
@@ -52,22 +62,24 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Changes the word `at`, noting what it was.
     pub(super) fn put(&mut self, at: u32, value: u32) -> Result<()> {
-        let old = self.view.load(at)?;
-        if old == value {
+        if self.view.load(at)? == value {
             return Ok(());
         }
-        self.make_room(1)?;
-        self.note(at, old)?;
+        self.keep(at)?;
         self.view.store(at, value)
     }
 
-    /// Makes room for so many entries, beside the spare ones. That may move the journal, which changes the
-    /// object's top: whoever is about to change that calls this before looking at it.
-    pub(super) fn make_room(&mut self, entries: u32) -> Result<()> {
-        while self.length + entries + JOURNAL_SPARE > self.capacity {
-            self.move_journal()?;
-        }
-        Ok(())
+    /// Notes what the word `at` is, so that it can be changed in any way.
+    pub(super) fn keep(&mut self, at: u32) -> Result<()> {
+        self.make_room()?;
+        let old = self.view.load(at)?;
+        self.note(at, old)
+    }
+
+    /// Makes sure that the next entry has room. This may move the journal, and so change the top: a change
+    /// that is computed from the top begins with this.
+    pub(super) fn make_room(&mut self) -> Result<()> {
+        if self.length + JOURNAL_SPARE >= self.capacity { self.move_journal() } else { Ok(()) }
     }
 
     /// Writes words that nobody can reach before the transaction links to them.
@@ -78,6 +90,12 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Makes everything since the beginning happen. The caller has disposed of `given_up`.
     pub(super) fn commit(&mut self) -> Result<()> {
         debug_assert!(self.given_up.is_empty());
+        if self.broken {
+            return Err(TableError::Corrupt {
+                at: AT_JOURNAL as usize,
+                what: "a part of the group could not be undone",
+            });
+        }
         if self.length != 0 {
             self.view.store(AT_JOURNAL_LENGTH, 0)?;
             self.length = 0;
@@ -89,8 +107,12 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Savepoint { length: self.length, given_up: self.given_up.len() }
     }
 
-    /// Undoes everything since `savepoint`.
-    pub(super) fn undo_to(&mut self, savepoint: Savepoint) -> Result<()> {
+    /// Undoes everything since `savepoint`. If that fails, the whole transaction will.
+    pub(super) fn undo_to(&mut self, savepoint: Savepoint) {
+        self.broken |= self.try_undo_to(savepoint).is_err();
+    }
+
+    fn try_undo_to(&mut self, savepoint: Savepoint) -> Result<()> {
         undo(&self.view, self.length, savepoint.length)?;
         self.length = savepoint.length;
         self.given_up.truncate(savepoint.given_up);
@@ -151,7 +173,11 @@ impl<B: ShmBackend> Drop for Transaction<'_, B> {
 fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
     let capacity = view.load(area)?;
     let end = u64::from(area) + 1 + 2 * u64::from(capacity);
-    if area < HEADER_WORDS || capacity <= 2 * JOURNAL_SPARE || end > view.memory().words() as u64 {
+    if area < HEADER_WORDS
+        || capacity <= 2 * JOURNAL_SPARE
+        || end > view.memory().words() as u64
+        || end > u64::from(u32::MAX)
+    {
         return Err(TableError::Corrupt { at: area as usize, what: "the journal does not fit the object" });
     }
     Ok(capacity)

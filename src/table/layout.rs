@@ -109,6 +109,10 @@ pub const PAGE_SIZE_MAX: usize = 1 << 20;
 /// The page size unless another is asked for, in bytes.
 pub(super) const PAGE_SIZE_DEFAULT: usize = 256;
 
+pub(super) fn is_page_size(bytes: usize) -> bool {
+    (PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&bytes) && bytes % 4 == 0
+}
+
 /// Words of a block of class `class`.
 pub(super) const fn class_words(class: u32) -> u32 {
     let power = 8 << (class / 2);

@@ -38,8 +38,9 @@ mod view;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 
+use manycore_backends::generation::Generation;
 use manycore_backends::lock::{Guard, Mode, Protocol, Wait};
-use manycore_backends::shm::{Memory, Open, create_unique};
+use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
 use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
 
 use error::Result;
@@ -98,6 +99,7 @@ pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
 pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
     object: B,
     method: L,
+    generation: Generation,
 }
 
 /// How to open or create a table; the generic way, for any backend and lock method.
@@ -213,9 +215,7 @@ impl TableOptions {
 
     fn check(&self) -> Result<()> {
         match self.page_size {
-            Some(bytes) if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&bytes) || bytes % 4 != 0 => {
-                Err(TableError::BadPageSize(bytes))
-            }
+            Some(bytes) if !is_page_size(bytes) => Err(TableError::BadPageSize(bytes)),
             _ => Ok(()),
         }
     }
@@ -271,7 +271,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]; as all
     /// operations also [`TableError::Lock`] and [`TableError::Corrupt`].
     pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| transaction.bind(key, &to_words(value)))
+        self.write(|transaction| transaction.bind(key, &to_words(value)?))
     }
 
     /// The newest binding of the key.
@@ -403,7 +403,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
 
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
         loop {
-            let guard = Guard::lock(&self.method, &self.object, Mode::Read, Wait::Forever)?;
+            let guard = self.lock(Mode::Read)?;
             let view = View::new(&self.object)?;
             if view.load(AT_JOURNAL_LENGTH)? == 0 {
                 return Ok((guard, view));
@@ -414,8 +414,19 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
     }
 
+    /// Takes the lock, unless this handle is of no use here.
+    fn lock(&self, mode: Mode) -> Result<Guard<'_, B, L>> {
+        let guard = Guard::lock(&self.method, &self.object, mode, Wait::Forever)?;
+        // Not every lock method notices.
+        if self.generation.is_current() {
+            Ok(guard)
+        } else {
+            Err(ShmError::Forked { name: self.name().to_owned() }.into())
+        }
+    }
+
     fn begin_write(&self) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
-        let guard = Guard::lock(&self.method, &self.object, Mode::Write, Wait::Forever)?;
+        let guard = self.lock(Mode::Write)?;
         let transaction = Transaction::begin(View::new(&self.object)?)?;
         Ok((guard, transaction))
     }
@@ -434,8 +445,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             object.grow(u64::from(HEADER_WORDS) * 4)?;
         }
         let method = L::attach(&object)?;
-        let table = ShmTable { object, method };
-        let guard = Guard::lock(&table.method, &table.object, Mode::Write, Wait::Forever)?;
+        let table = ShmTable { object, method, generation: Generation::current() };
+        let guard = table.lock(Mode::Write)?;
         if !table.verify::<L>(options)? {
             if !may_create {
                 return Err(TableError::Unfinished { name: table.name().to_owned() });
@@ -466,20 +477,24 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             };
             return Err(TableError::NotATable { name: name(), why });
         }
+        // The format is written first, and looked at first: another format's state may be elsewhere.
+        if header[AT_FORMAT as usize..].iter().all(|word| *word == 0) {
+            return Ok(false);
+        }
+        if word(AT_FORMAT) != FORMAT {
+            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
+        }
         if word(AT_STATE) == 0 {
             return Ok(false);
         }
         if word(AT_BYTE_ORDER) != BYTE_ORDER {
             return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
         }
-        if word(AT_FORMAT) != FORMAT {
-            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
-        }
         if word(AT_STATE) != STATE_READY {
             return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
         }
         let found = word(AT_PAGE_SIZE) as usize;
-        if !(PAGE_SIZE_MIN..=PAGE_SIZE_MAX).contains(&found) || found % 4 != 0 {
+        if !is_page_size(found) {
             return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
         }
         if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
@@ -574,15 +589,20 @@ fn remove<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32) -> Resu
 }
 
 fn replace<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32, value: &[i32]) -> Result<()> {
-    let words = to_words(value);
+    let words = to_words(value)?;
     match transaction.view().newest(key)?.1 {
         Some(place) => transaction.rebind(&place, &words),
         None => transaction.bind(key, &words),
     }
 }
 
-fn to_words(value: &[i32]) -> Vec<u32> {
-    value.iter().map(|word| *word as u32).collect()
+fn to_words(value: &[i32]) -> Result<Vec<u32>> {
+    check_length(value.len())?;
+    Ok(value.iter().map(|word| *word as u32).collect())
+}
+
+fn check_length(words: usize) -> Result<()> {
+    if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }) } else { Ok(()) }
 }
 
 fn from_words(value: Vec<u32>) -> Vec<i32> {

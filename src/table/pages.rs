@@ -23,7 +23,10 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let class = class_for(words).ok_or(TableError::FormatFull)?;
         let free = self.view().load(AT_FREE + class)?;
         if free != 0 {
-            if free < HEADER_WORDS || self.view().load(free)? != MARK_FREE | class {
+            if free < HEADER_WORDS
+                || free > u32::MAX - class_words(0)
+                || self.view().load(free)? != MARK_FREE | class
+            {
                 return Err(TableError::Corrupt {
                     at: free as usize,
                     what: "a free list leads to something else than a free block",
@@ -33,7 +36,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             self.put(AT_FREE + class, next)?;
             return Ok(Block { at: free, class, recycled: true });
         }
-        self.make_room(1)?;
+        self.make_room()?;
         let top = self.view().load(AT_TOP)?;
         let end = top.checked_add(class_words(class)).ok_or(TableError::FormatFull)?;
         self.view().reach(end)?;
@@ -43,11 +46,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Writes the beginning of a block that was just taken.
     pub(super) fn fill_block(&mut self, block: &Block, words: &[u32]) -> Result<()> {
-        let split = if block.recycled { words.len().min(2) } else { 0 };
-        for (at, word) in (block.at..).zip(&words[..split]) {
-            self.put(at, *word)?;
+        if block.recycled {
+            // Noted even if they are the same now: the block's owner may fill them again.
+            self.keep(block.at)?;
+            self.keep(block.at + 1)?;
         }
-        self.fill(block.at + split as u32, &words[split..])
+        self.fill(block.at, words)
     }
 
     /// Gives a block up; it becomes free at the end of the transaction.

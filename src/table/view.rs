@@ -55,14 +55,17 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
         let view = View { object };
-        if view.load(AT_TOP)? as usize > view.memory().words() {
+        let mut top = view.load(AT_TOP)?;
+        if top as usize > view.memory().words() {
             object.size()?;
-            if view.load(AT_TOP)? as usize > view.memory().words() {
-                return Err(TableError::Corrupt {
-                    at: AT_TOP as usize,
-                    what: "the table says that it is longer than its object",
-                });
-            }
+            top = view.load(AT_TOP)?;
+        }
+        let corrupt = |what| Err(TableError::Corrupt { at: AT_TOP as usize, what });
+        if top as usize > view.memory().words() {
+            return corrupt("the table says that it is longer than its object");
+        }
+        if top < HEADER_WORDS {
+            return corrupt("the table says that it is shorter than its header");
         }
         Ok(view)
     }
@@ -87,7 +90,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
         if u64::from(end) <= words {
             return Ok(());
         }
-        let page = u64::from(self.load(AT_PAGE_SIZE)?).max(4);
+        let page = self.page_size()? as u64;
         let need = (u64::from(end) * 4).div_ceil(page) * page;
         let size = words * 4;
         let generous = (size + (size / 2).clamp(GROWTH_MIN, GROWTH_MAX)).div_ceil(page) * page;
@@ -97,6 +100,15 @@ impl<'a, B: ShmBackend> View<'a, B> {
                 Ok(self.object.grow(need)?)
             }
             result => Ok(result?),
+        }
+    }
+
+    pub(super) fn page_size(&self) -> Result<usize> {
+        let bytes = self.load(AT_PAGE_SIZE)? as usize;
+        if is_page_size(bytes) {
+            Ok(bytes)
+        } else {
+            Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" })
         }
     }
 
@@ -131,6 +143,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         if at < HEADER_WORDS {
             return Err(corrupt("a link leads into the header"));
         }
+        if at > u32::MAX - class_words(0) {
+            return Err(corrupt("a link leads beyond the last place"));
+        }
         self.memory().read(at as usize, &mut words)?;
         let [mark, next, older, key, length] = words;
         let class = mark & !MARK;
@@ -158,9 +173,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         Ok(self.memory().read(start, value)?)
     }
 
-    /// More steps than any intact chain has.
-    pub(super) fn steps(&self) -> u32 {
-        (self.memory().words() / class_words(0) as usize) as u32
+    /// Begins to follow links.
+    pub(super) fn walk(self) -> Walk<'a, B> {
+        Walk { view: self, words: self.memory().words() }
     }
 
     /// The word that leads to the newest record of `key`, and that record if there is one; else the word
@@ -170,18 +185,18 @@ impl<'a, B: ShmBackend> View<'a, B> {
         let (buckets, base) = self.buckets()?;
         let bucket = self.bucket_word(bucket_of(hash, buckets), base)?;
         let mut link = bucket;
-        for _ in 0..=self.steps() {
+        let mut walk = self.walk();
+        loop {
             let at = self.load(link)?;
             if at == 0 {
                 return Ok((bucket, None));
             }
-            let record = self.record(at)?;
+            let record = walk.step(at)?;
             if record.key == key {
                 return Ok((bucket, Some(Place { link, record, hidden: false })));
             }
             link = at + 1;
         }
-        Err(endless(bucket))
     }
 
     /// Walks the bindings of `key`, newest first.
@@ -190,9 +205,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         key: i32,
         mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>>,
     ) -> Result<Option<T>> {
-        let (bucket, newest) = self.newest(key)?;
-        let Some(mut place) = newest else { return Ok(None) };
-        for _ in 0..=self.steps() {
+        let Some(mut place) = self.newest(key)?.1 else { return Ok(None) };
+        let mut walk = self.walk();
+        loop {
             if let ControlFlow::Break(result) = visit(&place)? {
                 return Ok(Some(result));
             }
@@ -200,15 +215,29 @@ impl<'a, B: ShmBackend> View<'a, B> {
             if older == 0 {
                 return Ok(None);
             }
-            place = Place { link: place.record.at + 2, record: self.record(older)?, hidden: true };
+            place = Place { link: place.record.at + 2, record: walk.step(older)?, hidden: true };
         }
-        Err(endless(bucket))
     }
 }
 
-/// The error for a chain that does not end.
-pub(super) fn endless(at: u32) -> TableError {
-    TableError::Corrupt { at: at as usize, what: "a chain runs in a circle" }
+/// Following links from record to record, until there must be a circle: the records that it passes cannot be
+/// larger, together, than the object. So values collected on the way cannot be either.
+pub(super) struct Walk<'a, B: ShmBackend> {
+    view: View<'a, B>,
+    /// Words left for the records to come.
+    words: usize,
+}
+
+impl<B: ShmBackend> Walk<'_, B> {
+    /// The record `at`, to which a link led.
+    pub(super) fn step(&mut self, at: u32) -> Result<Record> {
+        let record = self.view.record(at)?;
+        self.words = self
+            .words
+            .checked_sub(class_words(record.class) as usize)
+            .ok_or(TableError::Corrupt { at: at as usize, what: "a chain runs in a circle" })?;
+        Ok(record)
+    }
 }
 
 /// The hash of a key in a table: the finalizer of MurmurHash3 over the key and the table's seed.

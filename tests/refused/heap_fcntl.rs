@@ -1,0 +1,3 @@
+fn main() {
+    let _: manycore::ShmTable<manycore::Heap, manycore::Fcntl>;
+}

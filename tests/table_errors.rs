@@ -1,0 +1,367 @@
+//! Whatever is wrong, an error says what, and what to do; damaged tables never cost more than themselves.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use manycore::codec::CodecError;
+use manycore::lock::{LockError, Protocol};
+use manycore::name::NameError;
+use manycore::shm::{Memory, Open, ShmError};
+use manycore::table::VALUE_MAX;
+use manycore::{Fcntl, File, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap, ShmTable};
+use manycore::{TableError, TableOptions};
+use manycore_backends::testing::recorder::{restore, snapshot};
+use manycore_backends::testing::shm::Fresh;
+
+/// Asserts that a result is this error, and that its message says this.
+macro_rules! refused {
+    ($result:expr, $pattern:pat, $phrase:expr) => {
+        match $result {
+            Err(error) => {
+                assert!(matches!(error, $pattern), "{error:?}");
+                assert!(error.to_string().contains($phrase), "{error}");
+            }
+            Ok(_) => panic!("not refused"),
+        }
+    };
+}
+
+const DEFAULT: fn() -> TableOptions = TableOptions::new;
+
+/// A new table in the heap.
+fn heap(options: TableOptions) -> (Fresh<Heap>, ShmTable<Heap, NoLock>) {
+    let name = Fresh::name();
+    let table = options.create(&name).unwrap();
+    (name, table)
+}
+
+/// Changes one word of an object.
+fn poke<B: ShmBackend>(name: &OsStr, at: usize, value: u32) {
+    B::open(name, Open::Existing).unwrap().memory().store(at, value).unwrap();
+}
+
+/// Every way to open or create.
+fn attempts<B: ShmBackend, L: LockMethod<B>>(name: &OsStr) -> [Result<ShmTable<B, L>, TableError>; 3] {
+    [DEFAULT().open(name), DEFAULT().create(name), DEFAULT().open_or_create(name)]
+}
+
+#[test]
+fn bad_names_are_refused_before_the_system_sees_them() {
+    let long = format!("/{}", "n".repeat(256));
+    for result in attempts::<PosixShm, Fcntl>(OsStr::new("/a/b")) {
+        refused!(result, TableError::Shm(ShmError::Name(NameError::Slash(_))), "or the backend `File`");
+    }
+    for result in attempts::<PosixShm, Fcntl>(OsStr::from_bytes(b"/a\0b")) {
+        refused!(result, TableError::Shm(ShmError::Name(NameError::Nul(_))), "remove it");
+    }
+    for result in attempts::<PosixShm, Fcntl>(OsStr::new(&long)) {
+        refused!(result, TableError::Shm(ShmError::Name(NameError::TooLong { .. })), "at most 255");
+    }
+    for result in attempts::<PosixShm, Fcntl>(OsStr::new("")) {
+        refused!(result, TableError::Shm(ShmError::Name(NameError::Empty)), "must not be empty");
+    }
+    for result in attempts::<File, Fcntl>(OsStr::new("/tmp/")) {
+        refused!(result, TableError::Shm(ShmError::Name(NameError::Directory(_))), "an object in it");
+    }
+    let template = DEFAULT().create_unique::<PosixShm, Fcntl>("/no-template");
+    refused!(template, TableError::Shm(ShmError::Name(NameError::NoTemplate(_))), "write XXXXXX");
+}
+
+#[test]
+fn a_missing_table_and_one_that_exists_are_told_apart() {
+    let name = Fresh::<PosixShm>::name();
+    refused!(ShmTable::open(&name), TableError::Shm(ShmError::NotFound { .. }), "no shared object");
+    ShmTable::create(&name).unwrap();
+    refused!(ShmTable::create(&name), TableError::Shm(ShmError::AlreadyExists { .. }), "exists already");
+}
+
+#[test]
+fn a_file_of_something_else_is_refused_and_not_touched() {
+    for length in [5, 511, 512, 5000] {
+        let name = Fresh::<File>::name();
+        let text: Vec<u8> = b"Some text. ".iter().copied().cycle().take(length).collect();
+        fs::write(&*name, &text).unwrap();
+        for result in [DEFAULT().open::<File, Fcntl>(&name), DEFAULT().open_or_create(&name)] {
+            refused!(result, TableError::NotATable { .. }, "is not a table");
+        }
+        assert_eq!(fs::read(&*name).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_page_size_must_be_possible_and_that_of_the_table() {
+    for bytes in [0, 100, 159, 162, (1 << 20) + 4, 1 << 21] {
+        let result = TableOptions::new().page_size(bytes).create_unique::<Heap, NoLock>("p-XXXXXX");
+        refused!(result, TableError::BadPageSize(_), "from 160 bytes to 1 MiB and divisible by 4");
+    }
+    let (name, _) = heap(TableOptions::new().page_size(1 << 20));
+    let other = TableOptions::new().page_size(160).open::<Heap, NoLock>(&name);
+    refused!(other, TableError::PageSize { expected: 160, found: 0x10_0000, .. }, "without saying one");
+    DEFAULT().open::<Heap, NoLock>(&name).unwrap();
+}
+
+#[test]
+fn all_users_must_lock_alike() {
+    let name = Fresh::<File>::name();
+    DEFAULT().create::<File, Fcntl>(&name).unwrap();
+    DEFAULT().open::<File, NoLock>(&name).unwrap();
+    let name = Fresh::<File>::name();
+    DEFAULT().create::<File, NoLock>(&name).unwrap();
+    for result in [DEFAULT().open::<File, Fcntl>(&name), DEFAULT().open_or_create(&name)] {
+        refused!(
+            result,
+            TableError::Protocol { expected: Protocol::FCNTL, found: Protocol::NONE, .. },
+            "is locked by NoLock, and was opened with Fcntl"
+        );
+    }
+    poke::<File>(&name, 5, 99);
+    let unknown = DEFAULT().open::<File, Fcntl>(&name);
+    refused!(unknown, TableError::Protocol { .. }, "unknown protocol 99");
+}
+
+#[test]
+fn an_unfinished_table_can_be_created_again() {
+    let name = Fresh::<Heap>::name();
+    Heap::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+    let advice = "open it for creation, or unlink it";
+    refused!(DEFAULT().open::<Heap, NoLock>(&name), TableError::Unfinished { .. }, advice);
+    let table: ShmTable<Heap, NoLock> = DEFAULT().open_or_create(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    poke::<Heap>(&name, 6, 0);
+    refused!(DEFAULT().open::<Heap, NoLock>(&name), TableError::Unfinished { .. }, advice);
+}
+
+#[test]
+fn foreign_headers_are_refused_and_not_formatted_anew() {
+    let (name, table) = heap(DEFAULT());
+    table.add(1, &[1]).unwrap();
+    let image = snapshot::<Heap>(&name).unwrap();
+    let open = |change: &dyn Fn(&mut Vec<u32>)| {
+        let name = Fresh::<Heap>::name();
+        let mut image = image.clone();
+        change(&mut image);
+        restore::<Heap>(&name, &image).unwrap();
+        let result = DEFAULT().open_or_create::<Heap, NoLock>(&name);
+        assert!(snapshot::<Heap>(&name).unwrap() == image, "it was changed");
+        result
+    };
+    open(&|_| {}).unwrap();
+    let swapped = open(&|image| image.iter_mut().for_each(|word| *word = word.swap_bytes()));
+    refused!(swapped, TableError::NotATable { .. }, "the other byte order");
+    refused!(open(&|image| image[3] = 7), TableError::NotATable { .. }, "byte order mark is damaged");
+    refused!(open(&|image| image[6] = 7), TableError::NotATable { .. }, "state word is damaged");
+    let format = open(&|image| image[2] = 2);
+    refused!(format, TableError::Format { expected: 1, found: 2, .. }, "copy it with the version");
+    // Another format's words mean other things.
+    let format = open(&|image| image[2..8].copy_from_slice(&[2, 0, 0, 0, 0, 0]));
+    refused!(format, TableError::Format { found: 2, .. }, "format 2");
+    refused!(open(&|image| image[2] = 0), TableError::Format { found: 0, .. }, "format 0");
+    refused!(open(&|image| image[4] = 3), TableError::Corrupt { at: 4, .. }, "impossible page size");
+}
+
+#[test]
+fn a_value_that_is_too_long_is_refused() {
+    let (_name, table) = heap(DEFAULT());
+    let value = vec![0; VALUE_MAX + 1];
+    let most = "at most 67108864 are possible";
+    refused!(table.add(1, &value), TableError::ValueTooLong { .. }, most);
+    refused!(table.replace(1, &value), TableError::ValueTooLong { .. }, most);
+    table
+        .group(|group| {
+            refused!(group.add(1, &value), TableError::ValueTooLong { .. }, most);
+            group.add(2, &[2])
+        })
+        .unwrap();
+    assert_eq!(table.length().unwrap(), 1);
+}
+
+#[test]
+fn a_thread_inside_an_iteration_or_a_group_is_told_so() {
+    let name = Fresh::<PosixShm>::name();
+    let table = ShmTable::create(&name).unwrap();
+    let other = ShmTable::open(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    let advice = "use the open group, or end the iteration first";
+    let mut entries = 0;
+    for _ in table.iter().unwrap() {
+        for handle in [&table, &other] {
+            refused!(handle.add(1, &[]), TableError::Lock(LockError::LockedByCaller), advice);
+            assert_eq!(handle.find(1).unwrap(), Some(vec![1]));
+            entries += handle.iter().unwrap().count();
+        }
+    }
+    assert_eq!(entries, 2);
+    table
+        .group(|group| {
+            for handle in [&table, &other] {
+                refused!(handle.find(1), TableError::Lock(LockError::LockedByCaller), advice);
+                refused!(handle.iter(), TableError::Lock(LockError::LockedByCaller), advice);
+                refused!(handle.remove(1), TableError::Lock(LockError::LockedByCaller), advice);
+                let inner: Result<(), TableError> = handle.group(|_| Ok(()));
+                refused!(inner, TableError::Lock(LockError::LockedByCaller), advice);
+            }
+            refused!(ShmTable::open(&name), TableError::Lock(LockError::LockedByCaller), advice);
+            group.remove(1)
+        })
+        .unwrap();
+    assert_eq!(table.length().unwrap(), 0);
+}
+
+#[test]
+fn a_map_of_other_types_is_noticed() {
+    let (name, table) = heap(DEFAULT());
+    let map: ShmMap<u32, String, Heap, NoLock> = table.into();
+    map.add(&1, &"one".to_owned()).unwrap();
+    let table: ShmTable<Heap, NoLock> = DEFAULT().open(&name).unwrap();
+    let wrong: ShmMap<u32, u8, Heap, NoLock> = table.into();
+    let advice = "do all users of the map use the same types?";
+    refused!(wrong.find(&1), MapError::Codec(CodecError::TooLongInput), advice);
+    refused!(wrong.iter().unwrap().next().unwrap(), MapError::Codec(_), advice);
+    let update = wrong.update(&1, |_| unreachable!("there is no value to change"));
+    refused!(update, MapError::Codec(_), advice);
+    assert_eq!(map.find(&1).unwrap(), Some("one".to_owned()));
+}
+
+/// The format has no larger block for the next segment of buckets: a table goes on with longer chains.
+#[test]
+fn a_table_without_more_buckets_takes_more_keys() {
+    let (name, table) = heap(TableOptions::new().expected(0));
+    let object = Heap::open(&name, Open::Existing).unwrap();
+    let memory = object.memory();
+    let segments = memory.load(8).unwrap();
+    let top = segments + (1 << 26);
+    object.grow(u64::from(top) * 4).unwrap();
+    (1..25).for_each(|segment| memory.store(16 + segment, segments).unwrap());
+    for (at, word) in [(8, top), (9, 1 << 27), (10, 1 << 27), (11, 1 << 27)] {
+        memory.store(at, word).unwrap();
+    }
+    for key in 0..3 {
+        table.add(key, &[key]).unwrap();
+        assert_eq!(table.find(key).unwrap(), Some(vec![key]));
+    }
+    assert_eq!(memory.load(11).unwrap(), 1 << 27);
+}
+
+/// A table with a bit of everything, and its words up to the top.
+fn intact() -> (Fresh<Heap>, ShmTable<Heap, NoLock>, Vec<u32>) {
+    let (name, table) = heap(TableOptions::new().page_size(160).expected(0));
+    for key in 0..11 {
+        table.add(key, &vec![key; key as usize]).unwrap();
+    }
+    table.add(3, &[1; 30]).unwrap();
+    table.add(3, &[2; 3]).unwrap();
+    table.add(4, &[2; 3]).unwrap();
+    for key in [5, 6, 4] {
+        assert!(table.remove(key).unwrap());
+    }
+    let mut image = snapshot::<Heap>(&name).unwrap();
+    image.truncate(image[8] as usize);
+    (name, table, image)
+}
+
+/// All operations on a table that may be damaged in any way. None panics or takes more than there is.
+fn exercise(name: &OsStr, table: &ShmTable<Heap, NoLock>) -> Result<(), TableError> {
+    let object = Heap::open(name, Open::Existing).unwrap();
+    let words = || object.memory().words();
+    let all = |values: &[Vec<i32>]| values.iter().map(Vec::len).sum::<usize>();
+    let mut results = Vec::new();
+    for key in [0, 3, 7, 5] {
+        results.push(table.find(key).map(|found| assert!(found.map_or(0, |value| value.len()) <= words())));
+        results.push(table.find_all(key).map(|values| assert!(all(&values) <= words())));
+        results.push(table.mem(key).map(drop));
+    }
+    let fold = |sum: usize, _: i32, value: &[i32]| sum + value.len();
+    results.push(table.fold(0, fold).map(|sum| assert!(sum <= words())));
+    results.push(table.iter_keys().and_then(|mut keys| keys.try_for_each(|key| key.map(drop))));
+    results.push(table.length().map(drop));
+    results.push(table.add(3, &[5; 4]));
+    results.push(table.add(20, &[5; 40]));
+    results.push(table.replace(3, &[6; 30]));
+    results.push(table.replace(7, &[6; 7]));
+    for key in [3, 3, 3, 3, 8] {
+        results.push(table.remove(key).map(drop));
+    }
+    results.push(table.group(|group| {
+        (30..36).try_for_each(|key| group.add(key, &[1]))?;
+        let failed: Result<(), TableError> = group.group(|inner| {
+            inner.replace(2, &[1; 70])?;
+            inner.remove(9)?;
+            Err(TableError::FormatFull)
+        });
+        assert!(failed.is_err());
+        group.replace(1, &[1; 20])?;
+        (30..36).try_for_each(|key| group.remove(key).map(drop))
+    }));
+    results.push(DEFAULT().open::<Heap, NoLock>(name).map(drop));
+    results.into_iter().collect()
+}
+
+#[test]
+fn a_circle_ends_before_it_has_cost_more_than_the_object() {
+    let (name, table) = heap(DEFAULT());
+    table.add(1, &[7; 3000]).unwrap();
+    let object = Heap::open(&name, Open::Existing).unwrap();
+    let image = snapshot::<Heap>(&name).unwrap();
+    let record = image.iter().position(|word| word & 0xFFFF_0000 == 0xB19D_0000).unwrap();
+    object.memory().store(record + 2, record as u32).unwrap();
+    refused!(table.find_all(1), TableError::Corrupt { .. }, "a chain runs in a circle");
+    let values: Vec<_> = table.iter().unwrap().collect();
+    assert!((values.len() - 1) * 3000 <= image.len(), "{} times", values.len());
+    assert!(matches!(values.last(), Some(Err(TableError::Corrupt { .. }))));
+}
+
+#[test]
+fn no_flipped_bit_does_harm() {
+    let (name, table, image) = intact();
+    let object = Heap::open(&name, Open::Existing).unwrap();
+    exercise(&name, &table).unwrap();
+    let mut noticed = 0;
+    for at in 0..image.len() {
+        for bit in 0..32 {
+            object.memory().write(0, &image).unwrap();
+            object.memory().store(at, image[at] ^ 1 << bit).unwrap();
+            match catch_unwind(AssertUnwindSafe(|| exercise(&name, &table))) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => noticed += 1,
+                Err(_) => panic!("bit {bit} of word {at}"),
+            }
+        }
+    }
+    assert!(noticed > 500, "{noticed} flipped bits were noticed");
+}
+
+#[test]
+fn no_damaged_word_does_harm() {
+    let (name, table, image) = intact();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut random = |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as usize % limit
+    };
+    // Where words mean something: everywhere but in the unused part of the journal.
+    let object = Heap::open(&name, Open::Existing).unwrap();
+    let places: Vec<usize> = (0..140).chain(640..image.len()).collect();
+    for round in 0..6000 {
+        object.memory().write(0, &image).unwrap();
+        for _ in 0..=random(6) {
+            let value = match random(6) {
+                0 => 0,
+                1 => u32::MAX - random(6) as u32,
+                2 => image[places[random(places.len())]],
+                3 => random(1 << 32) as u32,
+                _ => random(image.len()) as u32,
+            };
+            object.memory().store(places[random(places.len())], value).unwrap();
+        }
+        let damaged: Vec<u32> = (0..image.len()).map(|at| object.memory().load(at).unwrap()).collect();
+        if catch_unwind(AssertUnwindSafe(|| exercise(&name, &table))).is_err() {
+            let changes = (0..image.len()).filter(|at| damaged[*at] != image[*at]);
+            let changes: Vec<_> = changes.map(|at| (at, damaged[at])).collect();
+            panic!("round {round}: {changes:x?}");
+        }
+    }
+}

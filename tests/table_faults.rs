@@ -1,0 +1,192 @@
+//! Whichever call to the system fails in an operation: the table is as before or as after, nothing stays
+//! locked, no descriptor stays open, and the next call works.
+//!
+//! A program without the test harness: it counts the descriptors of the whole process.
+
+mod accounting;
+
+use std::ffi::OsStr;
+use std::fs;
+
+use accounting::Contents;
+use manycore::lock::Protocol;
+use manycore::{Fcntl, File, Heap, LockMethod, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore_backends::testing::faulty::{Fault, Faulty, FaultyLock, plan};
+use manycore_backends::testing::recorder::snapshot;
+use manycore_backends::testing::run_tests;
+use manycore_backends::testing::shm::{Fresh, Subject};
+
+fn main() {
+    run_tests(&[
+        ("a_failing_call_changes_nothing_in_the_heap", a_failing_call_changes_nothing::<Heap, NoLock>),
+        (
+            "a_failing_call_changes_nothing_in_a_file",
+            a_failing_call_changes_nothing::<File, FaultyLock<Faulty<File>, Fcntl>>,
+        ),
+        (
+            "a_failing_creation_leaves_nothing_in_the_heap",
+            a_failing_creation_leaves_nothing::<Heap, NoLock, NoLock>,
+        ),
+        (
+            "a_failing_creation_leaves_nothing_in_a_file",
+            a_failing_creation_leaves_nothing::<File, FaultyLock<Faulty<File>, Fcntl>, Fcntl>,
+        ),
+    ]);
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
+}
+
+fn options() -> TableOptions {
+    TableOptions::new().page_size(160).expected(0)
+}
+
+fn contents<B: ShmBackend>(name: &OsStr) -> Contents {
+    accounting::check(&snapshot::<B>(name).unwrap())
+}
+
+fn prepared<B: Subject, L: LockMethod<Faulty<B>>>() -> (Fresh<B>, ShmTable<Faulty<B>, L>) {
+    let name = Fresh::<B>::name();
+    let table: ShmTable<Faulty<B>, L> = options().create(&name).unwrap();
+    (0..5).for_each(|key| table.add(key, &[key; 2]).unwrap());
+    (name, table)
+}
+
+/// What is done with the table under test.
+type Act<B, L> = fn(&ShmTable<Faulty<B>, L>) -> Result<(), TableError>;
+
+fn operations<B: Subject, L: LockMethod<Faulty<B>>>() -> Vec<(&'static str, Act<B, L>)> {
+    vec![
+        ("open", |table| TableOptions::new().open::<Faulty<B>, L>(table.name()).map(drop)),
+        ("open_or_create", |table| {
+            TableOptions::new().open_or_create::<Faulty<B>, L>(table.name()).map(drop)
+        }),
+        ("add", |table| table.add(1, &[1])),
+        ("add with growth", |table| table.add(9, &[1; 30_000])),
+        ("replace", |table| table.replace(2, &[7])),
+        ("replace with growth", |table| table.replace(2, &[7; 30_000])),
+        ("remove", |table| table.remove(3).map(drop)),
+        ("find", |table| table.find(3).map(|found| assert!(found.is_some()))),
+        ("find_all", |table| table.find_all(3).map(|found| assert_eq!(found.len(), 1))),
+        ("iter", |table| table.iter()?.try_for_each(|entry| entry.map(drop))),
+        ("iter_keys", |table| table.iter_keys()?.try_for_each(|key| key.map(drop))),
+        ("group", |table| {
+            table.group(|group| {
+                group.remove(1)?;
+                group.add(10, &[1; 10_000])?;
+                (20..150).try_for_each(|key| group.add(key, &[key; 50]))?;
+                group.replace(3, &[2; 3])
+            })
+        }),
+        ("group that goes on", |table| {
+            table.group(|group| {
+                group.remove(1)?;
+                // If this fails, the rest happens nevertheless.
+                let _ = group.add(1, &[1; 10_000]);
+                group.replace(1, &[])?;
+                group.replace(3, &[2; 3])
+            })
+        }),
+    ]
+}
+
+fn a_failing_call_changes_nothing<B: Subject, L: LockMethod<Faulty<B>>>() {
+    let open_at_first = descriptors();
+    for (what, act) in operations::<B, L>() {
+        let after = {
+            let (name, table) = prepared::<B, L>();
+            act(&table).unwrap();
+            contents::<B>(&name)
+        };
+        for fault in Fault::ALL {
+            let mut passing = 0;
+            while fails(what, act, &after, passing, fault) {
+                passing += 1;
+            }
+            // Locking, at least, is a call; with no lock only growing and opening are.
+            let calls = L::PROTOCOL != Protocol::NONE || what.contains("growth");
+            assert!(passing > 0 || !calls, "{what} made no call that could fail");
+        }
+    }
+    assert_eq!(descriptors(), open_at_first);
+
+    /// Whether a call failed.
+    fn fails<B: Subject, L: LockMethod<Faulty<B>>>(
+        what: &str,
+        act: Act<B, L>,
+        after: &Contents,
+        passing: u64,
+        fault: Fault,
+    ) -> bool {
+        let (name, table) = prepared::<B, L>();
+        let before = contents::<B>(&name);
+        let open_before = descriptors();
+        let (result, failed) = plan(passing, fault, || act(&table));
+        let context = format!("{what}, {fault:?} after {passing} calls: {result:?}");
+        let found = contents::<B>(&name);
+        match &result {
+            // With or without a fault: it may have been got around.
+            Ok(()) => assert_eq!(&found, after, "{context}"),
+            Err(error) => {
+                assert!(failed, "{context}");
+                assert!(matches!(error, TableError::Shm(_) | TableError::Lock(_)), "{context}");
+                assert!(!error.to_string().is_empty());
+                assert_eq!(found, before, "{context}");
+            }
+        }
+        assert_eq!(descriptors(), open_before, "{context}");
+        // Nothing is locked, for this handle and another one, and both work.
+        let other: ShmTable<Faulty<B>, L> = TableOptions::new().open(&name).unwrap();
+        other.add(77, &[1]).unwrap();
+        act(&table).unwrap();
+        assert!(table.remove(77).unwrap());
+        contents::<B>(&name);
+        failed
+    }
+}
+
+/// `L` is the lock under test, `M` the same without faults.
+fn a_failing_creation_leaves_nothing<B: Subject, L: LockMethod<Faulty<B>>, M: LockMethod<B>>() {
+    type Create<B, L> = fn(&OsStr) -> Result<ShmTable<Faulty<B>, L>, TableError>;
+    let creations: [(bool, Create<B, L>); 3] = [
+        (true, |name| options().create(name)),
+        (true, |name| {
+            let mut template = name.to_owned();
+            template.push("-XXXXXX");
+            options().create_unique(template)
+        }),
+        (false, |name| options().open_or_create(name)),
+    ];
+    for (exclusive, create) in creations {
+        for fault in Fault::ALL {
+            for passing in 0.. {
+                let name = Fresh::<B>::name();
+                let open_before = descriptors();
+                let (result, failed) = plan(passing, fault, || create(&name));
+                let context = format!("{fault:?} after {passing} calls: {result:?}");
+                match result {
+                    Ok(table) => {
+                        table.add(1, &[1]).unwrap();
+                        assert_eq!(contents::<B>(table.name()), Contents::from([(1, vec![vec![1]])]));
+                        table.unlink().unwrap();
+                        drop(table);
+                        assert_eq!(descriptors(), open_before, "{context}");
+                        if !failed {
+                            assert!(passing > 0);
+                            break;
+                        }
+                    }
+                    Err(_) => {
+                        assert!(failed, "{context}");
+                        assert_eq!(descriptors(), open_before, "{context}");
+                        let there = snapshot::<B>(&name).is_ok();
+                        assert!(!(exclusive && there), "{context}");
+                        let table = TableOptions::new().open_or_create::<B, M>(&name).unwrap();
+                        table.add(1, &[1]).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}
