@@ -45,6 +45,7 @@ impl ShmBackend for File {
         self.handle.grow(bytes)
     }
 
+    #[inline]
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }

@@ -85,6 +85,7 @@ impl ShmBackend for Heap {
         Ok(())
     }
 
+    #[inline]
     fn memory(&self) -> &Mapping {
         &self.object.mapping
     }

@@ -106,6 +106,7 @@ impl Handle {
         &self.name
     }
 
+    #[inline]
     pub(super) fn mapping(&self) -> &Mapping {
         &self.object().mapping
     }
@@ -145,6 +146,7 @@ impl Handle {
         self.object().generation.is_current().then(|| self.as_fd())
     }
 
+    #[inline]
     fn object(&self) -> &Object {
         self.object.as_ref().expect("only `drop` takes the object out")
     }

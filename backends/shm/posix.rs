@@ -60,6 +60,7 @@ impl ShmBackend for PosixShm {
         self.handle.grow(bytes)
     }
 
+    #[inline]
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -278,13 +278,19 @@ pub(crate) fn read_text(path: &Path) -> Result<String, String> {
 fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Vec<(String, u64)>), MapError> {
     let mut best: Vec<(String, u64)> = Vec::new();
     let mut different = 0;
+    // A count that is surely among the best.
+    let mut enough = 0;
     let order = |a: &(String, u64), b: &(String, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     for entry in counts.iter()? {
-        best.push(entry?);
+        let entry = entry?;
         different += 1;
+        if entry.1 >= enough {
+            best.push(entry);
+        }
         if best.len() >= 16 * top.max(64) {
             best.sort_unstable_by(order);
             best.truncate(top);
+            enough = best.last().map_or(0, |(_, count)| *count);
         }
     }
     best.sort_unstable_by(order);
@@ -305,28 +311,37 @@ pub(crate) struct Found {
 
 /// Finds the files below `roots`. Symbolic links are not followed.
 pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     let mut unreadable = Vec::new();
-    let mut waiting: Vec<PathBuf> = roots.to_vec();
-    while let Some(path) = waiting.pop() {
-        let mut visit = || -> io::Result<()> {
-            let metadata = fs::symlink_metadata(&path)?;
-            if metadata.is_dir() {
-                for entry in fs::read_dir(&path)? {
-                    waiting.push(entry?.path());
-                }
-            } else if metadata.is_file() {
-                found.push((metadata.len(), path.clone()));
-            }
-            Ok(())
+    let mut visit =
+        |path: PathBuf, metadata: io::Result<Metadata>, directories: &mut Vec<PathBuf>| match metadata {
+            Ok(metadata) if metadata.is_dir() => directories.push(path),
+            Ok(metadata) if metadata.is_file() => files.push((metadata.len(), path)),
+            Ok(_) => {}
+            Err(error) => unreadable.push((path, error.to_string())),
         };
-        if let Err(error) = visit() {
-            unreadable.push((path, error.to_string()));
+    let mut directories = Vec::new();
+    for root in roots {
+        visit(root.clone(), fs::symlink_metadata(root), &mut directories);
+    }
+    while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                visit(directory, Err(error), &mut directories);
+                continue;
+            }
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => visit(entry.path(), entry.metadata(), &mut directories),
+                Err(error) => visit(directory.clone(), Err(error), &mut directories),
+            }
         }
     }
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    let bytes = found.iter().map(|(size, _)| size).sum();
-    Found { files: found.into_iter().map(|(_, path)| path).collect(), bytes, unreadable }
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    let bytes = files.iter().map(|(size, _)| size).sum();
+    Found { files: files.into_iter().map(|(_, path)| path).collect(), bytes, unreadable }
 }
 
 /// Counts in one thread of one process, without anything shared: what the result is compared with.

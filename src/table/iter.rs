@@ -3,9 +3,11 @@
 use std::iter::FusedIterator;
 
 use manycore_backends::ShmBackend;
+use manycore_backends::shm::Memory;
 
 use super::error::Result;
 use super::from_words;
+use super::layout::{segment_buckets, segment_of};
 use super::view::{Record, View, Walk};
 
 /// A binding: its key and its value.
@@ -16,30 +18,59 @@ struct Cursor<'a, B: ShmBackend> {
     view: View<'a, B>,
     buckets: u32,
     base: u32,
-    /// The next bucket to enter.
+    /// The first bucket that was not looked at.
     bucket: u32,
+    /// First records of the buckets before that, the next one last.
+    ahead: Vec<u32>,
     /// The next record, or 0.
     at: u32,
     walk: Walk<'a, B>,
 }
 
+/// How many buckets are looked at together. Their first records are touched without waiting for one before
+/// the next, so that the memory fetches them at the same time.
+const AHEAD: usize = 32;
+
 impl<'a, B: ShmBackend> Cursor<'a, B> {
     fn new(view: View<'a, B>) -> Result<Cursor<'a, B>> {
         let (buckets, base) = view.buckets()?;
-        Ok(Cursor { view, buckets, base, bucket: 0, at: 0, walk: view.walk() })
+        Ok(Cursor {
+            view,
+            buckets,
+            base,
+            bucket: 0,
+            ahead: Vec::with_capacity(AHEAD),
+            at: 0,
+            walk: view.walk(),
+        })
     }
 
     fn next(&mut self) -> Result<Option<Record>> {
         while self.at == 0 {
-            if self.bucket == self.buckets {
-                return Ok(None);
+            match self.ahead.pop() {
+                Some(at) => self.at = at,
+                None if self.bucket == self.buckets => return Ok(None),
+                None => self.look_ahead()?,
             }
-            self.at = self.view.load(self.view.bucket_word(self.bucket, self.base)?)?;
-            self.bucket += 1;
         }
         let record = self.walk.step(self.at)?;
         self.at = record.next;
         Ok(Some(record))
+    }
+
+    fn look_ahead(&mut self) -> Result<()> {
+        let (segment, number) = segment_of(self.bucket, self.base);
+        let in_segment = segment_buckets(segment, self.base).map_or(1, |buckets| buckets - number);
+        let count = (AHEAD as u32).min(self.buckets - self.bucket).min(in_segment) as usize;
+        let mut firsts = [0; AHEAD];
+        let at = self.view.bucket_word(self.bucket, self.base)?;
+        self.view.memory().read(at as usize, &mut firsts[..count])?;
+        self.bucket += count as u32;
+        for first in firsts[..count].iter().rev().filter(|first| **first != 0) {
+            self.view.load(*first)?;
+            self.ahead.push(*first);
+        }
+        Ok(())
     }
 }
 
