@@ -34,13 +34,13 @@ const BYTES: u32 = 2;
 const READY: u32 = 3;
 
 /// Different words that a counter holds before it merges them.
-const HELD_MAX: usize = 100_000;
+const HELD_MAX: usize = 32_000;
 
 /// How many bytes of text bring one word that was not there before, roughly.
 const BYTES_PER_NEW_WORD: usize = 256;
 
 /// Words merged in one group: others wait that long for the lock.
-const GROUP: usize = 1_000;
+const GROUP: usize = 4_000;
 
 /// How often the first worker looks.
 const LOOK: Duration = Duration::from_millis(50);
