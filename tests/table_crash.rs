@@ -41,9 +41,8 @@ fn dies(step: usize, prepare: impl FnOnce(&Watched), act: impl FnOnce(&Watched))
 
     let mut happened = false;
     let last = stores.len();
-    let all = images(&image_before, &stores).enumerate();
-    for (count, mut image) in all.filter(|(count, _)| count % step == 0 || *count == last) {
-        image.resize(length, 0);
+    let all = images(&image_before, &stores, length).enumerate();
+    for (count, image) in all.filter(|(count, _)| count % step == 0 || *count == last) {
         let found = survive(&image);
         assert!(found == before || found == after, "half of it after {count} stores");
         if before != after {
@@ -93,7 +92,7 @@ fn dies_again(image: &[u32], expected: &Contents) {
     let table: Watched = TableOptions::new().open(&name).unwrap();
     let (length, stores) = record(|| table.length());
     length.unwrap();
-    for (count, image) in images(image, &stores).enumerate() {
+    for (count, image) in images(image, &stores, image.len()).enumerate() {
         assert!(survive(&image) == *expected, "after {count} stores of the recovery");
     }
 }
@@ -286,13 +285,12 @@ fn a_creation() {
         assert!(accounting::check(&snapshot::<Heap>(&name).unwrap()).is_empty());
     };
     unfinished(&[]);
-    for (count, mut image) in images(&[], &stores).enumerate() {
+    for (count, image) in images(&[], &stores, full.len()).enumerate() {
         if count <= 2 {
             // Before it grew beyond the header.
             unfinished(&image[..128]);
         }
         if count >= 2 {
-            image.resize(full.len(), 0);
             if count < stores.len() { unfinished(&image) } else { assert!(survive(&image).is_empty()) }
         }
     }

@@ -44,12 +44,16 @@ pub fn snapshot<B: ShmBackend>(name: &OsStr) -> Result<Vec<u32>, ShmError> {
     Ok(image)
 }
 
-/// The images after 0, 1, ... all of `stores`, made on top of `before`. An image is as long as it must be;
-/// words beyond the end of `before` begin as zeros, as grown objects do.
-pub fn images<'a>(before: &'a [u32], stores: &'a [Store]) -> impl Iterator<Item = Vec<u32>> + 'a {
-    let end = stores.iter().map(|store| store.at + 1).max().unwrap_or(0).max(before.len());
+/// The images after 0, 1, ... all of `stores`, made on top of `before`, of an object that has `words` words in the
+/// end. Growing is not recorded; what was grown reads as zeros, so every image is as long as the last.
+pub fn images<'a>(
+    before: &'a [u32],
+    stores: &'a [Store],
+    words: usize,
+) -> impl Iterator<Item = Vec<u32>> + 'a {
+    let end = stores.iter().map(|store| store.at + 1).max().unwrap_or(0);
     let mut image = before.to_vec();
-    image.resize(end, 0);
+    image.resize(end.max(before.len()).max(words), 0);
     (0..=stores.len()).map(move |count| {
         if let Some(last) = count.checked_sub(1) {
             image[stores[last].at] = stores[last].value;

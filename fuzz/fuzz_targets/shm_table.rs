@@ -155,7 +155,9 @@ fuzz_target!(|steps: Vec<Step>| {
                     table.group(|group| changes.iter().try_for_each(|change| perform!(group, change)))
                 });
                 result.unwrap();
-                let image = images(&before, &stores).nth(usize::from(*after) % (stores.len() + 1)).unwrap();
+                let words = snapshot::<Heap>(name).unwrap().len();
+                let image =
+                    images(&before, &stores, words).nth(usize::from(*after) % (stores.len() + 1)).unwrap();
                 drop(table);
                 Heap::unlink(name).unwrap();
                 restore::<Heap>(name, &image).unwrap();
