@@ -1,4 +1,4 @@
-//! The laws of [`LockMethod`](crate::LockMethod), as tests.
+//! The laws of [`LockMethod`], as tests.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The laws of [`ShmBackend`](crate::ShmBackend), as tests.
+//! The laws of [`ShmBackend`], as tests.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! Messages over a connected pair of Unix stream sockets, each in a [frame](super::frame).
+//! Messages over a connected pair of Unix stream sockets, each in a [frame].
 //!
 //! One descriptor per end; a small message costs one `sendto`, and one `recvfrom` (which takes as many as
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
