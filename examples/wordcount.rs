@@ -53,10 +53,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let template = format!("wordcount-{}-XXXXXX", std::process::id());
     let result = if options.on_files {
-        wordcount::<OnFiles>(&options, began, &env::temp_dir().join("wordcount-XXXXXX"))
+        wordcount::<OnFiles>(&options, began, &env::temp_dir().join(template))
     } else {
-        wordcount::<Forked>(&options, began, Path::new("/wordcount-XXXXXX"))
+        wordcount::<Forked>(&options, began, Path::new(&template))
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
