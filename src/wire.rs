@@ -11,6 +11,7 @@
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
 use std::io;
+use std::sync::Arc;
 
 use manycore_backends::transport::{BoxError, Message};
 use serde::de::DeserializeOwned;
@@ -33,8 +34,9 @@ const DEPTH_MAX: usize = 128;
 pub(crate) enum Request {
     /// Start the worker of this definition; answered by `Started` or `Refused`.
     Start { name: String, argument: ByteBuf },
-    /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once.
-    Watch { id: u64 },
+    /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once. If the sender waits
+    /// for nothing else until then, `Deadlock` may be the answer.
+    Watch { id: u64, blocking: bool },
     /// Say whether this worker has ended; answered by `Ended`, `Running` or `Unknown` at once.
     Ask { id: u64 },
     /// The sender's body has returned; not answered.
@@ -58,12 +60,16 @@ pub(crate) enum Reply {
         refusal: Refusal,
     },
     Ended {
-        ended: Ended,
+        ended: Arc<Ended>,
     },
     Running {
         id: u64,
     },
     Unknown {
+        id: u64,
+    },
+    /// That worker waits for the receiver, directly or through others.
+    Deadlock {
         id: u64,
     },
 }
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_refused() {
         let mut bytes = Vec::new();
-        Request::Watch { id: 7 }.encode(&mut bytes).unwrap();
+        Request::Watch { id: 7, blocking: false }.encode(&mut bytes).unwrap();
         for cut in 0..bytes.len() {
             assert!(Request::decode(&bytes[..cut]).is_err());
         }

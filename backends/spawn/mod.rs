@@ -134,7 +134,8 @@ pub enum SpawnError {
     /// Forking copies only the calling thread; locks that others hold would stay locked in the child for
     /// ever. Start the workers before any thread, or use a spawner that re-runs the program.
     #[error(
-        "this process has {threads} threads, and fork is safe only from a single-threaded one: start workers before any thread is created (in `main`, not in a test of the standard harness), or choose a spawner that does not fork, such as `Exec`"
+        "this process has {threads} threads, and fork is safe only from a single-threaded one: start workers before any thread is created (in `main`, not in a test of the standard harness); \
+         `Exec`, a spawner that re-runs the program instead, is planned"
     )]
     MultiThreaded {
         /// Threads that the process has.

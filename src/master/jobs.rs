@@ -5,13 +5,15 @@
 //! told of its result before counts; if it told nothing, how the child ended is the outcome.
 //!
 //! The master never waits for a worker: what a link has no room for goes to the job's outbox, and on when the
-//! link is writable again. An outbox is bounded by what its worker asked for.
+//! link is writable again. A worker that asks without end is served in turns with the others, and not listened
+//! to while its outbox is full.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manycore_backends::poll::{Event, Interest, PollError, Poller};
 use manycore_backends::spawn::{Child, Exit, SpawnError, Spawner};
@@ -29,6 +31,15 @@ type ChildOf<P> = <<P as Platform>::Spawn as Spawner>::Child;
 /// The number of the first worker.
 const FIRST: u64 = 0;
 
+/// Requests of one worker that are served before it is the turn of others.
+const TURN: usize = 64;
+
+/// Requests of a worker that are served after its end: more than its link can hold.
+const LAST_WORDS: usize = 1 << 17;
+
+/// Replies that may wait for a worker before it is not listened to any more.
+const OUTBOX_MAX: usize = 1024;
+
 pub(super) struct Jobs<P: Platform> {
     registry: Arc<Registry>,
     message_limit: usize,
@@ -36,22 +47,27 @@ pub(super) struct Jobs<P: Platform> {
     poller: P::Poll,
     spawner: P::Spawn,
     running: BTreeMap<u64, Job<P>>,
-    ended: BTreeMap<u64, Ended>,
+    ended: BTreeMap<u64, Arc<Ended>>,
+    /// Workers that may have said more than was listened to.
+    unheard: BTreeSet<u64>,
+    /// Who waits for whose end, and for nothing else.
+    waits: BTreeMap<u64, u64>,
     next: u64,
 }
 
 struct Job<P: Platform> {
     name: String,
-    link: Arc<Link<P>>,
+    /// `None` when it was given up: then the worker is told so by its end of file.
+    link: Option<Arc<Link<P>>>,
     child: Arc<ChildOf<P>>,
     /// What it told of its result.
     outcome: Option<Outcome>,
     /// Workers that are told when it ends.
-    watchers: Vec<u64>,
+    watchers: BTreeSet<u64>,
     /// Replies that the link had no room for.
     outbox: VecDeque<Reply>,
-    /// Whether the link still says something.
-    linked: bool,
+    /// Whether it is not listened to, because its outbox is full.
+    muted: bool,
 }
 
 /// Which descriptor of a job a poll key stands for.
@@ -82,6 +98,8 @@ impl<P: Platform> Jobs<P> {
             spawner: P::Spawn::default(),
             running: BTreeMap::new(),
             ended: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+            waits: BTreeMap::new(),
             next: FIRST,
         })
     }
@@ -92,10 +110,14 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Serves until all workers have ended, and returns how the first one did.
-    pub(super) fn run(mut self) -> Result<Ended, RunError> {
+    pub(super) fn run(mut self) -> Result<Arc<Ended>, RunError> {
         let mut events: Vec<Event> = Vec::new();
         while !self.running.is_empty() {
-            self.poller.wait(&mut events, None)?;
+            let timeout = if self.unheard.is_empty() { None } else { Some(Duration::ZERO) };
+            self.poller.wait(&mut events, timeout)?;
+            for id in std::mem::take(&mut self.unheard) {
+                self.listen(id)?;
+            }
             for event in &events {
                 let (id, watched) = job_of(event.key);
                 match watched {
@@ -126,12 +148,12 @@ impl<P: Platform> Jobs<P> {
         // From here on an error ends the run, which kills the child.
         let job = Job {
             name: name.to_owned(),
-            link: Arc::clone(&ours),
+            link: Some(Arc::clone(&ours)),
             child: Arc::clone(&child),
             outcome: None,
-            watchers: Vec::new(),
+            watchers: BTreeSet::new(),
             outbox: VecDeque::new(),
-            linked: true,
+            muted: false,
         };
         self.running.insert(id, job);
         self.poller.add(key(id, Watched::Link), ours, Interest::READ)?;
@@ -162,27 +184,63 @@ impl<P: Platform> Jobs<P> {
                 Ok(Ok(id))
             }
             Err(RunError::Poll(error)) => Err(error),
-            Err(error) => Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) })),
+            Err(error) => {
+                let message = match &error {
+                    RunError::Transport(error) => error.to_string(),
+                    error => error.to_string(),
+                };
+                Ok(Err(Refusal::Spawn { message, errno: errno(&error) }))
+            }
         }
     }
 
-    /// Takes all that a worker has said.
+    /// Takes what a worker has said, as much as is served in one turn.
     fn listen(&mut self, id: u64) -> Result<(), PollError> {
-        while let Some(job) = self.running.get(&id).filter(|job| job.linked) {
-            match job.link.try_receive() {
+        for _ in 0..TURN {
+            let Some(job) = self.running.get(&id) else { return Ok(()) };
+            let Some(link) = &job.link else { return Ok(()) };
+            if job.muted {
+                return Ok(());
+            }
+            match link.try_receive() {
                 Ok(Some(request)) => self.serve(id, request)?,
-                Ok(None) => break,
+                Ok(None) => return Ok(()),
                 // Gone, or talking nonsense: nothing more is to be had. Its end will tell.
-                Err(_) => {
-                    self.unlink(id)?;
-                    break;
-                }
+                Err(_) => return self.unlink(id),
             }
         }
+        self.unheard.insert(id);
         Ok(())
     }
 
+    /// Takes what a worker that has ended had said. Whoever else has its link, such as a process that it made,
+    /// is not waited for, and not listened to for ever.
+    fn hear_out(&mut self, id: u64) -> Result<(), PollError> {
+        for _ in 0..LAST_WORDS {
+            let said = self.running.get(&id).and_then(|job| job.link.as_ref()).map(|link| link.try_receive());
+            match said {
+                Some(Ok(Some(request))) => self.serve(id, request)?,
+                _ => break,
+            }
+        }
+        self.unlink(id)
+    }
+
+    /// Whether `wanted` waits for `id`, directly or through others, or is it.
+    fn waits_for(&self, wanted: u64, id: u64) -> bool {
+        let mut at = Some(wanted);
+        // Each waits for one, and there is no circle yet.
+        while let Some(worker) = at {
+            if worker == id {
+                return true;
+            }
+            at = self.waits.get(&worker).copied();
+        }
+        false
+    }
+
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
+        self.waits.remove(&id);
         match request {
             Request::Start { name, argument } => {
                 let reply = match self.start(&name, argument)? {
@@ -191,9 +249,15 @@ impl<P: Platform> Jobs<P> {
                 };
                 self.send(id, reply)
             }
-            Request::Watch { id: wanted } => {
+            Request::Watch { id: wanted, blocking } => {
+                if blocking && self.waits_for(wanted, id) {
+                    return self.send(id, Reply::Deadlock { id: wanted });
+                }
                 if let Some(job) = self.running.get_mut(&wanted) {
-                    job.watchers.push(id);
+                    job.watchers.insert(id);
+                    if blocking {
+                        self.waits.insert(id, wanted);
+                    }
                     return Ok(());
                 }
                 let reply = self.say_ended(wanted);
@@ -218,14 +282,14 @@ impl<P: Platform> Jobs<P> {
 
     fn say_ended(&self, id: u64) -> Reply {
         match self.ended.get(&id) {
-            Some(ended) => Reply::Ended { ended: ended.clone() },
+            Some(ended) => Reply::Ended { ended: Arc::clone(ended) },
             None => Reply::Unknown { id },
         }
     }
 
     /// Sends, now or when there is room.
     fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
-        if let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) {
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
             job.outbox.push_back(reply);
             self.talk(id)?;
         }
@@ -234,28 +298,40 @@ impl<P: Platform> Jobs<P> {
 
     /// Sends what waits, as far as there is room.
     fn talk(&mut self, id: u64) -> Result<(), PollError> {
-        let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) else { return Ok(()) };
-        let mut waits = !job.link.is_flushed() && !matches!(job.link.flush(), Ok(true) | Err(_));
+        let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
+        let Some(link) = &job.link else { return Ok(()) };
+        let mut waits = !link.is_flushed() && !matches!(link.flush(), Ok(true) | Err(_));
         while !waits {
             let Some(reply) = job.outbox.pop_front() else { break };
-            match job.link.try_send(reply) {
-                Ok(()) => waits = !job.link.is_flushed(),
+            match link.try_send(reply) {
+                Ok(()) => waits = !link.is_flushed(),
                 Err(TrySendError::Full(reply)) => {
                     job.outbox.push_front(reply);
                     waits = true;
                 }
-                // Gone. It cannot be too big: arguments and results are limited, and there is room beside.
+                // Gone; but what it said before may not have been read: `listen` gives the link up.
+                Err(TrySendError::Failed(TransportError::Closed)) => job.outbox.clear(),
+                // It cannot be too big: arguments and results are limited, and there is room beside.
                 Err(_) => return self.unlink(id),
             }
         }
-        let interest = if waits { Interest::READ | Interest::WRITE } else { Interest::READ };
+        let heard = job.outbox.len() < if job.muted { OUTBOX_MAX / 2 } else { OUTBOX_MAX };
+        let interest = match (heard, waits) {
+            (true, false) => Interest::READ,
+            (true, true) => Interest::READ | Interest::WRITE,
+            (false, _) => Interest::WRITE,
+        };
+        if std::mem::replace(&mut job.muted, !heard) && heard {
+            // Its link may hold what it said meanwhile.
+            self.unheard.insert(id);
+        }
         self.poller.modify(key(id, Watched::Link), interest)
     }
 
     /// Gives a link up.
     fn unlink(&mut self, id: u64) -> Result<(), PollError> {
-        if let Some(job) = self.running.get_mut(&id).filter(|job| job.linked) {
-            job.linked = false;
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
+            job.link = None;
             job.outbox.clear();
             self.poller.remove(key(id, Watched::Link))?;
         }
@@ -265,19 +341,25 @@ impl<P: Platform> Jobs<P> {
     /// Sees to a child that has ended.
     fn bury(&mut self, id: u64) -> Result<(), RunError> {
         let Some(job) = self.running.get(&id) else { return Ok(()) };
-        let Some(exit) = job.child.try_wait()? else { return Ok(()) };
-        self.listen(id)?;
-        self.unlink(id)?;
+        let outcome = match job.child.try_wait() {
+            Ok(None) => return Ok(()),
+            Ok(Some(Exit::Code(code))) => Outcome::Exited { code },
+            Ok(Some(Exit::Signal { signal, core })) => Outcome::Killed { signal, core },
+            Ok(Some(exit)) => Outcome::Lost { message: exit.to_string() },
+            Err(error) => Outcome::Lost { message: error.to_string() },
+        };
+        self.hear_out(id)?;
+        self.unheard.remove(&id);
+        self.waits.remove(&id);
         self.poller.remove(key(id, Watched::Child))?;
         let Some(job) = self.running.remove(&id) else { return Ok(()) };
-        let outcome = job.outcome.unwrap_or(match exit {
-            Exit::Signal { signal, core } => Outcome::Killed { signal, core },
-            Exit::Code(code) => Outcome::Exited { code },
-            _ => Outcome::Exited { code: -1 },
-        });
-        let ended = Ended { id, name: job.name, process: job.child.id(), outcome };
+        let outcome = job.outcome.unwrap_or(outcome);
+        let ended = Arc::new(Ended { id, name: job.name, process: job.child.id(), outcome });
         for watcher in job.watchers {
-            self.send(watcher, Reply::Ended { ended: ended.clone() })?;
+            if self.waits.get(&watcher) == Some(&id) {
+                self.waits.remove(&watcher);
+            }
+            self.send(watcher, Reply::Ended { ended: Arc::clone(&ended) })?;
         }
         self.ended.insert(id, ended);
         Ok(())

@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::platform::{Forked, Platform};
+use crate::wire::ENVELOPE;
 use crate::worker::{JoinError, Registry, StartError, Worker, encode_argument};
 use jobs::Jobs;
 
@@ -36,6 +37,7 @@ use jobs::Jobs;
 /// # Ok::<(), manycore::RunError>(())
 /// ```
 #[doc(alias("Netmcore", "startup"))]
+#[must_use = "nothing happens before `run`"]
 pub struct Runtime<P: Platform = Forked> {
     registry: Registry,
     duplicate: Option<&'static str>,
@@ -86,9 +88,9 @@ impl<P: Platform> Runtime<P> {
         self
     }
 
-    /// The largest argument or result, in bytes of its CBOR. Default 64 MiB.
+    /// The largest argument or result, in bytes of its CBOR. Default 64 MiB; at most somewhat less than 4 GiB.
     pub fn message_limit(mut self, bytes: usize) -> Self {
-        self.message_limit = bytes;
+        self.message_limit = bytes.min(u32::MAX as usize - ENVELOPE);
         self
     }
 
@@ -140,7 +142,7 @@ pub enum RunError {
     /// The first worker was not started.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The first worker's process could not be begun.
+    /// A worker's process could not be begun or watched.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     /// The first worker has no result.

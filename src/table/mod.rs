@@ -116,6 +116,7 @@ pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
 /// ```
 #[derive(Clone, Debug)]
 #[doc(alias = "manage")]
+#[must_use = "nothing happens before `open` or `create`"]
 pub struct TableOptions {
     page_size: Option<usize>,
     expected: usize,

@@ -46,14 +46,17 @@ fn catch(body: impl FnOnce() -> Outcome) -> Outcome {
             previous(info);
         }));
     });
+    LOCATION.with(|last| last.borrow_mut().take());
     // What the function has changed is thrown away with the process, or belongs to others who must be
     // prepared for its death anyhow.
     match panic::catch_unwind(AssertUnwindSafe(body)) {
         Ok(outcome) => outcome,
-        Err(payload) => Outcome::Panicked {
-            message: message(&*payload),
-            location: LOCATION.with(|last| last.borrow_mut().take()),
-        },
+        Err(payload) => {
+            let message = message(&*payload);
+            // Dropping it could panic again.
+            std::mem::forget(payload);
+            Outcome::Panicked { message, location: LOCATION.with(|last| last.borrow_mut().take()) }
+        }
     }
 }
 

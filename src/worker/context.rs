@@ -119,7 +119,7 @@ pub struct Context {
     /// The largest argument that the master takes, in bytes.
     message_limit: usize,
     /// Ends that the master has told of.
-    ended: BTreeMap<u64, Ended>,
+    ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers whose end the master was asked to tell.
     watched: BTreeSet<u64>,
 }
@@ -174,7 +174,8 @@ impl Context {
     }
 
     /// Waits until the worker has ended and its process is gone, and returns its result. Any number of workers
-    /// may join one, as often as they like.
+    /// may join one, as often as they like; results are kept until the run ends. Workers that wait for each
+    /// other in a circle do not hang: the last one of them gets [`JoinError::Deadlock`].
     ///
     /// # Errors
     /// [`JoinError`] says why there is no result.
@@ -186,7 +187,7 @@ impl Context {
         }
     }
 
-    /// Joins, but waits at most `timeout`: `None` if the worker still runs then.
+    /// Joins, but waits at most `timeout`: `None` if nothing was heard of the worker's end until then.
     ///
     /// # Errors
     /// As [`join`](Context::join).
@@ -226,18 +227,25 @@ impl Context {
         timeout: Option<Duration>,
     ) -> Result<Option<R>, JoinError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // Said again if it is to wait for ever, so that the master can see circles.
+        let blocking = timeout.is_none();
+        let mut said = false;
         loop {
             if let Some(ended) = self.ended.get(&worker.id) {
                 return ended.result().map(Some);
             }
-            if self.watched.insert(worker.id) {
-                self.link.send(Request::Watch { id: worker.id }).map_err(master_gone)?;
+            if self.watched.insert(worker.id) || (blocking && !said) {
+                self.link.send(Request::Watch { id: worker.id, blocking }).map_err(master_gone)?;
+                said = true;
             }
             let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match self.link.receive(remaining) {
                 Ok(Reply::Unknown { id }) if id == worker.id => {
                     self.watched.remove(&id);
                     return Err(JoinError::Unknown { number: id });
+                }
+                Ok(Reply::Deadlock { id }) if id == worker.id => {
+                    return Err(JoinError::Deadlock { number: id });
                 }
                 Ok(reply) => self.keep(reply),
                 Err(TransportError::TimedOut) => return Ok(None),
@@ -248,9 +256,15 @@ impl Context {
 
     /// Keeps what is told beside the answer that is waited for.
     fn keep(&mut self, reply: Reply) {
-        if let Reply::Ended { ended } = reply {
-            self.watched.remove(&ended.id);
-            self.ended.insert(ended.id, ended);
+        match reply {
+            Reply::Ended { ended } => {
+                self.watched.remove(&ended.id);
+                self.ended.insert(ended.id, ended);
+            }
+            Reply::Unknown { id } => {
+                self.watched.remove(&id);
+            }
+            _ => {}
         }
     }
 }

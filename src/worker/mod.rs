@@ -15,9 +15,13 @@
 pub(crate) mod child;
 mod context;
 
+use std::any::TypeId;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -30,7 +34,8 @@ pub(crate) use context::encode_argument;
 pub use context::{Context, StartError};
 
 /// The definition of a worker: its name, and the function that it runs. `A` is its argument, `R` its result;
-/// both travel as CBOR.
+/// both travel as CBOR, as serde writes it. So what CBOR does not tell apart arrives as the same: `Some(())` and
+/// `None`, for one. Values nested deeper than 128 levels cannot be read.
 ///
 /// ```
 /// use manycore::{Context, Runtime, Worker};
@@ -49,6 +54,7 @@ pub use context::{Context, StartError};
 pub struct Worker<A, R> {
     name: &'static str,
     body: Body<A, R>,
+    defined: &'static Location<'static>,
 }
 
 enum Body<A, R> {
@@ -58,16 +64,18 @@ enum Body<A, R> {
 
 impl<A, R> Worker<A, R> {
     /// Defines a worker whose function always gives a result (unless it panics or the process dies).
+    #[track_caller]
     pub const fn new(name: &'static str, body: fn(&mut Context, A) -> R) -> Worker<A, R> {
-        Worker { name, body: Body::Plain(body) }
+        Worker { name, body: Body::Plain(body), defined: Location::caller() }
     }
 
     /// Defines a worker whose function can fail: whoever joins it gets [`JoinError::Failed`] with the message.
+    #[track_caller]
     pub const fn fallible(
         name: &'static str,
         body: fn(&mut Context, A) -> Result<R, Failure>,
     ) -> Worker<A, R> {
-        Worker { name, body: Body::Fallible(body) }
+        Worker { name, body: Body::Fallible(body), defined: Location::caller() }
     }
 
     /// The name.
@@ -98,8 +106,8 @@ impl<A, R> fmt::Debug for Worker<A, R> {
     }
 }
 
-/// The error of a [fallible](Worker::fallible) worker: the message of any error, or one of your own. Any error
-/// becomes one by `?`.
+/// The error of a [fallible](Worker::fallible) worker: the message of any error, or one of your own. Any
+/// [`Error`](std::error::Error) becomes one by `?`.
 ///
 /// It is not itself a [`std::error::Error`], as otherwise not every error could become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +172,24 @@ impl<R> PartialEq for WorkerId<R> {
 
 impl<R> Eq for WorkerId<R> {}
 
+impl<R> PartialOrd for WorkerId<R> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<R> Ord for WorkerId<R> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id.cmp(&other.id)
+    }
+}
+
+impl<R> Hash for WorkerId<R> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
 impl<R> fmt::Debug for WorkerId<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WorkerId({})", self.id)
@@ -181,6 +207,7 @@ pub(crate) enum Outcome {
     BadArgument { message: String },
     Exited { code: i32 },
     Killed { signal: i32, core: bool },
+    Lost { message: String },
 }
 
 /// The longest text of an error that travels, in bytes.
@@ -304,6 +331,20 @@ pub enum JoinError {
         /// What serde said.
         message: String,
     },
+    /// That worker waits in its own join for this one, directly or through others; or it is this one.
+    #[error("waiting for worker {number} would never end: it waits for this worker")]
+    Deadlock {
+        /// The number asked for.
+        number: u64,
+    },
+    /// Nobody can tell how it ended: something else in the master's process has taken its exit status.
+    #[error("{worker} has ended, and how cannot be told: {message}")]
+    Lost {
+        /// Which worker.
+        worker: EndedWorker,
+        /// What the system said.
+        message: String,
+    },
     /// No worker has this number in this run.
     #[error("there is no worker {number} in this run")]
     Unknown {
@@ -342,6 +383,7 @@ impl Ended {
             Outcome::BadArgument { message } => JoinError::BadArgument { worker, message },
             Outcome::Exited { code } => JoinError::Exited { worker, code },
             Outcome::Killed { signal, core } => JoinError::Killed { worker, signal, core },
+            Outcome::Lost { message } => JoinError::Lost { worker, message },
         })
     }
 }
@@ -358,8 +400,9 @@ pub(crate) struct Registry {
 #[derive(Clone)]
 struct Entry {
     erased: Erased,
-    /// The address of the function, to tell the same definition from another of the same name.
-    function: usize,
+    /// Where it was defined, and its types: the same definition may come from two crates, and then its
+    /// function has two addresses.
+    same: (&'static Location<'static>, TypeId, TypeId),
 }
 
 impl Registry {
@@ -370,12 +413,9 @@ impl Registry {
         R: Serialize + 'static,
     {
         let body = worker.body;
-        let function = match body {
-            Body::Plain(function) => function as usize,
-            Body::Fallible(function) => function as usize,
-        };
+        let same = (worker.defined, TypeId::of::<A>(), TypeId::of::<R>());
         if let Some(entry) = self.workers.get(worker.name) {
-            return entry.function == function;
+            return entry.same == same;
         }
         let erased: Erased = Arc::new(move |context, argument| {
             let argument = match wire::from_bytes(argument) {
@@ -394,7 +434,7 @@ impl Registry {
                 Err(message) => Outcome::Unserializable { message },
             }
         });
-        self.workers.insert(worker.name, Entry { erased, function });
+        self.workers.insert(worker.name, Entry { erased, same });
         true
     }
 
