@@ -9,7 +9,9 @@
 mod count;
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -42,11 +44,13 @@ struct Options {
 
 fn main() -> ExitCode {
     let began = Instant::now();
-    let options = match parse(env::args().skip(1)) {
+    let options = match parse(env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
+            return match say(USAGE) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(2),
+            };
         }
         Err(message) => {
             eprintln!("wordcount: {message}\n\n{USAGE}");
@@ -69,12 +73,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Options>, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut options = Options { workers: cores, check: false, top: 20, on_files: false, roots: Vec::new() };
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
-        match argument.as_str() {
+        let text = argument.to_string_lossy().into_owned();
+        let mut value = || {
+            let value = arguments.next().ok_or_else(|| format!("{text} needs a value"))?;
+            value.into_string().map_err(|value| format!("{text} cannot be {value:?}"))
+        };
+        match text.as_str() {
             "--workers" => options.workers = positive(&value()?)?,
             "--top" => options.top = positive(&value()?)?,
             "--check" => options.check = true,
@@ -87,7 +95,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             }
             "--help" | "-h" => return Ok(None),
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
-            path => options.roots.push(PathBuf::from(path)),
+            _ => options.roots.push(PathBuf::from(argument)),
         }
     }
     if options.roots.is_empty() {
@@ -129,7 +137,7 @@ fn wordcount<P: Platform>(
     options: &Options,
     began: Instant,
     template: &Path,
-) -> Result<bool, manycore::Error> {
+) -> Result<bool, Box<dyn std::error::Error>> {
     let found = count::find_files(&options.roots);
     for (path, error) in &found.unreadable {
         eprintln!("wordcount: {}: {error}", path.display());
@@ -143,16 +151,16 @@ fn wordcount<P: Platform>(
         ..Plan::default()
     };
     let (_, counts) = count::count::<P>(plan, template, first::<P>)?;
-    if options.check {
-        match count::difference::<P>(&counts, count::recount(&found.files))? {
-            None => println!("check: the counts agree with those of a single thread"),
-            Some(difference) => {
-                println!("check: {difference}");
-                return Ok(false);
-            }
-        }
+    if !options.check {
+        return Ok(true);
     }
-    Ok(true)
+    let difference = count::difference::<P>(&counts, count::recount(&found.files))?;
+    let agrees = difference.is_none();
+    say(&match difference {
+        None => "check: the counts agree with those of a single thread".to_owned(),
+        Some(difference) => format!("check: {difference}"),
+    })?;
+    Ok(agrees)
 }
 
 /// The first worker: leads the others, shows progress on a terminal, and prints the result.
@@ -168,27 +176,39 @@ fn first<P: Platform>(context: &mut Context, plan: Plan) -> Result<Report, Failu
     });
     progress.finish_and_clear();
     let report = report?;
-    print(&report, workers, before + began.elapsed());
+    say(&describe(&report, workers, before + began.elapsed())?)?;
     Ok(report)
 }
 
-fn print(report: &Report, workers: usize, time: Duration) {
+/// Prints a text. That nobody reads any more, as after `| head`, is no error.
+fn say(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// The most frequent words and who did what.
+fn describe(report: &Report, workers: usize, time: Duration) -> Result<String, fmt::Error> {
+    let mut text = String::new();
     let most = report.top.first().map_or(1, |(_, count)| *count);
     let width = report.top.iter().map(|(word, _)| word.chars().count()).max().unwrap_or(0);
     for (word, count) in &report.top {
-        println!("{word:width$} {count:>9} {}", bar(*count, most, 40));
+        writeln!(text, "{word:width$} {count:>9} {}", bar(*count, most, 40))?;
     }
     let sum = |field: fn(&count::Share) -> u64| report.shares.iter().map(field).sum::<u64>();
     let (files, bytes, words) =
         (sum(|share| share.files), sum(|share| share.bytes), sum(|share| share.words));
-    println!(
+    writeln!(
+        text,
         "\n{words} words, {} different, in {files} files of {} in {:.2} s with {workers} workers",
         report.different_words,
         HumanBytes(bytes),
         time.as_secs_f64(),
-    );
+    )?;
     for (number, share) in report.shares.iter().enumerate() {
-        println!(
+        writeln!(
+            text,
             "  worker {:>2} (process {}): {:>6} files, {:>10}, {:>9} words {}",
             number + 1,
             share.process,
@@ -196,15 +216,16 @@ fn print(report: &Report, workers: usize, time: Duration) {
             HumanBytes(share.bytes).to_string(),
             share.words,
             bar(share.bytes, bytes, 20),
-        );
+        )?;
     }
     let skipped: Vec<_> = report.shares.iter().flat_map(|share| &share.skipped).collect();
     if !skipped.is_empty() {
-        println!("{} files were left out, such as", skipped.len());
+        writeln!(text, "{} files were left out, such as", skipped.len())?;
         for (path, reason) in skipped.iter().take(5) {
-            println!("  {}: {reason}", path.display());
+            writeln!(text, "  {}: {reason}", Path::new(path).display())?;
         }
     }
+    Ok(text.trim_end().to_owned())
 }
 
 fn bar(part: u64, whole: u64, width: u64) -> String {

@@ -108,7 +108,8 @@ pub fn hash(words: &[u32]) -> u32 {
     hash ^ (hash >> 16)
 }
 
-/// A value of any serde type, as CBOR. As a key it must serialise equal values equally: no `HashMap` inside.
+/// A value of any serde type, as CBOR. It is as canonical as the type's serialisation: as a key it must not have a
+/// `HashMap` inside, and values that CBOR does not tell apart, such as `None` and `Some(())`, are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cbor<T>(pub T);
 
@@ -122,8 +123,8 @@ pub enum CodecError {
     /// Words are left over: they are of another type.
     #[error("words are left over after the value")]
     TooLongInput,
-    /// The words have a form that no value of the type has.
-    #[error("the words are no value of this type: {0}")]
+    /// The words have a form that no value of the type has, or the value has none.
+    #[error("no value of this type: {0}")]
     Invalid(&'static str),
     /// The value is too long for the encoding.
     #[error("a length of {0} is too long for the encoding")]
@@ -306,7 +307,12 @@ impl<T: Decode> Decode for Option<T> {
 impl<T: Encode> Encode for [T] {
     fn encode(&self, words: &mut Vec<u32>) -> Result<(), CodecError> {
         encode_length(self.len(), words)?;
-        self.iter().try_for_each(|element| element.encode(words))
+        let before = words.len();
+        self.iter().try_for_each(|element| element.encode(words))?;
+        if words.len() - before < self.len() {
+            return Err(CodecError::Invalid("elements of no words"));
+        }
+        Ok(())
     }
 }
 
@@ -319,7 +325,7 @@ impl<T: Encode> Encode for Vec<T> {
 impl<T: Decode> Decode for Vec<T> {
     fn decode(words: &mut Words<'_>) -> Result<Vec<T>, CodecError> {
         let length = words.word()? as usize;
-        // Elements of no words would make the length alone decide how much to allocate.
+        // Elements have words: without any, the length alone would decide how much to do.
         if length > words.remaining() {
             return Err(CodecError::TooShort);
         }
@@ -354,8 +360,10 @@ tuple!(A, B, C, D);
 impl<T: Serialize> Encode for Cbor<T> {
     fn encode(&self, words: &mut Vec<u32>) -> Result<(), CodecError> {
         let mut bytes = Vec::new();
-        ciborium::into_writer(&self.0, &mut bytes)
-            .map_err(|error| CodecError::Unserializable(error.to_string()))?;
+        ciborium::into_writer(&self.0, &mut bytes).map_err(|error| match error {
+            ciborium::ser::Error::Value(message) => CodecError::Unserializable(message),
+            ciborium::ser::Error::Io(error) => CodecError::Unserializable(error.to_string()),
+        })?;
         encode_bytes(&bytes, words)
     }
 }
@@ -422,6 +430,7 @@ mod tests {
         assert!(decode_all::<String>(&[1, 0x6261]).is_err(), "padding");
         assert!(decode_all::<String>(&[u32::MAX]).is_err());
         assert!(decode_all::<Vec<()>>(&[u32::MAX]).is_err());
+        assert!(vec![(); 2].encode(&mut Vec::new()).is_err());
         assert!(decode_all::<Vec<u32>>(&[3, 1, 2]).is_err());
         assert!(decode_all::<Cbor<u32>>(&[2, 0x6161]).is_err());
     }

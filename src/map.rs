@@ -23,9 +23,11 @@ pub enum MapError {
     /// The table below could not do it.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// A key or value has no encoding, or what was found is of another type: use the types that the map was
-    /// filled with.
-    #[error("{0}: do all users of the map use the same types?")]
+    /// A key or value has no encoding, or what was found is of another type: all users must use the types that
+    /// the map was filled with.
+    #[error(
+        "a key or value of the map is not of its type, or cannot be written: {0}; all users of a map must use the same types"
+    )]
     Codec(#[from] CodecError),
 }
 
@@ -104,7 +106,8 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         self.group(|group| group.add(key, value))
     }
 
-    /// The newest binding of the key.
+    /// The newest binding of the key. A key may be given in any borrowed form that is encoded as `K` is, such as
+    /// a `str` for a `String`.
     ///
     /// # Errors
     /// As [`ShmTable::find`]; [`MapError::Codec`] if the binding is of another type.
@@ -116,6 +119,24 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
     {
         let key = EncodedKey::new(key)?;
         finish(self.table.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+    }
+
+    /// All bindings of the key, newest first.
+    ///
+    /// # Errors
+    /// As [`find`](ShmMap::find).
+    pub fn find_all<Q>(&self, key: &Q) -> Result<Vec<V>>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        let mut found = Vec::new();
+        self.table.search(key.hash, |words| {
+            found.extend(key.value_in(words).map(decode_all));
+            Ok(None::<()>)
+        })?;
+        Ok(found.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// Whether the key has a binding.
@@ -195,13 +216,9 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         &self,
         body: impl FnOnce(&mut MapGroup<'_, '_, K, V, B>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let result = self.table.group(|group| {
+        Failure::lift(self.table.group(|group| {
             body(&mut MapGroup { group, types: PhantomData, buffer: Vec::new() }).map_err(Failure::Body)
-        });
-        result.map_err(|failure| match failure {
-            Failure::Body(error) => error,
-            Failure::Table(error) => MapError::from(error).into(),
-        })
+        }))
     }
 }
 
@@ -209,6 +226,15 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
 enum Failure<E> {
     Body(E),
     Table(TableError),
+}
+
+impl<E: From<MapError>> Failure<E> {
+    fn lift<T>(result: Result<T, Failure<E>>) -> Result<T, E> {
+        result.map_err(|failure| match failure {
+            Failure::Body(error) => error,
+            Failure::Table(error) => MapError::from(error).into(),
+        })
+    }
 }
 
 impl<E> From<TableError> for Failure<E> {
@@ -259,6 +285,37 @@ impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
     {
         let key = EncodedKey::new(key)?;
         finish(self.group.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+    }
+
+    /// As [`ShmMap::find_all`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find_all<Q>(&self, key: &Q) -> Result<Vec<V>>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        let mut found = Vec::new();
+        self.group.search(key.hash, |words| {
+            found.extend(key.value_in(words).map(decode_all));
+            Ok(None::<()>)
+        })?;
+        Ok(found.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// As [`ShmMap::mem`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn mem<Q>(&self, key: &Q) -> Result<bool>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized,
+    {
+        let key = EncodedKey::new(key)?;
+        Ok(self.group.search(key.hash, |words| Ok(key.value_in(words).map(drop)))?.is_some())
     }
 
     /// As [`ShmMap::remove`].
@@ -350,6 +407,27 @@ impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
     /// The same.
     pub fn length(&self) -> Result<usize> {
         Ok(self.group.length()?)
+    }
+
+    /// As [`ShmMap::iter`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn iter(&self) -> Result<Iter<'_, K, V, B, ()>> {
+        Ok(Iter { entries: self.group.iter()?, buffer: Vec::new(), types: PhantomData })
+    }
+
+    /// A group inside the group: if `body` returns an error, what it did is undone, and the outer group can go on.
+    ///
+    /// # Errors
+    /// What `body` returns, and as [`ShmMap::group`].
+    pub fn group<T, E: From<MapError>>(
+        &mut self,
+        body: impl FnOnce(&mut MapGroup<'_, '_, K, V, B>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        Failure::lift(self.group.group(|group| {
+            body(&mut MapGroup { group, types: PhantomData, buffer: Vec::new() }).map_err(Failure::Body)
+        }))
     }
 }
 

@@ -23,6 +23,12 @@ fn main() {
         ("many_join_one_and_one_joins_often", many_join_one_and_one_joins_often),
         ("joining_can_wait_a_while_or_not_at_all", joining_can_wait_a_while_or_not_at_all),
         ("foreign_numbers_and_types_are_errors", foreign_numbers_and_types_are_errors),
+        ("what_was_told_while_waiting_for_else_counts", what_was_told_while_waiting_for_else_counts),
+        ("a_circle_of_joins_is_a_deadlock", a_circle_of_joins_is_a_deadlock),
+        ("results_survive_replies_that_come_too_late", results_survive_replies_that_come_too_late),
+        ("garbage_on_the_link_ends_only_the_link", garbage_on_the_link_ends_only_the_link),
+        ("a_process_that_holds_the_link_of_a_dead_worker_stops_nobody", a_link_held_by_another_stops_nobody),
+        ("the_same_definition_may_come_twice", the_same_definition_may_come_twice),
         ("large_results_reach_several_joiners_at_once", large_results_reach_several_joiners_at_once),
         ("no_worker_starts_after_the_first_has_ended", no_worker_starts_after_the_first_has_ended),
         ("a_hundred_workers_run_at_once_and_leave_nothing", a_hundred_workers_run_at_once_and_leave_nothing),
@@ -316,6 +322,120 @@ fn id(number: u64) -> WorkerId<u64> {
 
 fn foreign_numbers_and_types_are_errors() {
     leaving_nothing(|| Runtime::new().with(&BIG).run(&CONFUSED, (id(99), id(1)))).unwrap();
+}
+
+const DISTRACTED: Worker<WorkerId<u64>, ()> = Worker::fallible("distracted", |context, unknown| {
+    let now = std::time::Duration::ZERO;
+    // The answer to this comes while another is waited for; after that it must not be waited for.
+    let _ = context.join_timeout(unknown, now);
+    let worker = context.start(&ADD, (1.0, 2.0))?;
+    let _ = context.join_timeout(worker, now)?;
+    let other = context.start(&ADD, (3.0, 4.0))?;
+    assert_eq!(context.join(other)?, 7.0);
+    assert_eq!(context.try_join(other)?, Some(7.0));
+    assert_eq!(context.join(unknown).unwrap_err(), JoinError::Unknown { number: 99 });
+    assert_eq!(context.join(worker)?, 3.0);
+    Ok(())
+});
+
+fn what_was_told_while_waiting_for_else_counts() {
+    for _ in 0..20 {
+        leaving_nothing(|| Runtime::new().with(&ADD).run(&DISTRACTED, id(99))).unwrap();
+    }
+}
+
+/// Joins the worker of the given number, and tells whether that was a circle.
+const JOINS: Worker<WorkerId<u64>, u64> =
+    Worker::fallible("joins", |context, worker| match context.join(worker) {
+        Ok(circles) => Ok(circles),
+        Err(JoinError::Deadlock { number }) => {
+            assert_eq!(number, worker.number());
+            Ok(1)
+        }
+        Err(error) => Err(error.into()),
+    });
+
+const CIRCLE: Worker<(), u64> = Worker::fallible("circle", |context, ()| {
+    // Numbers are given in order: each of the three joins the next one, and the last one the first.
+    let workers = [2, 3, 1].map(|next| context.start(&JOINS, id(next)));
+    let mut circles = 0;
+    for worker in workers {
+        circles += context.join(worker?)?;
+    }
+    let alone = context.start(&JOINS, id(4))?;
+    assert_eq!(alone.number(), 4);
+    assert_eq!(context.join(alone)?, 1);
+    Ok(circles)
+});
+
+fn a_circle_of_joins_is_a_deadlock() {
+    // The one who is told of it gives 1 to the others.
+    assert_eq!(leaving_nothing(|| Runtime::new().with(&JOINS).run(&CIRCLE, ())).unwrap(), 3);
+}
+
+/// Asks for the end of another worker, and does not wait for the answer.
+const HASTY: Worker<(), u64> = Worker::fallible("hasty", |context, ()| {
+    let worker = context.start(&PARENT, ())?;
+    let _ = context.join_timeout(worker, std::time::Duration::ZERO)?;
+    Ok(7)
+});
+
+fn results_survive_replies_that_come_too_late() {
+    for _ in 0..300 {
+        assert_eq!(Runtime::new().with(&PARENT).run(&HASTY, ()).unwrap(), 7);
+    }
+}
+
+const TALKS_NONSENSE: Worker<(), ()> = Worker::fallible("talks nonsense", |context, ()| {
+    rustix::io::write(&*context, b"\x05\0\0\0junk!")?;
+    match context.start(&ADD, (1.0, 2.0)) {
+        Err(StartError::MasterGone { .. }) => Ok(()),
+        other => Err(Failure::new(format!("{other:?}"))),
+    }
+});
+
+const LISTENS: Worker<(), String> = Worker::fallible("listens", |context, ()| {
+    let worker = context.start(&TALKS_NONSENSE, ())?;
+    let story = context.join(worker).unwrap_err().to_string();
+    let other = context.start(&ADD, (1.0, 2.0))?;
+    assert_eq!(context.join(other)?, 3.0);
+    Ok(story)
+});
+
+fn garbage_on_the_link_ends_only_the_link() {
+    let story =
+        leaving_nothing(|| Runtime::new().with(&ADD).with(&TALKS_NONSENSE).run(&LISTENS, ())).unwrap();
+    assert!(story.contains("`talks nonsense`") && story.contains("exited with code"), "{story}");
+}
+
+/// Leaves a process behind that keeps the link open until the pipe of its standard input ends.
+const LEAVES_A_HOLDER: Worker<(), u32> = Worker::fallible("leaves a holder", |context, ()| {
+    use manycore::spawn::{Child, Fork, Spawner};
+    let holder = Fork.spawn(&[context.as_fd()], || {
+        // Not to die with the worker.
+        rustix::process::set_parent_process_death_signal(None).unwrap();
+        loop {
+            std::thread::park();
+        }
+    })?;
+    let process = holder.id();
+    std::mem::forget(holder);
+    Ok(process)
+});
+
+fn a_link_held_by_another_stops_nobody() {
+    let holder = Runtime::new().run(&LEAVES_A_HOLDER, ()).unwrap();
+    let holder = Pid::from_raw(holder as i32).unwrap();
+    // It may have died with the worker, if that was faster.
+    let _ = kill_process(holder, Signal::KILL);
+}
+
+fn the_same_definition_may_come_twice() {
+    fn twice(runtime: Runtime) -> Runtime {
+        runtime.with(&ADD).with(&SAME)
+    }
+    static SAME: Worker<(), ()> = Worker::new("same", |_, ()| ());
+    twice(twice(Runtime::new())).run(&SAME, ()).unwrap();
 }
 
 const BIG_JOINER: Worker<WorkerId<String>, usize> =

@@ -216,7 +216,7 @@ fn a_map_of_other_types_is_noticed() {
     map.add(&1, &"one".to_owned()).unwrap();
     let table: ShmTable<Heap, NoLock> = DEFAULT().open(&name).unwrap();
     let wrong: ShmMap<u32, u8, Heap, NoLock> = table.into();
-    let advice = "do all users of the map use the same types?";
+    let advice = "all users of a map must use the same types";
     refused!(wrong.find(&1), MapError::Codec(CodecError::TooLongInput), advice);
     refused!(wrong.iter().unwrap().next().unwrap(), MapError::Codec(_), advice);
     let update = wrong.update(&1, |_| unreachable!("there is no value to change"));

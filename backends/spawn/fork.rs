@@ -92,6 +92,9 @@ impl Spawner for Fork {
         if threads != 1 {
             return Err(SpawnError::MultiThreaded { threads });
         }
+        if ends_are_ignored() {
+            return Err(SpawnError::EndsIgnored);
+        }
         // Registers the counter before the fork that it has to count.
         let generation = Generation::current();
         // All that needs memory is made before the fork.
@@ -117,11 +120,8 @@ impl Spawner for Fork {
                 handle: ManuallyDrop::new(Orphan { pidfd: ManuallyDrop::new(pidfd), generation }),
             }),
             Err(errno) => {
-                // Law 7. The number is still that of our child, unless nobody has it, because the system
-                // reaps by itself (`SIGCHLD` ignored).
-                if errno != Errno::SRCH {
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
-                }
+                // Law 7. The number is still that of our child: nobody can have reaped it.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
                 let _ = fetch(WaitId::Pid(pid), WaitIdOptions::EXITED);
                 Err(failed("pidfd_open", errno))
             }
@@ -257,6 +257,23 @@ fn exit_of(status: &WaitIdStatus) -> Exit {
     }
 }
 
+/// What happens at a signal; nothing for those that the C library keeps to itself.
+fn action_of(signal: c_int) -> Option<libc::sigaction> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null pointer means that nothing is set; the other is to a local.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeroes is a value of this plain C structure, and the call may have filled it in.
+    let action = unsafe { action.assume_init() };
+    (result == 0).then_some(action)
+}
+
+/// Whether the system throws the ends of children away instead of keeping them for who waits.
+fn ends_are_ignored() -> bool {
+    action_of(libc::SIGCHLD).is_some_and(|action| {
+        action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
+    })
+}
+
 /// How many threads can still run code of this program.
 ///
 /// The kernel's own count decides: it is one number, while a listing of threads can miss some that begin
@@ -351,14 +368,7 @@ fn reset_signals() {
         if signal == libc::SIGSEGV || signal == libc::SIGBUS {
             continue;
         }
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: a null pointer means that nothing is set; the other is to a local.
-        let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
-        if result != 0 {
-            continue; // Reserved by the C library.
-        }
-        // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
-        let mut action = unsafe { action.assume_init() };
+        let Some(mut action) = action_of(signal) else { continue };
         if action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN {
             action.sa_sigaction = libc::SIG_DFL;
             action.sa_flags = 0;

@@ -141,6 +141,12 @@ pub enum SpawnError {
         /// Threads that the process has.
         threads: usize,
     },
+    /// The process ignores `SIGCHLD`, perhaps because its parent did: then the system throws the ends of its
+    /// children away, and nobody can wait for them.
+    #[error(
+        "SIGCHLD is ignored in this process, so that nobody can learn how its children end: set its default action before starting workers"
+    )]
+    EndsIgnored,
     /// A system call failed.
     #[error("{op} failed: {source}")]
     Io {

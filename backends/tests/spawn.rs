@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use manycore_backends::spawn::{Child, Exit, Fork, SpawnError, Spawner};
+use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{all, open_descriptors};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -22,9 +22,6 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == PRINT) {
         return print_around_a_spawn();
-    }
-    if arguments.iter().any(|argument| argument == "--list") {
-        return ExitCode::SUCCESS;
     }
 
     let mut tests = all::<Fork>();
@@ -42,23 +39,12 @@ fn main() -> ExitCode {
         handle_carried_into_a_unit_is_of_no_use_and_no_harm
         orphans_of_the_parent_are_left_alone
         child_reaped_by_somebody_else_is_an_error
+        a_process_that_ignores_ends_is_refused
         panic_payload_that_panics_is_exit_101
         statics_and_exit_handlers_are_left_alone
     }
-    // Filters are for the harness; all tests together take less than a second.
-    println!("\nrunning {} tests", tests.len());
-    let mut failed = Vec::new();
-    for (name, test) in &tests {
-        let passed = catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            failed.push(name);
-        }
-    }
-    let passed = tests.len() - failed.len();
-    let result = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {result}. {passed} passed; {} failed", failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    run_tests(&tests);
+    ExitCode::SUCCESS
 }
 
 fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
@@ -287,6 +273,15 @@ fn child_reaped_by_somebody_else_is_an_error() {
         set_action(libc::SIGCHLD, libc::SIG_IGN);
         drop(hold);
         child.wait().expect_err("the exit is lost");
+    });
+}
+
+fn a_process_that_ignores_ends_is_refused() {
+    in_a_unit(|| {
+        set_action(libc::SIGCHLD, libc::SIG_IGN);
+        assert!(matches!(Fork.spawn(&[], || 0), Err(SpawnError::EndsIgnored)));
+        set_action(libc::SIGCHLD, libc::SIG_DFL);
+        assert_eq!(Fork.spawn(&[], || 0).unwrap().wait().unwrap(), Exit::Code(0));
     });
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use manycore::{
     Context, Failure, LockMethod, MapError, Platform, Runtime, ShmBackend, ShmMap, ShmTable, TableOptions,
-    Worker, WorkerId,
+    Worker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What is to be counted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    pub(crate) files: Vec<PathBuf>,
+    /// As the system names them; paths that are not UTF-8 can travel only so.
+    pub(crate) files: Vec<OsString>,
     /// Bytes of them all.
     pub(crate) bytes: u64,
     pub(crate) workers: usize,
@@ -75,7 +76,7 @@ pub(crate) struct Share {
     pub(crate) bytes: u64,
     pub(crate) words: u64,
     /// Files that could not be read, or are not UTF-8, and why. They are left out.
-    pub(crate) skipped: Vec<(PathBuf, String)>,
+    pub(crate) skipped: Vec<(OsString, String)>,
 }
 
 /// What all did.
@@ -128,13 +129,10 @@ pub(crate) fn lead<P: Platform>(
 ) -> Result<Report, Failure> {
     let progress: Progress<P> = TableOptions::new().open(&plan.shared.progress)?.into();
     let counts: Counts<P> = TableOptions::new().open(&plan.shared.counts)?.into();
-    let workers = (0..plan.workers)
-        .map(|_| context.start(&counter::<P>(), plan.clone()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let shares = gather::<P>(context, &progress, &counts, &plan, &workers, observe);
+    let shares = gather::<P>(context, &progress, &counts, &plan, observe);
     if shares.is_err() {
-        // Let the others stop early: there is nothing left to take.
-        progress.replace(&NEXT, &(plan.files.len() as u64))?;
+        // Let the others stop early: there is nothing left to take. The first error is the one to tell.
+        let _ = progress.replace(&NEXT, &(plan.files.len() as u64));
     }
     let shares = shares?;
     let (different_words, top) = most_frequent::<P>(&counts, plan.top)?;
@@ -146,20 +144,22 @@ fn gather<P: Platform>(
     progress: &Progress<P>,
     counts: &Counts<P>,
     plan: &Plan,
-    workers: &[WorkerId<Share>],
     observe: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Share>, Failure> {
+    let workers = (0..plan.workers)
+        .map(|_| context.start(&counter::<P>(), plan.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut shares: Vec<Option<Share>> = workers.iter().map(|_| None).collect();
     let mut named = true;
     while let Some(waited_for) = shares.iter().position(Option::is_none) {
         shares[waited_for] = context.join_timeout(workers[waited_for], LOOK)?;
-        for (share, worker) in shares.iter_mut().zip(workers).filter(|(share, _)| share.is_none()) {
+        for (share, worker) in shares.iter_mut().zip(&workers).filter(|(share, _)| share.is_none()) {
             *share = context.join_timeout(*worker, Duration::ZERO)?;
         }
         let [files, bytes, ready] = [FILES, BYTES, READY].map(|key| progress.find(&key));
         observe(files?.unwrap_or(0), bytes?.unwrap_or(0));
         if named && ready?.unwrap_or(0) == plan.workers as u64 {
-            // All have them open: from here on nothing can be left behind, whoever dies.
+            // All have them open: from here on nothing can be left behind, even if the whole program is killed.
             progress.table().unlink()?;
             counts.table().unlink()?;
             named = false;
@@ -189,7 +189,7 @@ fn count_files<P: Platform>(context: &mut Context, plan: Plan) -> Result<Share, 
                 bytes = text.len() as u64;
                 share.words += held.add(&text);
             }
-            Err(reason) => share.skipped.push((path.clone(), reason)),
+            Err(reason) => share.skipped.push((path.into(), reason)),
         }
         share.files += 1;
         share.bytes += bytes;
@@ -207,8 +207,8 @@ fn count_files<P: Platform>(context: &mut Context, plan: Plan) -> Result<Share, 
 fn take<'a, P: Platform>(
     progress: &Progress<P>,
     done: Option<u64>,
-    files: &'a [PathBuf],
-) -> Result<Option<&'a PathBuf>, MapError> {
+    files: &'a [OsString],
+) -> Result<Option<&'a Path>, MapError> {
     progress.group(|group| {
         if let Some(bytes) = done {
             group.update(&FILES, |files| files.unwrap_or(0) + 1)?;
@@ -219,7 +219,7 @@ fn take<'a, P: Platform>(
             taken = next.unwrap_or(0);
             taken + 1
         })?;
-        Ok(usize::try_from(taken).ok().and_then(|taken| files.get(taken)))
+        Ok(usize::try_from(taken).ok().and_then(|taken| files.get(taken)).map(Path::new))
     })
 }
 
@@ -287,7 +287,7 @@ fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Ve
         if entry.1 >= enough {
             best.push(entry);
         }
-        if best.len() >= 16 * top.max(64) {
+        if best.len() >= top.max(64).saturating_mul(16) {
             best.sort_unstable_by(order);
             best.truncate(top);
             enough = best.last().map_or(0, |(_, count)| *count);
@@ -302,14 +302,14 @@ fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Ve
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Regular files, the largest first, so that no worker is left alone with a large one at the end.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<OsString>,
     /// Bytes of them all.
     pub(crate) bytes: u64,
     /// What could not be looked at, and why.
     pub(crate) unreadable: Vec<(PathBuf, String)>,
 }
 
-/// Finds the files below `roots`. Symbolic links are not followed.
+/// Finds the files below `roots`. Symbolic links in directories are not followed.
 pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
     let mut files = Vec::new();
     let mut unreadable = Vec::new();
@@ -322,7 +322,8 @@ pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
         };
     let mut directories = Vec::new();
     for root in roots {
-        visit(root.clone(), fs::symlink_metadata(root), &mut directories);
+        // Who names a link means what it leads to.
+        visit(root.clone(), fs::metadata(root), &mut directories);
     }
     while let Some(directory) = directories.pop() {
         let entries = match fs::read_dir(&directory) {
@@ -341,14 +342,14 @@ pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
     }
     files.sort_unstable_by(|a, b| b.cmp(a));
     let bytes = files.iter().map(|(size, _)| size).sum();
-    Found { files: files.into_iter().map(|(_, path)| path).collect(), bytes, unreadable }
+    Found { files: files.into_iter().map(|(_, path)| path.into_os_string()).collect(), bytes, unreadable }
 }
 
 /// Counts in one thread of one process, without anything shared: what the result is compared with.
-pub(crate) fn recount(files: &[PathBuf]) -> HashMap<String, u64> {
+pub(crate) fn recount(files: &[OsString]) -> HashMap<String, u64> {
     let mut tally = Tally::default();
     for path in files {
-        if let Ok(text) = read_text(path) {
+        if let Ok(text) = read_text(Path::new(path)) {
             tally.add(&text);
         }
     }

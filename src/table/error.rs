@@ -37,7 +37,9 @@ pub enum TableError {
         found: u32,
     },
     /// Whoever created the table has not finished, or died before: create it (anew), or remove the object.
-    #[error("the creation of table {name:?} was not finished: open it for creation, or unlink it")]
+    #[error(
+        "the creation of table {name:?} is not finished: wait for its creator; if that one died, open it for creation, or unlink it"
+    )]
     Unfinished {
         /// The object.
         name: OsString,

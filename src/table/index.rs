@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 
 use manycore_backends::ShmBackend;
+use manycore_backends::shm::Memory;
 
 use super::check_length;
-use super::error::Result;
+use super::error::{Result, TableError};
 use super::journal::Transaction;
 use super::layout::*;
 use super::view::{Place, Record, hash};
@@ -133,6 +134,13 @@ impl<B: ShmBackend> Transaction<'_, B> {
             let words = segment_buckets(segment, base).filter(|words| class_for(*words).is_some());
             // The format has no more buckets: chains grow longer from here on.
             let Some(words) = words.filter(|_| segment < SEGMENTS) else { return Ok(()) };
+            // It doubles the buckets, and each has a word already.
+            if words as usize > self.view().memory().words() {
+                return Err(TableError::Corrupt {
+                    at: AT_BUCKETS as usize,
+                    what: "impossible number of buckets",
+                });
+            }
             let block = self.take(words)?;
             self.fill_block(&block, &[0, 0])?;
             self.put(AT_SEGMENTS + segment, block.at)?;

@@ -43,6 +43,8 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         if length != 0 {
             undo(&view, length, 0)?;
         }
+        // What was undone may be anything, if the journal was not ours.
+        let view = view.again()?;
         let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
         Ok(Transaction {

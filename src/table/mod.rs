@@ -167,7 +167,8 @@ impl TableOptions {
         L: LockMethod<B>,
     {
         self.check()?;
-        ShmTable::attach(B::open(name.as_ref(), Open::Existing)?, self, false)
+        let (table, _) = ShmTable::attach(B::open(name.as_ref(), Open::Existing)?, self, false)?;
+        Ok(table)
     }
 
     /// Creates the table `name`, which must not exist.
@@ -196,7 +197,9 @@ impl TableOptions {
         L: LockMethod<B>,
     {
         self.check()?;
-        ShmTable::attach(B::open(name.as_ref(), Open::Create { mode: self.mode })?, self, true)
+        let how = Open::Create { mode: self.mode };
+        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, true)?;
+        Ok(table)
     }
 
     /// Creates a table under a name that nobody has: `template` with its last run of six or more `X` replaced.
@@ -221,14 +224,30 @@ impl TableOptions {
         }
     }
 
-    /// Makes the new object a table, or removes it again.
+    /// Makes the new object a table, or removes it again. Somebody else may have been faster, by
+    /// `open_or_create`; then the table is theirs.
     fn attach_new<B: ShmBackend, L: LockMethod<B>>(&self, object: B) -> Result<ShmTable<B, L>> {
         let name = object.name().to_owned();
-        ShmTable::attach(object, self, true).inspect_err(|_| {
-            // The first error is the one to report.
-            let _ = B::unlink(&name);
-        })
+        match ShmTable::attach(object, self, true) {
+            Ok((table, Attached::Formatted)) => Ok(table),
+            Ok((_, Attached::Found))
+            | Err(TableError::PageSize { .. } | TableError::Protocol { .. } | TableError::Format { .. }) => {
+                Err(ShmError::AlreadyExists { name }.into())
+            }
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = B::unlink(&name);
+                Err(error)
+            }
+        }
     }
+}
+
+/// Who made an object a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attached {
+    Found,
+    Formatted,
 }
 
 impl ShmTable {
@@ -433,7 +452,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     }
 
     /// Takes an open object for a table; makes it one if that is allowed and it is none yet.
-    fn attach(object: B, options: &TableOptions, may_create: bool) -> Result<ShmTable<B, L>> {
+    fn attach(object: B, options: &TableOptions, may_create: bool) -> Result<(ShmTable<B, L>, Attached)> {
         let size = object.size()?;
         if size < u64::from(HEADER_WORDS) * 4 {
             if size != 0 {
@@ -447,15 +466,25 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
         let method = L::attach(&object)?;
         let table = ShmTable { object, method, generation: Generation::current() };
-        let guard = table.lock(Mode::Write)?;
-        if !table.verify::<L>(options)? {
-            if !may_create {
-                return Err(TableError::Unfinished { name: table.name().to_owned() });
-            }
-            table.format(options)?;
+        let reading = table.lock(Mode::Read)?;
+        let found = table.verify::<L>(options)?;
+        drop(reading);
+        if found {
+            return Ok((table, Attached::Found));
         }
-        drop(guard);
-        Ok(table)
+        if !may_create {
+            return Err(TableError::Unfinished { name: table.name().to_owned() });
+        }
+        let writing = table.lock(Mode::Write)?;
+        // Another creator may have come in between.
+        let attached = if table.verify::<L>(options)? {
+            Attached::Found
+        } else {
+            table.format(options)?;
+            Attached::Formatted
+        };
+        drop(writing);
+        Ok((table, attached))
     }
 
     /// Checks the header; `false` if the object is all new, or its creator died.

@@ -24,7 +24,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let free = self.view().load(AT_FREE + class)?;
         if free != 0 {
             if free < HEADER_WORDS
-                || free > u32::MAX - class_words(0)
+                || free > u32::MAX - class_words(class)
                 || self.view().load(free)? != MARK_FREE | class
             {
                 return Err(TableError::Corrupt {

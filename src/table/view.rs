@@ -70,6 +70,11 @@ impl<'a, B: ShmBackend> View<'a, B> {
         Ok(view)
     }
 
+    /// Looks again, after the words have changed.
+    pub(super) fn again(self) -> Result<View<'a, B>> {
+        View::new(self.object)
+    }
+
     pub(super) fn memory(&self) -> &'a B::Memory {
         self.object.memory()
     }
@@ -154,6 +159,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
         if length > class_words(class) - RECORD_WORDS {
             return Err(corrupt("a value is longer than its record"));
+        }
+        if at.checked_add(class_words(class)).is_none() {
+            return Err(corrupt("a record ends beyond the last place"));
         }
         Ok(Record { at, class, next, older, key: key as i32, length })
     }
