@@ -169,7 +169,8 @@ fn first<P: Platform>(context: &mut Context, plan: Plan) -> Result<Report, Failu
     let target =
         if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} files, {msg}, {elapsed}")?;
-    let progress = ProgressBar::with_draw_target(Some(plan.files.len() as u64), target).with_style(style);
+    let progress =
+        ProgressBar::with_draw_target(Some(plan.files.iter().count() as u64), target).with_style(style);
     let report = count::lead::<P>(context, plan, &mut |files, bytes| {
         progress.set_message(HumanBytes(bytes).to_string());
         progress.set_position(files);
@@ -218,11 +219,11 @@ fn describe(report: &Report, workers: usize, time: Duration) -> Result<String, f
             bar(share.bytes, bytes, 20),
         )?;
     }
-    let skipped: Vec<_> = report.shares.iter().flat_map(|share| &share.skipped).collect();
-    if !skipped.is_empty() {
-        writeln!(text, "{} files were left out, such as", skipped.len())?;
-        for (path, reason) in skipped.iter().take(5) {
-            writeln!(text, "  {}: {reason}", Path::new(path).display())?;
+    let skipped = sum(|share| share.skipped);
+    if skipped > 0 {
+        writeln!(text, "{skipped} files were left out, such as")?;
+        for example in report.shares.iter().flat_map(|share| &share.such_as).take(5) {
+            writeln!(text, "  {example}")?;
         }
     }
     Ok(text.trim_end().to_owned())

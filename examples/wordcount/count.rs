@@ -6,9 +6,10 @@
 //! the end. The first worker starts the counters, shows how far they are, and joins them.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use manycore::{
     Worker,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// How often each word occurs, in shared memory.
 pub(crate) type Counts<P> = ShmMap<String, u64, <P as Platform>::Shm, <P as Platform>::Lock>;
@@ -42,14 +44,16 @@ const BYTES_PER_NEW_WORD: usize = 256;
 /// Words merged in one group: others wait that long for the lock.
 const GROUP: usize = 4_000;
 
+/// How many of the files left out each counter names.
+const EXAMPLES: usize = 5;
+
 /// How often the first worker looks.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What is to be counted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// As the system names them; paths that are not UTF-8 can travel only so.
-    pub(crate) files: Vec<OsString>,
+    pub(crate) files: Paths,
     /// Bytes of them all.
     pub(crate) bytes: u64,
     pub(crate) workers: usize,
@@ -59,6 +63,29 @@ pub(crate) struct Plan {
     pub(crate) before: Duration,
     /// Names of the shared maps, filled in by [`count`].
     pub(crate) shared: Shared,
+}
+
+/// Paths in one piece, each closed by a NUL: they travel as bytes, whatever they are, and fast.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Paths(ByteBuf);
+
+impl Paths {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.0
+            .split_inclusive(|byte| *byte == 0)
+            .map(|path| Path::new(OsStr::from_bytes(&path[..path.len() - 1])))
+    }
+}
+
+impl FromIterator<PathBuf> for Paths {
+    fn from_iter<I: IntoIterator<Item = PathBuf>>(paths: I) -> Paths {
+        let mut bytes = Vec::new();
+        for path in paths {
+            bytes.extend_from_slice(path.as_os_str().as_bytes());
+            bytes.push(0);
+        }
+        Paths(ByteBuf::from(bytes))
+    }
 }
 
 /// Names of the shared maps.
@@ -75,8 +102,10 @@ pub(crate) struct Share {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) words: u64,
-    /// Files that could not be read, or are not UTF-8, and why. They are left out.
-    pub(crate) skipped: Vec<(OsString, String)>,
+    /// Files that could not be read, or are not UTF-8. They are left out.
+    pub(crate) skipped: u64,
+    /// Some of them, and why.
+    pub(crate) such_as: Vec<String>,
 }
 
 /// What all did.
@@ -132,7 +161,7 @@ pub(crate) fn lead<P: Platform>(
     let shares = gather::<P>(context, &progress, &counts, &plan, observe);
     if shares.is_err() {
         // Let the others stop early: there is nothing left to take. The first error is the one to tell.
-        let _ = progress.replace(&NEXT, &(plan.files.len() as u64));
+        let _ = progress.replace(&NEXT, &(plan.files.iter().count() as u64));
     }
     let shares = shares?;
     let (different_words, top) = most_frequent::<P>(&counts, plan.top)?;
@@ -177,19 +206,25 @@ fn count_files<P: Platform>(context: &mut Context, plan: Plan) -> Result<Share, 
     let progress: Progress<P> = TableOptions::new().open(&plan.shared.progress)?.into();
     let counts: Counts<P> = TableOptions::new().open(&plan.shared.counts)?.into();
     progress.update(&READY, |ready| ready.unwrap_or(0) + 1)?;
+    let files: Vec<&Path> = plan.files.iter().collect();
     let mut share = Share { process: std::process::id(), ..Share::default() };
     let mut held = Tally::default();
     // The first merges at different times, so that the counters do not all wait for each other's.
     let mut limit = HELD_MAX * context.number() as usize / plan.workers;
     let mut done = None;
-    while let Some(path) = take::<P>(&progress, done, &plan.files)? {
+    while let Some(path) = take::<P>(&progress, done, &files)? {
         let mut bytes = 0;
         match read_text(path) {
             Ok(text) => {
                 bytes = text.len() as u64;
                 share.words += held.add(&text);
             }
-            Err(reason) => share.skipped.push((path.into(), reason)),
+            Err(reason) => {
+                share.skipped += 1;
+                if share.such_as.len() < EXAMPLES {
+                    share.such_as.push(format!("{}: {reason}", path.display()));
+                }
+            }
         }
         share.files += 1;
         share.bytes += bytes;
@@ -207,7 +242,7 @@ fn count_files<P: Platform>(context: &mut Context, plan: Plan) -> Result<Share, 
 fn take<'a, P: Platform>(
     progress: &Progress<P>,
     done: Option<u64>,
-    files: &'a [OsString],
+    files: &[&'a Path],
 ) -> Result<Option<&'a Path>, MapError> {
     progress.group(|group| {
         if let Some(bytes) = done {
@@ -219,7 +254,7 @@ fn take<'a, P: Platform>(
             taken = next.unwrap_or(0);
             taken + 1
         })?;
-        Ok(usize::try_from(taken).ok().and_then(|taken| files.get(taken)).map(Path::new))
+        Ok(usize::try_from(taken).ok().and_then(|taken| files.get(taken).copied()))
     })
 }
 
@@ -302,7 +337,7 @@ fn most_frequent<P: Platform>(counts: &Counts<P>, top: usize) -> Result<(u64, Ve
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Regular files, the largest first, so that no worker is left alone with a large one at the end.
-    pub(crate) files: Vec<OsString>,
+    pub(crate) files: Paths,
     /// Bytes of them all.
     pub(crate) bytes: u64,
     /// What could not be looked at, and why.
@@ -342,14 +377,14 @@ pub(crate) fn find_files(roots: &[PathBuf]) -> Found {
     }
     files.sort_unstable_by(|a, b| b.cmp(a));
     let bytes = files.iter().map(|(size, _)| size).sum();
-    Found { files: files.into_iter().map(|(_, path)| path.into_os_string()).collect(), bytes, unreadable }
+    Found { files: files.into_iter().map(|(_, path)| path).collect(), bytes, unreadable }
 }
 
 /// Counts in one thread of one process, without anything shared: what the result is compared with.
-pub(crate) fn recount(files: &[OsString]) -> HashMap<String, u64> {
+pub(crate) fn recount(files: &Paths) -> HashMap<String, u64> {
     let mut tally = Tally::default();
-    for path in files {
-        if let Ok(text) = read_text(Path::new(path)) {
+    for path in files.iter() {
+        if let Ok(text) = read_text(path) {
             tally.add(&text);
         }
     }
