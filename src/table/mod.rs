@@ -8,7 +8,8 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `mod` | opening, and the single operations |
+//! | `mod` | the single operations |
+//! | `open` | opening and creating |
 //! | `group` | several operations as one |
 //! | `iter` | walking over all bindings |
 //! | `layout` | the format of the object, drawn |
@@ -32,6 +33,7 @@ mod index;
 mod iter;
 mod journal;
 mod layout;
+mod open;
 mod pages;
 mod view;
 
@@ -39,8 +41,8 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow;
 
 use manycore_backends::generation::Generation;
-use manycore_backends::lock::{Guard, Mode, Protocol, Wait};
-use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
+use manycore_backends::lock::{Guard, Mode, Wait};
+use manycore_backends::shm::ShmError;
 use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
 
 use error::Result;
@@ -53,6 +55,7 @@ pub use group::Group;
 pub(crate) use index::Verdict;
 pub use iter::{Entry, Iter, Keys};
 pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
+pub use open::TableOptions;
 
 /// A hash table in shared memory: `i32` keys to arrays of `i32`, several bindings per key.
 ///
@@ -100,154 +103,6 @@ pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
     object: B,
     method: L,
     generation: Generation,
-}
-
-/// How to open or create a table; the generic way, for any backend and lock method.
-///
-/// ```
-/// use manycore::{File, Fcntl, ShmTable, TableOptions};
-/// # let directory = std::env::temp_dir();
-///
-/// let table: ShmTable<File, Fcntl> =
-///     TableOptions::new().page_size(4096).expected(10_000).create_unique(directory.join("counts-XXXXXX"))?;
-/// assert!(table.length()? == 0);
-/// # table.unlink()?;
-/// # Ok::<(), manycore::TableError>(())
-/// ```
-#[derive(Clone, Debug)]
-#[doc(alias = "manage")]
-#[must_use = "nothing happens before `open` or `create`"]
-pub struct TableOptions {
-    page_size: Option<usize>,
-    expected: usize,
-    mode: u32,
-}
-
-impl Default for TableOptions {
-    fn default() -> TableOptions {
-        TableOptions::new()
-    }
-}
-
-impl TableOptions {
-    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only.
-    pub fn new() -> TableOptions {
-        TableOptions { page_size: None, expected: 32, mode: 0o600 }
-    }
-
-    /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
-    /// 4. A table that exists must have this page size, if it is said at all.
-    pub fn page_size(mut self, bytes: usize) -> TableOptions {
-        self.page_size = Some(bytes);
-        self
-    }
-
-    /// How many bindings a new table should have room for at first. It grows by itself.
-    #[doc(alias = "init")]
-    pub fn expected(mut self, bindings: usize) -> TableOptions {
-        self.expected = bindings;
-        self
-    }
-
-    /// Permission bits of a new object; the umask applies.
-    pub fn mode(mut self, mode: u32) -> TableOptions {
-        self.mode = mode;
-        self
-    }
-
-    /// Opens the table `name`.
-    ///
-    /// # Errors
-    /// [`TableError::Shm`] if there is no such object or it cannot be opened; [`TableError::NotATable`],
-    /// [`Format`](TableError::Format), [`Unfinished`](TableError::Unfinished), [`PageSize`](TableError::PageSize),
-    /// [`Protocol`](TableError::Protocol) if it is not a table such as this one; [`TableError::Lock`].
-    pub fn open<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
-    where
-        B: ShmBackend,
-        L: LockMethod<B>,
-    {
-        self.check()?;
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), Open::Existing)?, self, false)?;
-        Ok(table)
-    }
-
-    /// Creates the table `name`, which must not exist.
-    ///
-    /// # Errors
-    /// [`TableError::Shm`] if the object exists or cannot be created, [`TableError::BadPageSize`],
-    /// [`TableError::Lock`].
-    pub fn create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
-    where
-        B: ShmBackend,
-        L: LockMethod<B>,
-    {
-        self.check()?;
-        let object = B::open(name.as_ref(), Open::CreateNew { mode: self.mode })?;
-        self.attach_new(object)
-    }
-
-    /// Opens the table `name`, or creates it. Of several processes that do so at once, one creates it, and all
-    /// get the same.
-    ///
-    /// # Errors
-    /// As [`open`](TableOptions::open) and [`create`](TableOptions::create).
-    pub fn open_or_create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
-    where
-        B: ShmBackend,
-        L: LockMethod<B>,
-    {
-        self.check()?;
-        let how = Open::Create { mode: self.mode };
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, true)?;
-        Ok(table)
-    }
-
-    /// Creates a table under a name that nobody has: `template` with its last run of six or more `X` replaced.
-    /// [`ShmTable::name`] tells the name.
-    ///
-    /// # Errors
-    /// As [`create`](TableOptions::create).
-    #[doc(alias = "create_unique_shm")]
-    pub fn create_unique<B, L>(&self, template: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
-    where
-        B: ShmBackend,
-        L: LockMethod<B>,
-    {
-        self.check()?;
-        self.attach_new(create_unique(template.as_ref(), self.mode)?)
-    }
-
-    fn check(&self) -> Result<()> {
-        match self.page_size {
-            Some(bytes) if !is_page_size(bytes) => Err(TableError::BadPageSize(bytes)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes the new object a table, or removes it again. Somebody else may have been faster, by
-    /// `open_or_create`; then the table is theirs.
-    fn attach_new<B: ShmBackend, L: LockMethod<B>>(&self, object: B) -> Result<ShmTable<B, L>> {
-        let name = object.name().to_owned();
-        match ShmTable::attach(object, self, true) {
-            Ok((table, Attached::Formatted)) => Ok(table),
-            Ok((_, Attached::Found))
-            | Err(TableError::PageSize { .. } | TableError::Protocol { .. } | TableError::Format { .. }) => {
-                Err(ShmError::AlreadyExists { name }.into())
-            }
-            Err(error) => {
-                // The first error is the one to report.
-                let _ = B::unlink(&name);
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Who made an object a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attached {
-    Found,
-    Formatted,
 }
 
 impl ShmTable {
@@ -449,127 +304,6 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let guard = self.lock(Mode::Write)?;
         let transaction = Transaction::begin(View::new(&self.object)?)?;
         Ok((guard, transaction))
-    }
-
-    /// Takes an open object for a table; makes it one if that is allowed and it is none yet.
-    fn attach(object: B, options: &TableOptions, may_create: bool) -> Result<(ShmTable<B, L>, Attached)> {
-        let size = object.size()?;
-        if size < u64::from(HEADER_WORDS) * 4 {
-            if size != 0 {
-                let name = object.name().to_owned();
-                return Err(TableError::NotATable { name, why: "it is too short to have a table's header" });
-            }
-            if !may_create {
-                return Err(TableError::Unfinished { name: object.name().to_owned() });
-            }
-            object.grow(u64::from(HEADER_WORDS) * 4)?;
-        }
-        let method = L::attach(&object)?;
-        let table = ShmTable { object, method, generation: Generation::current() };
-        let reading = table.lock(Mode::Read)?;
-        let found = table.verify::<L>(options)?;
-        drop(reading);
-        if found {
-            return Ok((table, Attached::Found));
-        }
-        if !may_create {
-            return Err(TableError::Unfinished { name: table.name().to_owned() });
-        }
-        let writing = table.lock(Mode::Write)?;
-        // Another creator may have come in between.
-        let attached = if table.verify::<L>(options)? {
-            Attached::Found
-        } else {
-            table.format(options)?;
-            Attached::Formatted
-        };
-        drop(writing);
-        Ok((table, attached))
-    }
-
-    /// Checks the header; `false` if the object is all new, or its creator died.
-    fn verify<M: LockMethod<B>>(&self, options: &TableOptions) -> Result<bool> {
-        let mut header = [0; HEADER_WORDS as usize];
-        self.object.memory().read(0, &mut header)?;
-        let word = |at: u32| header[at as usize];
-        let name = || self.name().to_owned();
-        if header[..2] != MAGIC {
-            let begun = header[0] == 0
-                && [0, MAGIC[1]].contains(&header[1])
-                && header[2..].iter().all(|word| *word == 0);
-            if begun && self.object.memory().words() == HEADER_WORDS as usize {
-                return Ok(false);
-            }
-            let why = if header[..2] == MAGIC.map(u32::swap_bytes) {
-                "it was written on a machine of the other byte order"
-            } else {
-                "it does not begin with a table's magic words"
-            };
-            return Err(TableError::NotATable { name: name(), why });
-        }
-        // The format is written first, and looked at first: another format's state may be elsewhere.
-        if header[AT_FORMAT as usize..].iter().all(|word| *word == 0) {
-            return Ok(false);
-        }
-        if word(AT_FORMAT) != FORMAT {
-            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
-        }
-        if word(AT_STATE) == 0 {
-            return Ok(false);
-        }
-        if word(AT_BYTE_ORDER) != BYTE_ORDER {
-            return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
-        }
-        if word(AT_STATE) != STATE_READY {
-            return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
-        }
-        let found = word(AT_PAGE_SIZE) as usize;
-        if !is_page_size(found) {
-            return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
-        }
-        if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
-            return Err(TableError::PageSize { name: name(), expected, found });
-        }
-        let found = Protocol::from_number(word(AT_PROTOCOL));
-        if M::PROTOCOL != found && M::PROTOCOL != Protocol::NONE {
-            return Err(TableError::Protocol { name: name(), expected: M::PROTOCOL, found });
-        }
-        Ok(true)
-    }
-
-    /// Writes an empty table: first the magic words, last the state, so that a creator who dies leaves an
-    /// object that is recognised as unfinished; the next one begins again.
-    fn format(&self, options: &TableOptions) -> Result<()> {
-        let page_size = options.page_size.unwrap_or(PAGE_SIZE_DEFAULT) as u32;
-        let base = options.expected.clamp(8, 1 << 24).next_power_of_two() as u32;
-        let journal = HEADER_WORDS;
-        let journal_words = class_words(FIRST_JOURNAL_CLASS);
-        let segment = journal + journal_words;
-        let top = segment + base;
-        let memory = self.object.memory();
-        memory.store(AT_MAGIC as usize + 1, MAGIC[1])?;
-        memory.store(AT_MAGIC as usize, MAGIC[0])?;
-        let bytes = u64::from(top) * 4;
-        self.object.grow(bytes.div_ceil(u64::from(page_size)) * u64::from(page_size))?;
-        let mut header = [0; HEADER_WORDS as usize];
-        for (at, word) in [
-            (AT_FORMAT, FORMAT),
-            (AT_BYTE_ORDER, BYTE_ORDER),
-            (AT_PAGE_SIZE, page_size),
-            (AT_PROTOCOL, <L as LockMethod<B>>::PROTOCOL.number()),
-            (AT_SEED, 0x9E37_79B9),
-            (AT_TOP, top),
-            (AT_BUCKETS, base),
-            (AT_BASE, base),
-            (AT_JOURNAL, journal),
-            (AT_SEGMENTS, segment),
-        ] {
-            header[at as usize] = word;
-        }
-        memory.store(journal as usize, (journal_words - 1) / 2)?;
-        memory.write(AT_FORMAT as usize, &header[AT_FORMAT as usize..])?;
-        memory.write(segment as usize, &vec![0; base as usize])?;
-        Ok(memory.store(AT_STATE as usize, STATE_READY)?)
     }
 }
 
