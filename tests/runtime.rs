@@ -344,16 +344,19 @@ fn what_was_told_while_waiting_for_else_counts() {
     }
 }
 
-/// Joins the worker of the given number, and tells whether that was a circle.
-const JOINS: Worker<WorkerId<u64>, u64> =
-    Worker::fallible("joins", |context, worker| match context.join(worker) {
-        Ok(circles) => Ok(circles),
-        Err(JoinError::Deadlock { number }) => {
-            assert_eq!(number, worker.number());
-            Ok(1)
+/// Joins the worker of the given number, once it has been started, and tells how many were told of a circle.
+const JOINS: Worker<WorkerId<u64>, u64> = Worker::fallible("joins", |context, worker| {
+    loop {
+        match context.join(worker) {
+            Err(JoinError::Unknown { .. }) => std::thread::yield_now(),
+            Err(JoinError::Deadlock { number }) => {
+                assert_eq!(number, worker.number());
+                return Ok(1);
+            }
+            result => return Ok(result?),
         }
-        Err(error) => Err(error.into()),
-    });
+    }
+});
 
 const CIRCLE: Worker<(), u64> = Worker::fallible("circle", |context, ()| {
     // Numbers are given in order: each of the three joins the next one, and the last one the first.
