@@ -68,6 +68,8 @@ struct Job<P: Platform> {
     outbox: VecDeque<Reply>,
     /// Whether it is not listened to, because its outbox is full.
     muted: bool,
+    /// What its link is polled for.
+    interest: Interest,
 }
 
 /// Which descriptor of a job a poll key stands for.
@@ -154,6 +156,7 @@ impl<P: Platform> Jobs<P> {
             watchers: BTreeSet::new(),
             outbox: VecDeque::new(),
             muted: false,
+            interest: Interest::READ,
         };
         self.running.insert(id, job);
         self.poller.add(key(id, Watched::Link), ours, Interest::READ)?;
@@ -324,6 +327,9 @@ impl<P: Platform> Jobs<P> {
         if std::mem::replace(&mut job.muted, !heard) && heard {
             // Its link may hold what it said meanwhile.
             self.unheard.insert(id);
+        }
+        if std::mem::replace(&mut job.interest, interest) == interest {
+            return Ok(());
         }
         self.poller.modify(key(id, Watched::Link), interest)
     }
