@@ -46,6 +46,11 @@ impl ShmBackend for File {
     }
 
     #[inline]
+    fn intact(&self) -> Result<(), ShmError> {
+        self.handle.intact()
+    }
+
+    #[inline]
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }

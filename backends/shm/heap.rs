@@ -85,6 +85,10 @@ impl ShmBackend for Heap {
         Ok(())
     }
 
+    fn intact(&self) -> Result<(), ShmError> {
+        Ok(())
+    }
+
     #[inline]
     fn memory(&self) -> &Mapping {
         &self.object.mapping

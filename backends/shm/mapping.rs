@@ -12,7 +12,7 @@
 //! the object covers them. Nobody in this process accesses the bytes in another way: no reference, slice or
 //! pointer leaves this file. Other processes may write anything at any time; to this process that is a
 //! concurrent atomic write, whatever instruction they use. If somebody truncates the object, an access
-//! raises SIGBUS, which ends the process but breaks no memory.
+//! raises SIGBUS, which the [guard](super::guard) turns into zeros and a mark.
 
 #![allow(unsafe_code)]
 
@@ -22,6 +22,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::guard::Guard;
 use super::{Memory, OutOfBounds, WORD};
 use crate::sync::global::{AtomicU32, AtomicUsize, Ordering};
 
@@ -34,6 +35,8 @@ const RESERVE_PRIVATE: usize = 1 << 32;
 
 /// Words of shared memory.
 pub struct Mapping {
+    // Dropped first, before the range is unmapped.
+    guard: Option<Guard>,
     raw: MmapRaw,
     words: AtomicUsize,
 }
@@ -51,7 +54,8 @@ impl Mapping {
                 Err(error) => return Err(error),
             }
         };
-        let mapping = Mapping { raw, words: AtomicUsize::new(0) };
+        let guard = Some(Guard::new(raw.as_ptr() as usize, raw.len()));
+        let mapping = Mapping { guard, raw, words: AtomicUsize::new(0) };
         mapping.extend_to(size);
         Ok(mapping)
     }
@@ -59,7 +63,14 @@ impl Mapping {
     /// Maps memory of the process's own, zeroed; nothing of it is there yet.
     pub(super) fn private() -> io::Result<Mapping> {
         let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;
-        Ok(Mapping { raw: raw.into(), words: AtomicUsize::new(0) })
+        Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0) })
+    }
+
+    /// Whether somebody cut the file off, and that was noticed by an access: what was read since may be zeros,
+    /// and what was written may be nowhere.
+    #[inline]
+    pub(super) fn is_lost(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_lost)
     }
 
     /// The largest object that fits, in bytes.

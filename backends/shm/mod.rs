@@ -30,12 +30,16 @@
 //!    *any* descriptor of a file, survive the dropping of another handle.
 //! 8. **Fork.** A handle carried into a forked child refuses with [`ShmError::Forked`], and dropping it there
 //!    closes nothing.
-//! 9. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
-//!    [`ShmError::NotAnObject`].
+//! 9. **Truncation.** If somebody makes an object shorter, accesses beyond its new end read zeros and write
+//!    nothing, and [`ShmBackend::intact`] says so from then on: [`ShmError::Truncated`]. (Within the page in which
+//!    the new end lies this goes unnoticed until [`ShmBackend::size`] is asked.)
+//! 10. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
+//!     [`ShmError::NotAnObject`].
 //!
 //! This module does not say what the words mean, and does not lock.
 
 mod file;
+mod guard;
 mod heap;
 mod mapping;
 mod object;
@@ -93,6 +97,14 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
     /// [`ShmError::Full`] if there is no room for it, [`ShmError::TooLarge`] if it is more than can be
     /// mapped, [`ShmError::Forked`], [`ShmError::Io`].
     fn grow(&self, bytes: u64) -> Result<(), ShmError>;
+
+    /// Whether what was read since the object was opened can be believed. Cheap enough to be asked after every
+    /// operation.
+    ///
+    /// # Errors
+    /// [`ShmError::Truncated`] if an access met a part of the object that somebody has cut off; from then on,
+    /// for ever. (Such an access reads zeros, and writes nothing.)
+    fn intact(&self) -> Result<(), ShmError>;
 
     /// The words.
     fn memory(&self) -> &Self::Memory;

@@ -124,6 +124,18 @@ impl Handle {
         Ok(found)
     }
 
+    #[inline]
+    pub(super) fn intact(&self) -> Result<(), ShmError> {
+        if self.mapping().is_lost() { Err(self.truncated()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn truncated(&self) -> ShmError {
+        let object = self.object();
+        let found = fs::fstat(&object.fd).map_or(0, |stat| stat.st_size as u64);
+        ShmError::Truncated { name: self.name.clone(), known: object.mapping.size(), found }
+    }
+
     pub(super) fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         let size = self.size()?;
         let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);

@@ -61,6 +61,11 @@ impl ShmBackend for PosixShm {
     }
 
     #[inline]
+    fn intact(&self) -> Result<(), ShmError> {
+        self.handle.intact()
+    }
+
+    #[inline]
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }

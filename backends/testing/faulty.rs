@@ -136,6 +136,10 @@ impl<B: ShmBackend> ShmBackend for Faulty<B> {
         }
     }
 
+    fn intact(&self) -> Result<(), ShmError> {
+        self.0.intact()
+    }
+
     fn memory(&self) -> &B::Memory {
         self.0.memory()
     }

@@ -104,6 +104,10 @@ impl<B: ShmBackend> ShmBackend for Recorder<B> {
         self.0.0.grow(bytes)
     }
 
+    fn intact(&self) -> Result<(), ShmError> {
+        self.0.0.intact()
+    }
+
     fn memory(&self) -> &Recording<B> {
         &self.0
     }

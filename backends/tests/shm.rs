@@ -14,6 +14,7 @@ fn main() {
         ("descriptors_are_shared_and_closed", descriptors_are_shared_and_closed::<File>),
         ("descriptors_are_shared_and_closed_posix", descriptors_are_shared_and_closed::<PosixShm>),
         ("a_truncated_object_is_reported", a_truncated_object_is_reported),
+        ("what_was_cut_off_reads_as_zeros", what_was_cut_off_reads_as_zeros),
         ("the_mode_is_the_one_asked_for", the_mode_is_the_one_asked_for),
         ("posix_names_with_and_without_slash_are_one", posix_names_with_and_without_slash_are_one),
         ("posix_names_have_no_directories", posix_names_have_no_directories),
@@ -29,7 +30,7 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Law 9.
+/// Law 10.
 fn what_is_no_regular_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("target");
@@ -73,6 +74,30 @@ fn a_truncated_object_is_reported() {
     std::fs::OpenOptions::new().write(true).open(&*name).unwrap().set_len(100).unwrap();
     assert!(matches!(object.size(), Err(ShmError::Truncated { known: 8192, found: 100, .. })));
     assert!(matches!(object.grow(10_000), Err(ShmError::Truncated { .. })));
+}
+
+/// Law 9.
+fn what_was_cut_off_reads_as_zeros() {
+    let (name, other) = (Fresh::<File>::name(), Fresh::<File>::name());
+    let (object, sound) = (File::open(&name, NEW).unwrap(), File::open(&other, NEW).unwrap());
+    for object in [&object, &sound] {
+        object.grow(40_960).unwrap();
+        object.memory().write(0, &vec![7; 10_240]).unwrap();
+    }
+    std::fs::OpenOptions::new().write(true).open(&*name).unwrap().set_len(8192).unwrap();
+    assert_eq!(object.memory().load(0), Ok(7));
+    object.intact().unwrap();
+    assert_eq!(object.memory().load(5000), Ok(0));
+    assert!(matches!(object.intact(), Err(ShmError::Truncated { known: 40_960, found: 8192, .. })));
+    object.memory().store(10_239, 1).unwrap();
+    let mut words = vec![9; 10_240];
+    object.memory().read(0, &mut words).unwrap();
+    assert_eq!(words[..2048], [7; 2048]);
+    assert!(words[2048..10_239].iter().all(|word| *word == 0));
+    assert!(object.intact().is_err());
+    assert_eq!(std::fs::metadata(&*name).unwrap().len(), 8192);
+    sound.intact().unwrap();
+    assert_eq!(sound.memory().load(10_239), Ok(7));
 }
 
 fn the_mode_is_the_one_asked_for() {

@@ -91,7 +91,8 @@ impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
 
     /// The next binding: its key, and its value as words in `value`.
     pub(crate) fn next_words(&mut self, value: &mut Vec<u32>) -> Option<Result<i32>> {
-        let key = self.advance(value);
+        let view = self.cursor.as_ref()?.view;
+        let key = view.believe(self.advance(value));
         if key.is_err() {
             self.cursor = None;
         }
@@ -148,7 +149,9 @@ impl<B: ShmBackend, G> Iterator for Keys<'_, B, G> {
     type Item = Result<i32>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.cursor.as_mut()?.next().transpose();
+        let cursor = self.cursor.as_mut()?;
+        let record = cursor.next();
+        let record = cursor.view.believe(record).transpose();
         if !matches!(record, Some(Ok(_))) {
             self.cursor = None;
         }

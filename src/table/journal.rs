@@ -98,6 +98,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
                 what: "a part of the group could not be undone",
             });
         }
+        self.view.believe(Ok(()))?;
         if self.length != 0 {
             self.view.store(AT_JOURNAL_LENGTH, 0)?;
             self.length = 0;

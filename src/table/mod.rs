@@ -264,13 +264,14 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Runs one reading operation under the read lock.
     fn read<T>(&self, body: impl FnOnce(&View<'_, B>) -> Result<T>) -> Result<T> {
         let (_guard, view) = self.begin_read()?;
-        body(&view)
+        view.believe(body(&view))
     }
 
     /// Runs one writing operation as a transaction of its own.
     fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
         let (_guard, mut transaction) = self.begin_write()?;
-        let value = body(&mut transaction)?;
+        let result = body(&mut transaction);
+        let value = transaction.view().believe(result)?;
         transaction.dispose()?;
         transaction.commit()?;
         Ok(value)
@@ -302,7 +303,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
 
     fn begin_write(&self) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
         let guard = self.lock(Mode::Write)?;
-        let transaction = Transaction::begin(View::new(&self.object)?)?;
+        let view = View::new(&self.object)?;
+        let transaction = view.believe(Transaction::begin(view))?;
         Ok((guard, transaction))
     }
 }

@@ -55,19 +55,33 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
         let view = View { object };
-        let mut top = view.load(AT_TOP)?;
-        if top as usize > view.memory().words() {
-            object.size()?;
-            top = view.load(AT_TOP)?;
+        view.believe(view.check_top()).map(|()| view)
+    }
+
+    fn check_top(&self) -> Result<()> {
+        let mut top = self.load(AT_TOP)?;
+        if top as usize > self.memory().words() {
+            self.object.size()?;
+            top = self.load(AT_TOP)?;
         }
         let corrupt = |what| Err(TableError::Corrupt { at: AT_TOP as usize, what });
-        if top as usize > view.memory().words() {
-            return corrupt("the table says that it is longer than its object");
+        if top as usize > self.memory().words() {
+            corrupt("the table says that it is longer than its object")
+        } else if top < HEADER_WORDS {
+            corrupt("the table says that it is shorter than its header")
+        } else {
+            Ok(())
         }
-        if top < HEADER_WORDS {
-            return corrupt("the table says that it is shorter than its header");
+    }
+
+    /// The result of an operation, unless what it saw was not there: an object that somebody has cut off reads as
+    /// zeros, and looks corrupt.
+    pub(super) fn believe<T>(&self, result: Result<T>) -> Result<T> {
+        self.object.intact()?;
+        if matches!(result, Err(TableError::Corrupt { .. })) {
+            self.object.size()?;
         }
-        Ok(view)
+        result
     }
 
     /// Looks again, after the words have changed.

@@ -1,0 +1,140 @@
+//! An object that somebody cuts off under an open table is an error of every operation, not the death of the
+//! process; and a SIGBUS that is not ours still kills.
+
+use manycore::shm::ShmError;
+use manycore::spawn::{Child, Exit, Fork, Spawner};
+use manycore::{Fcntl, File, ShmTable, TableError, TableOptions};
+use manycore_backends::testing::shm::Fresh;
+use manycore_backends::testing::{TestCase, run_tests};
+
+type Table = ShmTable<File, Fcntl>;
+
+fn main() {
+    let tests: Vec<TestCase> = vec![
+        ("every_operation_says_that_the_object_was_cut_off", every_operation_says_so),
+        ("other_tables_go_on", other_tables_go_on),
+        ("a_group_that_meets_the_end_fails_as_a_whole", a_group_that_meets_the_end_fails_as_a_whole),
+        ("iterating_ends_with_the_error", iterating_ends_with_the_error),
+        ("a_table_cut_off_again_and_again_is_survived", again_and_again),
+        ("a_sigbus_that_was_sent_still_kills", a_sigbus_that_was_sent_still_kills),
+    ];
+    run_tests(&tests);
+}
+
+fn filled(name: &Fresh<File>) -> Table {
+    let table: Table = TableOptions::new().create(name).unwrap();
+    for key in 0..2000 {
+        table.add(key, &[key; 10]).unwrap();
+    }
+    table
+}
+
+fn cut(name: &Fresh<File>, bytes: u64) {
+    std::fs::OpenOptions::new().write(true).open(&**name).unwrap().set_len(bytes).unwrap();
+}
+
+fn truncated<T: std::fmt::Debug>(result: Result<T, TableError>) {
+    assert!(matches!(result, Err(TableError::Shm(ShmError::Truncated { .. }))), "{result:?}");
+}
+
+fn every_operation_says_so() {
+    // To nothing, in the header, at a page, in the middle of one, and near the end.
+    let sizes = [0, 20, 4096, 10_000, 100_000];
+    let operations: [fn(&Table); 8] = [
+        |table| truncated(all(table, |table, key| table.find(key).map(drop))),
+        |table| truncated(all(table, |table, key| table.find_all(key).map(drop))),
+        |table| truncated(all(table, |table, key| table.mem(key).map(drop))),
+        |table| truncated(all(table, |table, key| table.add(key, &[1; 50]))),
+        |table| truncated(all(table, |table, key| table.replace(key, &[2; 50]))),
+        |table| truncated(all(table, |table, key| table.remove(key).map(drop))),
+        |table| truncated(table.fold(0, |sum, _, value| sum + value.len())),
+        |table| truncated(table.iter_keys().and_then(|mut keys| keys.try_for_each(|key| key.map(drop)))),
+    ];
+    for size in sizes {
+        for operation in operations {
+            let name = Fresh::<File>::name();
+            let table = filled(&name);
+            cut(&name, size);
+            operation(&table);
+            // From then on all of them, also those that would meet nothing of it.
+            operation(&table);
+            truncated(table.group(|group| group.add(1, &[])));
+        }
+    }
+}
+
+/// One operation for each key, until one fails: one alone need not meet what is missing.
+fn all(table: &Table, operation: fn(&Table, i32) -> Result<(), TableError>) -> Result<(), TableError> {
+    (0..2000).try_for_each(|key| operation(table, key))
+}
+
+fn other_tables_go_on() {
+    let (broken, sound) = (Fresh::<File>::name(), Fresh::<File>::name());
+    let (broken_table, sound_table) = (filled(&broken), filled(&sound));
+    cut(&broken, 4096);
+    truncated(all(&broken_table, |table, key| table.find(key).map(drop)));
+    drop(broken_table);
+    assert_eq!(sound_table.length().unwrap(), 2000);
+    assert_eq!(sound_table.fold(0, |count, _, _| count + 1).unwrap(), 2000);
+    sound_table.add(5000, &[1]).unwrap();
+    // A new table in the place of the broken one is not taken for it.
+    std::fs::remove_file(&*broken).unwrap();
+    assert_eq!(filled(&broken).length().unwrap(), 2000);
+}
+
+fn a_group_that_meets_the_end_fails_as_a_whole() {
+    let name = Fresh::<File>::name();
+    let table = filled(&name);
+    truncated(table.group(|group| {
+        group.add(1, &[7])?;
+        cut(&name, 8192);
+        for key in 0..2000 {
+            // What it sees now may be anything; what counts is that the group does not happen.
+            let _ = group.find(key);
+        }
+        Ok(())
+    }));
+}
+
+fn iterating_ends_with_the_error() {
+    let name = Fresh::<File>::name();
+    let table = filled(&name);
+    let mut entries = table.iter().unwrap();
+    for _ in 0..10 {
+        entries.next().unwrap().unwrap();
+    }
+    cut(&name, 4096);
+    let rest: Result<Vec<_>, _> = entries.by_ref().collect();
+    truncated(rest.map(drop));
+    assert!(entries.next().is_none());
+}
+
+fn again_and_again() {
+    // More often than there is room for ranges at a time.
+    for round in 0..1500u64 {
+        let name = Fresh::<File>::name();
+        let table: Table = TableOptions::new().create(&name).unwrap();
+        table.add(1, &[1]).unwrap();
+        cut(&name, round % 3 * 100);
+        truncated(table.length().and_then(|_| table.find(1)).and_then(|_| table.add(2, &[2])));
+    }
+}
+
+fn a_sigbus_that_was_sent_still_kills() {
+    let child = Fork
+        .spawn(&[], || {
+            let name = Fresh::<File>::name();
+            let table = filled(&name);
+            cut(&name, 4096);
+            truncated(all(&table, |table, key| table.find(key).map(drop)));
+            drop((table, name));
+            let me = rustix::process::getpid();
+            // The first may only take the handler of std away, which is there for stack overflows.
+            for _ in 0..2 {
+                rustix::process::kill_process(me, rustix::process::Signal::BUS).unwrap();
+            }
+            0
+        })
+        .unwrap();
+    assert!(matches!(child.wait().unwrap(), Exit::Signal { signal: 7, .. }));
+}
