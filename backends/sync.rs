@@ -22,7 +22,9 @@ pub(crate) use std::{
 
 /// Types for statics and for what loom does not explore: always those of std.
 pub(crate) mod global {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+    };
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
 
     /// Locks `mutex`. A panic elsewhere while it was held is no reason to fail here: each user of this

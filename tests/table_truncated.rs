@@ -14,6 +14,7 @@ fn main() {
         ("every_operation_says_that_the_object_was_cut_off", every_operation_says_so),
         ("other_tables_go_on", other_tables_go_on),
         ("a_group_that_meets_the_end_fails_as_a_whole", a_group_that_meets_the_end_fails_as_a_whole),
+        ("a_journal_that_was_cut_off_is_not_believed", a_journal_that_was_cut_off_is_not_believed),
         ("iterating_ends_with_the_error", iterating_ends_with_the_error),
         ("a_table_cut_off_again_and_again_is_survived", again_and_again),
         ("a_sigbus_that_was_sent_still_kills", a_sigbus_that_was_sent_still_kills),
@@ -94,6 +95,28 @@ fn a_group_that_meets_the_end_fails_as_a_whole() {
         }
         Ok(())
     }));
+}
+
+/// Undoing from a journal that reads as zeros must not touch what is left of the object: others still look at it.
+fn a_journal_that_was_cut_off_is_not_believed() {
+    let name = Fresh::<File>::name();
+    let table = filled(&name);
+    // The journal moves to the end of the object, and then most of it is gone, but for its beginning.
+    let mut header = Vec::new();
+    truncated(table.group(|group| {
+        for key in 0..2000 {
+            group.replace(key, &[-key; 10])?;
+        }
+        header = std::fs::read(&*name).unwrap()[..32].to_vec();
+        let journal =
+            std::fs::read(&*name).unwrap()[13 * 4..14 * 4].try_into().map(u32::from_ne_bytes).unwrap();
+        let cut_at = u64::from(journal) * 4 / 4096 * 4096 + 4096;
+        cut(&name, cut_at);
+        Err::<(), _>(TableError::FormatFull)
+    }));
+    let left = std::fs::read(&*name).unwrap();
+    assert_eq!(left[..32], header, "the words that never change");
+    assert_ne!(left[14 * 4..15 * 4], [0; 4], "the journal is not taken for empty");
 }
 
 fn iterating_ends_with_the_error() {

@@ -34,7 +34,7 @@ const FIRST: u64 = 0;
 /// Requests of one worker that are served before it is the turn of others.
 const TURN: usize = 64;
 
-/// Requests of a worker that are served after its end: more than its link can hold.
+/// Messages that are looked through for a result when a link is given up: more than it can hold.
 const LAST_WORDS: usize = 1 << 17;
 
 /// Replies that may wait for a worker before it is not listened to any more.
@@ -216,19 +216,6 @@ impl<P: Platform> Jobs<P> {
         Ok(())
     }
 
-    /// Takes what a worker that has ended had said. Whoever else has its link, such as a process that it made,
-    /// is not waited for, and not listened to for ever.
-    fn hear_out(&mut self, id: u64) -> Result<(), PollError> {
-        for _ in 0..LAST_WORDS {
-            let said = self.running.get(&id).and_then(|job| job.link.as_ref()).map(|link| link.try_receive());
-            match said {
-                Some(Ok(Some(request))) => self.serve(id, request)?,
-                _ => break,
-            }
-        }
-        self.unlink(id)
-    }
-
     /// Whether `wanted` waits for `id`, directly or through others, or is it.
     fn waits_for(&self, wanted: u64, id: u64) -> bool {
         let mut at = Some(wanted);
@@ -312,9 +299,8 @@ impl<P: Platform> Jobs<P> {
                     job.outbox.push_front(reply);
                     waits = true;
                 }
-                // Gone; but what it said before may not have been read: `listen` gives the link up.
-                Err(TrySendError::Failed(TransportError::Closed)) => job.outbox.clear(),
-                // It cannot be too big: arguments and results are limited, and there is room beside.
+                // Gone, or as good as gone. It cannot be too big: arguments and results are limited, and there
+                // is room beside.
                 Err(_) => return self.unlink(id),
             }
         }
@@ -334,14 +320,20 @@ impl<P: Platform> Jobs<P> {
         self.poller.modify(key(id, Watched::Link), interest)
     }
 
-    /// Gives a link up.
+    /// Gives a link up, but for what was said of a result before. Whoever else has the worker's end of it, such as
+    /// a process that the worker made, is not waited for.
     fn unlink(&mut self, id: u64) -> Result<(), PollError> {
-        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
-            job.link = None;
-            job.outbox.clear();
-            self.poller.remove(key(id, Watched::Link))?;
+        let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
+        let Some(link) = job.link.take() else { return Ok(()) };
+        for _ in 0..LAST_WORDS {
+            match link.try_receive() {
+                Ok(Some(Request::Finished { outcome })) => job.outcome = Some(outcome),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
         }
-        Ok(())
+        job.outbox.clear();
+        self.poller.remove(key(id, Watched::Link)).map(drop)
     }
 
     /// Sees to a child that has ended.
@@ -354,7 +346,7 @@ impl<P: Platform> Jobs<P> {
             Ok(Some(exit)) => Outcome::Lost { message: exit.to_string() },
             Err(error) => Outcome::Lost { message: error.to_string() },
         };
-        self.hear_out(id)?;
+        self.unlink(id)?;
         self.unheard.remove(&id);
         self.waits.remove(&id);
         self.poller.remove(key(id, Watched::Child))?;

@@ -35,7 +35,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
-        super::find(self.view(), key)
+        self.view().believe(super::find(self.view(), key))
     }
 
     /// As [`ShmTable::find_all`](super::ShmTable::find_all).
@@ -43,7 +43,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
-        super::find_all(self.view(), key)
+        self.view().believe(super::find_all(self.view(), key))
     }
 
     /// As [`ShmTable::mem`](super::ShmTable::mem).
@@ -51,7 +51,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn mem(&self, key: i32) -> Result<bool> {
-        super::mem(self.view(), key)
+        self.view().believe(super::mem(self.view(), key))
     }
 
     /// As [`ShmTable::remove`](super::ShmTable::remove).
@@ -75,7 +75,8 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn length(&self) -> Result<usize> {
-        Ok(self.view().load(AT_BINDINGS)? as usize)
+        let bindings = self.view().load(AT_BINDINGS);
+        Ok(self.view().believe(bindings)? as usize)
     }
 
     /// As [`ShmTable::iter`](super::ShmTable::iter).
@@ -112,7 +113,7 @@ impl<B: ShmBackend> Group<'_, B> {
         key: i32,
         mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        super::search(self.view(), key, &mut visit)
+        self.view().believe(super::search(self.view(), key, &mut visit))
     }
 
     /// Walks the bindings of `key`, newest first, as `judge` says; see [`Verdict`].
@@ -140,6 +141,7 @@ impl<B: ShmBackend> Group<'_, B> {
         let savepoint = self.transaction.savepoint();
         let attempt = Attempt { group: self, savepoint };
         let value = body(attempt.group)?;
+        attempt.group.view().believe(Ok(()))?;
         std::mem::forget(attempt);
         Ok(value)
     }

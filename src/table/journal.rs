@@ -89,8 +89,20 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Ok(self.view.memory().write(at as usize, words)?)
     }
 
-    /// Makes everything since the beginning happen. The caller has disposed of `given_up`.
-    pub(super) fn commit(&mut self) -> Result<()> {
+    /// Makes everything since the beginning happen.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        let disposed = self.dispose();
+        self.view.believe(disposed)?;
+        self.commit()
+    }
+
+    /// Undoes everything since the beginning.
+    pub(super) fn abandon(&mut self) -> Result<()> {
+        let undone = self.try_undo_to(Savepoint { length: 0, given_up: 0 });
+        self.view.believe(undone)
+    }
+
+    fn commit(&mut self) -> Result<()> {
         debug_assert!(self.given_up.is_empty());
         if self.broken {
             return Err(TableError::Corrupt {
@@ -200,8 +212,13 @@ fn undo<B: ShmBackend>(view: &View<'_, B>, length: u32, to: u32) -> Result<()> {
         }
         view.memory().read((area + 1 + 2 * index) as usize, &mut entry)?;
         let [at, old] = entry;
-        if at == AT_JOURNAL_LENGTH {
-            return Err(TableError::Corrupt { at: area as usize, what: "the journal would undo itself" });
+        // Zeros of a journal that was cut off are no entries.
+        view.believe(Ok(()))?;
+        if at < AT_TOP || at == AT_JOURNAL_LENGTH {
+            return Err(TableError::Corrupt {
+                at: area as usize,
+                what: "the journal has an entry for a word that never changes",
+            });
         }
         view.store(at, old)?;
         if at == AT_JOURNAL {

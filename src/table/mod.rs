@@ -246,10 +246,16 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ) -> Result<T, E> {
         let (_guard, transaction) = self.begin_write()?;
         let mut group = Group { transaction };
-        let value = body(&mut group)?;
-        group.transaction.dispose()?;
-        group.transaction.commit()?;
-        Ok(value)
+        match body(&mut group) {
+            Ok(value) => {
+                group.transaction.finish()?;
+                Ok(value)
+            }
+            Err(error) => {
+                group.transaction.abandon()?;
+                Err(error)
+            }
+        }
     }
 
     /// Looks at the values of the key's bindings, newest first, until `visit` finds what it looks for.
@@ -270,11 +276,16 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Runs one writing operation as a transaction of its own.
     fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
         let (_guard, mut transaction) = self.begin_write()?;
-        let result = body(&mut transaction);
-        let value = transaction.view().believe(result)?;
-        transaction.dispose()?;
-        transaction.commit()?;
-        Ok(value)
+        match body(&mut transaction) {
+            Ok(value) => {
+                transaction.finish()?;
+                Ok(value)
+            }
+            Err(error) => {
+                transaction.abandon()?;
+                transaction.view().believe(Err(error))
+            }
+        }
     }
 
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {

@@ -181,7 +181,9 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let method = L::attach(&object)?;
         let table = ShmTable { object, method, generation: Generation::current() };
         let reading = table.lock(Mode::Read)?;
-        let found = table.verify::<L>(options)?;
+        let found = table.verify::<L>(options);
+        table.object.intact()?;
+        let found = found?;
         drop(reading);
         if found {
             return Ok((table, Attached::Found));
@@ -195,6 +197,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             Attached::Found
         } else {
             table.format(options)?;
+            table.object.intact()?;
             Attached::Formatted
         };
         drop(writing);

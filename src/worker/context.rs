@@ -245,6 +245,7 @@ impl Context {
                     return Err(JoinError::Unknown { number: id });
                 }
                 Ok(Reply::Deadlock { id }) if id == worker.id => {
+                    self.watched.remove(&id);
                     return Err(JoinError::Deadlock { number: id });
                 }
                 Ok(reply) => self.keep(reply),
