@@ -85,6 +85,7 @@ impl ShmBackend for Heap {
         Ok(())
     }
 
+    #[inline]
     fn intact(&self) -> Result<(), ShmError> {
         Ok(())
     }

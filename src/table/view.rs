@@ -53,11 +53,13 @@ pub(super) struct Place {
 
 impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
+    #[inline]
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
         let view = View { object };
         view.believe(view.check_top()).map(|()| view)
     }
 
+    #[inline]
     fn check_top(&self) -> Result<()> {
         let mut top = self.load(AT_TOP)?;
         if top as usize > self.memory().words() {
@@ -76,12 +78,27 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     /// The result of an operation, unless what it saw was not there: an object that somebody has cut off reads as
     /// zeros, and looks corrupt.
+    #[inline]
     pub(super) fn believe<T>(&self, result: Result<T>) -> Result<T> {
-        self.object.intact()?;
-        if matches!(result, Err(TableError::Corrupt { .. })) {
-            self.object.size()?;
+        match result {
+            Ok(value) => {
+                self.object.intact()?;
+                Ok(value)
+            }
+            Err(error) => Err(self.explain(error)),
         }
-        result
+    }
+
+    #[cold]
+    fn explain(&self, error: TableError) -> TableError {
+        let intact = self.object.intact().and_then(|()| match error {
+            TableError::Corrupt { .. } => self.object.size().map(drop),
+            _ => Ok(()),
+        });
+        match intact {
+            Ok(()) => error,
+            Err(cause) => cause.into(),
+        }
     }
 
     /// Looks again, after the words have changed.
