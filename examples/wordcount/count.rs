@@ -35,14 +35,11 @@ const BYTES: u32 = 2;
 /// Counters that have opened the shared maps.
 const READY: u32 = 3;
 
-/// Different words that a counter holds before it merges them.
+/// Different words that a counter holds before it merges them, in one group.
 const HELD_MAX: usize = 32_000;
 
 /// How many bytes of text bring one word that was not there before, roughly.
 const BYTES_PER_NEW_WORD: usize = 256;
-
-/// Words merged in one group: others wait that long for the lock.
-const GROUP: usize = 4_000;
 
 /// How many of the files left out each counter names.
 const EXAMPLES: usize = 5;
@@ -288,17 +285,13 @@ impl Tally {
         sum
     }
 
-    /// Adds all counts to the shared ones, in groups, and forgets them.
+    /// Adds all counts to the shared ones, as one group, and forgets them.
     fn merge<P: Platform>(&mut self, counts: &Counts<P>) -> Result<(), MapError> {
-        let words: Vec<(String, u64)> = self.words.drain().collect();
-        for group_of_words in words.chunks(GROUP) {
-            counts.group(|group| {
-                group_of_words
-                    .iter()
-                    .try_for_each(|(word, count)| group.update(word.as_str(), |sum| sum.unwrap_or(0) + count))
-            })?;
-        }
-        Ok(())
+        counts.group(|group| {
+            self.words
+                .drain()
+                .try_for_each(|(word, count)| group.update(word.as_str(), |sum| sum.unwrap_or(0) + count))
+        })
     }
 }
 
