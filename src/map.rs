@@ -117,8 +117,7 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         K: Borrow<Q>,
         Q: Encode + ?Sized,
     {
-        let key = EncodedKey::new(key)?;
-        finish(self.table.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+        EncodedKey::new(key)?.find(|hash, visit| self.table.search(hash, visit))
     }
 
     /// All bindings of the key, newest first.
@@ -130,13 +129,7 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         K: Borrow<Q>,
         Q: Encode + ?Sized,
     {
-        let key = EncodedKey::new(key)?;
-        let mut found = Vec::new();
-        self.table.search(key.hash, |words| {
-            found.extend(key.value_in(words).map(decode_all));
-            Ok(None::<()>)
-        })?;
-        Ok(found.into_iter().collect::<Result<_, _>>()?)
+        EncodedKey::new(key)?.find_all(|hash, visit| self.table.search(hash, visit))
     }
 
     /// Whether the key has a binding.
@@ -283,8 +276,7 @@ impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
         K: Borrow<Q>,
         Q: Encode + ?Sized,
     {
-        let key = EncodedKey::new(key)?;
-        finish(self.group.search(key.hash, |words| Ok(key.value_in(words).map(decode_all)))?)
+        EncodedKey::new(key)?.find(|hash, visit| self.group.search(hash, visit))
     }
 
     /// As [`ShmMap::find_all`].
@@ -296,13 +288,7 @@ impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
         K: Borrow<Q>,
         Q: Encode + ?Sized,
     {
-        let key = EncodedKey::new(key)?;
-        let mut found = Vec::new();
-        self.group.search(key.hash, |words| {
-            found.extend(key.value_in(words).map(decode_all));
-            Ok(None::<()>)
-        })?;
-        Ok(found.into_iter().collect::<Result<_, _>>()?)
+        EncodedKey::new(key)?.find_all(|hash, visit| self.group.search(hash, visit))
     }
 
     /// As [`ShmMap::mem`].
@@ -431,6 +417,12 @@ impl<K: Value, V: Value, B: ShmBackend> MapGroup<'_, '_, K, V, B> {
     }
 }
 
+/// What a search calls with the words of each binding, until it finds something.
+type Visit<'v, T> = &'v mut dyn FnMut(&[u32]) -> Result<Option<T>, TableError>;
+
+/// What a search for a value finds: nothing, or what decoding it gave.
+type Found<V> = Option<Result<V, CodecError>>;
+
 /// A key's words, and their hash as the table's key.
 struct EncodedKey {
     words: Vec<u32>,
@@ -445,14 +437,32 @@ impl EncodedKey {
         Ok(EncodedKey { words, hash })
     }
 
+    /// The newest binding; `search` is the table's or the group's.
+    fn find<V: Decode>(
+        &self,
+        search: impl FnOnce(i32, Visit<'_, Result<V, CodecError>>) -> Result<Found<V>, TableError>,
+    ) -> Result<Option<V>> {
+        let found = search(self.hash, &mut |words| Ok(self.value_in(words).map(decode_all)))?;
+        Ok(found.transpose()?)
+    }
+
+    /// All bindings, newest first.
+    fn find_all<V: Decode>(
+        &self,
+        search: impl FnOnce(i32, Visit<'_, ()>) -> Result<Option<()>, TableError>,
+    ) -> Result<Vec<V>> {
+        let mut found = Vec::new();
+        search(self.hash, &mut |words| {
+            found.extend(self.value_in(words).map(decode_all));
+            Ok(None)
+        })?;
+        Ok(found.into_iter().collect::<Result<_, _>>()?)
+    }
+
     /// The words of the value, if the binding is of this key. The encoding of keys is prefix-free.
     fn value_in<'w>(&self, binding: &'w [u32]) -> Option<&'w [u32]> {
         binding.strip_prefix(&self.words[..])
     }
-}
-
-fn finish<V>(found: Option<Result<V, CodecError>>) -> Result<Option<V>> {
-    Ok(found.transpose()?)
 }
 
 /// All bindings of a map; see [`ShmMap::iter`].

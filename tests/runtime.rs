@@ -25,6 +25,7 @@ fn main() {
         ("foreign_numbers_and_types_are_errors", foreign_numbers_and_types_are_errors),
         ("what_was_told_while_waiting_for_else_counts", what_was_told_while_waiting_for_else_counts),
         ("a_circle_of_joins_is_a_deadlock", a_circle_of_joins_is_a_deadlock),
+        ("who_was_told_of_a_circle_can_ask_again", who_was_told_of_a_circle_can_ask_again),
         ("results_survive_replies_that_come_too_late", results_survive_replies_that_come_too_late),
         ("garbage_on_the_link_ends_only_the_link", garbage_on_the_link_ends_only_the_link),
         ("a_process_that_holds_the_link_of_a_dead_worker_stops_nobody", a_link_held_by_another_stops_nobody),
@@ -351,8 +352,6 @@ const JOINS: Worker<WorkerId<u64>, u64> = Worker::fallible("joins", |context, wo
             Err(JoinError::Unknown { .. }) => std::thread::yield_now(),
             Err(JoinError::Deadlock { number }) => {
                 assert_eq!(number, worker.number());
-                // Asking again later is answered as if nothing had been: here, by the same circle or the end.
-                let _ = context.join_timeout(worker, std::time::Duration::ZERO);
                 return Ok(1);
             }
             result => return Ok(result?),
@@ -376,6 +375,37 @@ const CIRCLE: Worker<(), u64> = Worker::fallible("circle", |context, ()| {
 fn a_circle_of_joins_is_a_deadlock() {
     // The one who is told of it gives 1 to the others.
     assert_eq!(leaving_nothing(|| Runtime::new().with(&JOINS).run(&CIRCLE, ())).unwrap(), 3);
+}
+
+/// Is told of a circle, as a rule, and then kills the other one: its end must still be told.
+const FREED: Worker<(), bool> = Worker::fallible("freed", |context, ()| {
+    let worker = context.start(&JOINS, id(0))?;
+    // While these come and go, it begins to wait for this one.
+    for _ in 0..5 {
+        let passing = context.start(&PARENT, ())?;
+        context.join(passing)?;
+    }
+    match context.join(worker) {
+        Ok(1) => Ok(false),
+        Err(JoinError::Deadlock { .. }) => {
+            let master = getppid().unwrap().as_raw_nonzero();
+            let list = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
+            let me = std::process::id().to_string();
+            let other = list.split_whitespace().find(|process| *process != me).unwrap().parse().unwrap();
+            kill_process(Pid::from_raw(other).unwrap(), Signal::KILL)?;
+            match context.join_timeout(worker, std::time::Duration::MAX) {
+                Err(JoinError::Killed { signal: 9, .. }) => Ok(true),
+                other => Err(Failure::new(format!("{other:?}"))),
+            }
+        }
+        other => Err(Failure::new(format!("{other:?}"))),
+    }
+});
+
+fn who_was_told_of_a_circle_can_ask_again() {
+    let runs = (0..20).map(|_| Runtime::new().with(&JOINS).with(&PARENT).run(&FREED, ()).unwrap());
+    // Each run is right; that the circle was met in one of them shows that this was tested.
+    assert!(runs.filter(|freed| *freed).count() > 0);
 }
 
 /// Asks for the end of another worker, and does not wait for the answer.
