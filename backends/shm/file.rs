@@ -54,6 +54,14 @@ impl ShmBackend for File {
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }
+
+    fn chmod(&self, mode: u32) -> Result<(), ShmError> {
+        self.handle.chmod(mode)
+    }
+
+    fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError> {
+        self.handle.chown(user, group)
+    }
 }
 
 impl File {

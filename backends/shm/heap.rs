@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use super::{Mapping, Open, ShmBackend, ShmError, WORD};
+use super::{Mapping, Memory, Open, OutOfBounds, ShmBackend, ShmError, WORD};
 use crate::generation::Generation;
 use crate::name;
 use crate::sync::global::{Arc, Mutex, lock};
@@ -22,12 +22,64 @@ struct Object {
 /// It has no descriptor, so that `Fcntl` cannot lock it: `ShmTable<Heap, Fcntl>` does not compile.
 #[derive(Debug)]
 pub struct Heap {
-    object: Arc<Object>,
+    memory: HeapMemory,
     name: OsString,
 }
 
+/// The words of a [`Heap`] object, as one handle sees them.
+#[derive(Debug)]
+pub struct HeapMemory {
+    object: Arc<Object>,
+    read_only: bool,
+}
+
+impl HeapMemory {
+    fn check_writable(&self, at: usize, count: usize) -> Result<(), OutOfBounds> {
+        if self.read_only { Err(OutOfBounds { at, count, words: 0 }) } else { Ok(()) }
+    }
+}
+
+impl Memory for HeapMemory {
+    #[inline]
+    fn words(&self) -> usize {
+        self.object.mapping.words()
+    }
+
+    #[inline]
+    fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
+        self.object.mapping.load(at)
+    }
+
+    #[inline]
+    fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
+        self.check_writable(at, 1)?;
+        self.object.mapping.store(at, value)
+    }
+
+    #[inline]
+    fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
+        self.object.mapping.read(at, into)
+    }
+
+    #[inline]
+    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
+        self.check_writable(at, from.len())?;
+        self.object.mapping.write(at, from)
+    }
+
+    #[inline]
+    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
+        self.object.mapping.read_array(at)
+    }
+
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        self.object.mapping.prefetch(at);
+    }
+}
+
 impl ShmBackend for Heap {
-    type Memory = Mapping;
+    type Memory = HeapMemory;
 
     fn open(name: &OsStr, how: Open) -> Result<Heap, ShmError> {
         let component = name::component(name)?;
@@ -39,7 +91,9 @@ impl ShmBackend for Heap {
                 return Err(ShmError::AlreadyExists { name: name.to_owned() });
             }
             (Some(object), _) => Arc::clone(object),
-            (None, Open::Existing) => return Err(ShmError::NotFound { name: name.to_owned() }),
+            (None, Open::Existing | Open::ReadOnly) => {
+                return Err(ShmError::NotFound { name: name.to_owned() });
+            }
             (None, _) => {
                 let mapping = Mapping::private().map_err(|source| ShmError::Io {
                     op: "mmap",
@@ -51,7 +105,7 @@ impl ShmBackend for Heap {
                 object
             }
         };
-        Ok(Heap { object, name: name.to_owned() })
+        Ok(Heap { memory: HeapMemory { object, read_only: how == Open::ReadOnly }, name: name.to_owned() })
     }
 
     fn unlink(name: &OsStr) -> Result<(), ShmError> {
@@ -67,8 +121,8 @@ impl ShmBackend for Heap {
     }
 
     fn size(&self) -> Result<u64, ShmError> {
-        if self.object.generation.is_current() {
-            Ok(self.object.mapping.size())
+        if self.memory.object.generation.is_current() {
+            Ok(self.memory.object.mapping.size())
         } else {
             Err(ShmError::Forked { name: self.name.clone() })
         }
@@ -76,12 +130,16 @@ impl ShmBackend for Heap {
 
     fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         self.size()?;
+        if self.memory.read_only {
+            return Err(ShmError::ReadOnly { name: self.name.clone() });
+        }
         let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);
-        let max = self.object.mapping.reserved();
+        let mapping = &self.memory.object.mapping;
+        let max = mapping.reserved();
         if bytes > max {
             return Err(ShmError::TooLarge { name: self.name.clone(), bytes, max });
         }
-        self.object.mapping.extend_to(bytes);
+        mapping.extend_to(bytes);
         Ok(())
     }
 
@@ -91,7 +149,17 @@ impl ShmBackend for Heap {
     }
 
     #[inline]
-    fn memory(&self) -> &Mapping {
-        &self.object.mapping
+    fn memory(&self) -> &HeapMemory {
+        &self.memory
+    }
+
+    /// Does nothing: nobody else could have access anyway.
+    fn chmod(&self, _mode: u32) -> Result<(), ShmError> {
+        self.size().map(drop)
+    }
+
+    /// Does nothing: nobody else could have access anyway.
+    fn chown(&self, _user: Option<u32>, _group: Option<u32>) -> Result<(), ShmError> {
+        self.size().map(drop)
     }
 }

@@ -39,15 +39,24 @@ pub struct Mapping {
     guard: Option<Guard>,
     raw: MmapRaw,
     words: AtomicUsize,
+    /// How many of them may be written: none of an object that is only read.
+    writable: AtomicUsize,
+    read_only: bool,
 }
 
 impl Mapping {
     /// Maps the file, which has `size` bytes.
-    pub(super) fn shared(fd: BorrowedFd<'_>, size: u64) -> io::Result<Mapping> {
+    pub(super) fn shared(fd: BorrowedFd<'_>, size: u64, read_only: bool) -> io::Result<Mapping> {
         let least = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut reserve = RESERVE_SHARED.max(least);
         let raw = loop {
-            match MmapOptions::new().len(reserve).no_reserve_swap().map_raw(fd.as_raw_fd()) {
+            let mut options = MmapOptions::new();
+            let options = options.len(reserve).no_reserve_swap();
+            let mapped = match read_only {
+                true => options.map_raw_read_only(fd.as_raw_fd()),
+                false => options.map_raw(fd.as_raw_fd()),
+            };
+            match mapped {
                 Ok(raw) => break raw,
                 // A limit on address space (RLIMIT_AS): be content with less.
                 Err(_) if reserve > least.max(1 << 20) => reserve = (reserve / 2).max(least),
@@ -55,7 +64,8 @@ impl Mapping {
             }
         };
         let guard = Some(Guard::new(raw.as_ptr() as usize, raw.len()));
-        let mapping = Mapping { guard, raw, words: AtomicUsize::new(0) };
+        let [words, writable] = [const { AtomicUsize::new(0) }; 2];
+        let mapping = Mapping { guard, raw, words, writable, read_only };
         mapping.extend_to(size);
         Ok(mapping)
     }
@@ -63,7 +73,8 @@ impl Mapping {
     /// Maps memory of the process's own, zeroed; nothing of it is there yet.
     pub(super) fn private() -> io::Result<Mapping> {
         let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;
-        Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0) })
+        let [words, writable] = [const { AtomicUsize::new(0) }; 2];
+        Ok(Mapping { guard: None, raw: raw.into(), words, writable, read_only: false })
     }
 
     /// Whether somebody cut the file off, and that was noticed by an access: what was read since may be zeros,
@@ -87,11 +98,23 @@ impl Mapping {
     pub(super) fn extend_to(&self, bytes: u64) {
         let words = bytes.min(self.reserved()) / WORD;
         self.words.fetch_max(words as usize, Ordering::AcqRel);
+        if !self.read_only {
+            self.writable.fetch_max(words as usize, Ordering::AcqRel);
+        }
     }
 
     #[inline]
     fn check(&self, at: usize, count: usize) -> Result<*mut u32, OutOfBounds> {
-        let words = self.words();
+        self.within(at, count, self.words())
+    }
+
+    #[inline]
+    fn check_writable(&self, at: usize, count: usize) -> Result<*mut u32, OutOfBounds> {
+        self.within(at, count, self.writable.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn within(&self, at: usize, count: usize, words: usize) -> Result<*mut u32, OutOfBounds> {
         match at.checked_add(count) {
             Some(end) if end <= words => Ok(self.raw.as_mut_ptr().cast::<u32>().wrapping_add(at)),
             _ => Err(OutOfBounds { at, count, words }),
@@ -127,8 +150,8 @@ impl Memory for Mapping {
 
     #[inline]
     fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
-        let word = self.check(at, 1)?;
-        // SAFETY: `word` was checked for one word of `self`.
+        let word = self.check_writable(at, 1)?;
+        // SAFETY: `word` was checked for one word of `self`, which may be written.
         unsafe { atomic(word) }.store(value, Ordering::Release);
         Ok(())
     }
@@ -144,10 +167,30 @@ impl Memory for Mapping {
     }
 
     #[inline]
+    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
+        let first = self.check(at, N)?;
+        // SAFETY: `index` is less than the count that was checked for `self`.
+        Ok(std::array::from_fn(|index| unsafe { atomic(first.wrapping_add(index)) }.load(Ordering::Acquire)))
+    }
+
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        if let Ok(word) = self.check(at, 1) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a hint, which reads nothing that the program could see.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(word.cast())
+            };
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = word;
+        }
+    }
+
+    #[inline]
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
-        let first = self.check(at, from.len())?;
+        let first = self.check_writable(at, from.len())?;
         for (index, value) in from.iter().enumerate() {
-            // SAFETY: `index` is less than the count that was checked for `self`.
+            // SAFETY: `index` is less than the count that was checked for `self`, which may be written.
             unsafe { atomic(first.wrapping_add(index)) }.store(*value, Ordering::Release);
         }
         Ok(())

@@ -33,7 +33,9 @@
 //! 9. **Truncation.** If somebody makes an object shorter, accesses beyond its new end read zeros and write
 //!    nothing, and [`ShmBackend::intact`] says so from then on: [`ShmError::Truncated`]. (Within the page in which
 //!    the new end lies this goes unnoticed until [`ShmBackend::size`] is asked.)
-//! 10. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
+//! 10. **Reading only.** A handle opened [`Open::ReadOnly`] reads, writes nothing ([`OutOfBounds`]) and does not
+//!     grow ([`ShmError::ReadOnly`]); other handles of the object in the process write as ever.
+//! 11. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
 //!     [`ShmError::NotAnObject`].
 //!
 //! This module does not say what the words mean, and does not lock.
@@ -55,7 +57,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::name::{self, NameError};
 
 pub use file::File;
-pub use heap::Heap;
+pub use heap::{Heap, HeapMemory};
 pub use mapping::Mapping;
 pub use posix::PosixShm;
 
@@ -108,6 +110,26 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
 
     /// The words.
     fn memory(&self) -> &Self::Memory;
+
+    /// Whether the system has such objects at all.
+    #[doc(alias = "supported_types")]
+    fn supported() -> bool {
+        true
+    }
+
+    /// Sets the permission bits of the object, such as `0o640`. They matter to those who open it later.
+    ///
+    /// # Errors
+    /// [`ShmError::Io`] with `EPERM` if it belongs to another user; [`ShmError::Forked`].
+    #[doc(alias("fchmod", "chmod_shm"))]
+    fn chmod(&self, mode: u32) -> Result<(), ShmError>;
+
+    /// Gives the object to another user or group; `None` leaves it.
+    ///
+    /// # Errors
+    /// [`ShmError::Io`] with `EPERM` if this process may not; [`ShmError::Forked`].
+    #[doc(alias("fchown", "chown_shm"))]
+    fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError>;
 }
 
 /// How to open an object. `mode` are permission bits, such as `0o600`; the umask applies.
@@ -115,6 +137,8 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
 pub enum Open {
     /// It must exist.
     Existing,
+    /// It must exist, and is only read: permission to read is enough.
+    ReadOnly,
     /// Create it if it does not exist.
     Create {
         /// Permission bits of a new object.
@@ -146,7 +170,7 @@ pub trait Memory: Send + Sync + 'static {
     /// Writes the word `at`.
     ///
     /// # Errors
-    /// [`OutOfBounds`].
+    /// [`OutOfBounds`]; nothing of an object that was opened [`ReadOnly`](Open::ReadOnly) is in bounds here.
     fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds>;
 
     /// Fills `into` from the words beginning `at`.
@@ -160,6 +184,23 @@ pub trait Memory: Send + Sync + 'static {
     /// # Errors
     /// [`OutOfBounds`]; then nothing was written.
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds>;
+
+    /// The `N` words beginning `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    #[inline]
+    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
+        let mut words = [0; N];
+        self.read(at, &mut words)?;
+        Ok(words)
+    }
+
+    /// Says that the word `at` will be wanted soon, so that it can be on its way meanwhile. Changes nothing.
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        let _ = at;
+    }
 }
 
 /// An access beyond the known end of an object.
@@ -251,6 +292,12 @@ pub enum ShmError {
         known: u64,
         /// Bytes that it has.
         found: u64,
+    },
+    /// The object was opened for reading only.
+    #[error("{name:?} was opened for reading only: open it for writing")]
+    ReadOnly {
+        /// The object.
+        name: OsString,
     },
     /// The handle was made before a fork, by the parent: open the object anew in the child.
     #[error("{name:?} was opened by the parent of this process: open it anew after a fork")]

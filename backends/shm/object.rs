@@ -25,8 +25,11 @@ type Identity = (u64, u64);
 
 static OPEN_OBJECTS: Mutex<BTreeMap<Identity, Entry>> = Mutex::new(BTreeMap::new());
 
+/// What of an object is open in this process. All of it stays open until the last handle is dropped.
 struct Entry {
-    object: Arc<Object>,
+    generation: Generation,
+    for_writing: Option<Arc<Object>>,
+    for_reading: Option<Arc<Object>>,
     handles: usize,
     surplus: Vec<OwnedFd>,
 }
@@ -35,6 +38,7 @@ struct Entry {
 struct Object {
     fd: OwnedFd,
     mapping: Mapping,
+    read_only: bool,
     identity: Identity,
     generation: Generation,
 }
@@ -49,9 +53,10 @@ pub(crate) struct Handle {
 
 /// The flags and mode for the system call that opens an object.
 pub(super) fn flags(how: Open) -> (OFlags, Mode) {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let access = if how == Open::ReadOnly { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     match how {
-        Open::Existing => (flags, Mode::empty()),
+        Open::Existing | Open::ReadOnly => (flags, Mode::empty()),
         Open::Create { mode } => (flags | OFlags::CREATE, Mode::from_raw_mode(mode)),
         Open::CreateNew { mode } => (flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode)),
     }
@@ -67,11 +72,11 @@ impl Handle {
     ) -> Result<Handle, ShmError> {
         let generation = Generation::current();
         let mut open_objects = lock(&OPEN_OBJECTS);
+        let read_only = how == Open::ReadOnly;
         if !matches!(how, Open::CreateNew { .. }) {
-            if let Some(entry) = look().ok().and_then(|stat| open_objects.get_mut(&identity(&stat))) {
-                if entry.object.generation == generation {
-                    return Ok(entry.handle(name));
-                }
+            let entry = look().ok().and_then(|stat| open_objects.get_mut(&identity(&stat)));
+            if let Some(handle) = entry.and_then(|entry| entry.handle(name, read_only, generation)) {
+                return Ok(handle);
             }
         }
         let fd = open().map_err(|errno| ShmError::from_errno("open", name, errno))?;
@@ -80,26 +85,30 @@ impl Handle {
             return Err(ShmError::NotAnObject { name: name.to_owned() });
         }
         let identity = identity(&stat);
-        if let Some(entry) = open_objects.get_mut(&identity) {
-            if entry.object.generation == generation {
-                entry.surplus.push(fd);
-                return Ok(entry.handle(name));
+        if open_objects.get(&identity).is_some_and(|entry| entry.generation != generation) {
+            // Its descriptors are the parent's copies, perhaps closed since and given to others.
+            std::mem::forget(open_objects.remove(&identity));
+        }
+        let entry = open_objects.entry(identity).or_insert_with(|| Entry::new(generation));
+        if let Some(handle) = entry.handle(name, read_only, generation) {
+            entry.surplus.push(fd);
+            return Ok(handle);
+        }
+        match Mapping::shared(fd.as_fd(), stat.st_size as u64, read_only) {
+            Ok(mapping) => {
+                let object = Arc::new(Object { fd, mapping, read_only, identity, generation });
+                *entry.open_as(read_only) = Some(object);
+                Ok(entry.handle(name, read_only, generation).expect("it was put there just now"))
+            }
+            Err(source) => {
+                if entry.handles > 0 {
+                    entry.surplus.push(fd);
+                } else {
+                    open_objects.remove(&identity);
+                }
+                Err(ShmError::Io { op: "mmap", name: name.to_owned(), source })
             }
         }
-        let size = stat.st_size as u64;
-        let mapping = Mapping::shared(fd.as_fd(), size).map_err(|source| ShmError::Io {
-            op: "mmap",
-            name: name.to_owned(),
-            source,
-        })?;
-        let object = Arc::new(Object { fd, mapping, identity, generation });
-        let mut entry = Entry { object, handles: 0, surplus: Vec::new() };
-        let handle = entry.handle(name);
-        if let Some(of_parent) = open_objects.insert(identity, entry) {
-            // Its descriptors are the parent's copies, perhaps closed since and given to others.
-            std::mem::forget(of_parent);
-        }
-        Ok(handle)
     }
 
     pub(super) fn name(&self) -> &OsStr {
@@ -138,6 +147,9 @@ impl Handle {
 
     pub(super) fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         let size = self.size()?;
+        if self.object().read_only {
+            return Err(ShmError::ReadOnly { name: self.name.clone() });
+        }
         let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);
         let object = self.object();
         let max = object.mapping.reserved();
@@ -151,6 +163,18 @@ impl Handle {
             .map_err(|errno| ShmError::from_growth(&self.name, bytes, "fallocate", errno))?;
         object.mapping.extend_to(bytes);
         Ok(())
+    }
+
+    pub(super) fn chmod(&self, mode: u32) -> Result<(), ShmError> {
+        let mode = Mode::from_raw_mode(mode);
+        fs::fchmod(&self.current()?.fd, mode)
+            .map_err(|errno| ShmError::from_errno("fchmod", &self.name, errno))
+    }
+
+    pub(super) fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError> {
+        let (user, group) = (user.map(fs::Uid::from_raw), group.map(fs::Gid::from_raw));
+        fs::fchown(&self.current()?.fd, user, group)
+            .map_err(|errno| ShmError::from_errno("fchown", &self.name, errno))
     }
 
     /// The descriptor, unless it is that of the parent of this process.
@@ -200,9 +224,22 @@ impl Drop for Handle {
 }
 
 impl Entry {
-    fn handle(&mut self, name: &OsStr) -> Handle {
+    fn new(generation: Generation) -> Entry {
+        Entry { generation, for_writing: None, for_reading: None, handles: 0, surplus: Vec::new() }
+    }
+
+    fn open_as(&mut self, read_only: bool) -> &mut Option<Arc<Object>> {
+        if read_only { &mut self.for_reading } else { &mut self.for_writing }
+    }
+
+    /// Another handle, if the object is open in this way, in this process.
+    fn handle(&mut self, name: &OsStr, read_only: bool, generation: Generation) -> Option<Handle> {
+        if self.generation != generation {
+            return None;
+        }
+        let object = Some(Arc::clone(self.open_as(read_only).as_ref()?));
         self.handles += 1;
-        Handle { object: Some(Arc::clone(&self.object)), name: name.to_owned() }
+        Some(Handle { object, name: name.to_owned() })
     }
 }
 

@@ -69,6 +69,18 @@ impl ShmBackend for PosixShm {
     fn memory(&self) -> &Mapping {
         self.handle.mapping()
     }
+
+    fn supported() -> bool {
+        fs::stat("/dev/shm").is_ok()
+    }
+
+    fn chmod(&self, mode: u32) -> Result<(), ShmError> {
+        self.handle.chmod(mode)
+    }
+
+    fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError> {
+        self.handle.chown(user, group)
+    }
 }
 
 impl PosixShm {

@@ -143,6 +143,20 @@ impl<B: ShmBackend> ShmBackend for Faulty<B> {
     fn memory(&self) -> &B::Memory {
         self.0.memory()
     }
+
+    fn chmod(&self, mode: u32) -> Result<(), ShmError> {
+        match due() {
+            Some(fault) => Err(ShmError::from_errno("fchmod", self.name(), fault.errno())),
+            None => self.0.chmod(mode),
+        }
+    }
+
+    fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError> {
+        match due() {
+            Some(fault) => Err(ShmError::from_errno("fchown", self.name(), fault.errno())),
+            None => self.0.chown(user, group),
+        }
+    }
 }
 
 impl<B: AsFd> AsFd for Faulty<B> {

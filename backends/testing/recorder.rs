@@ -111,6 +111,14 @@ impl<B: ShmBackend> ShmBackend for Recorder<B> {
     fn memory(&self) -> &Recording<B> {
         &self.0
     }
+
+    fn chmod(&self, mode: u32) -> Result<(), ShmError> {
+        self.0.0.chmod(mode)
+    }
+
+    fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<(), ShmError> {
+        self.0.0.chown(user, group)
+    }
 }
 
 impl<B: ShmBackend> Memory for Recording<B> {
@@ -130,6 +138,10 @@ impl<B: ShmBackend> Memory for Recording<B> {
 
     fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
         self.0.memory().read(at, into)
+    }
+
+    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
+        self.0.memory().read_array(at)
     }
 
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
