@@ -24,7 +24,7 @@
 //! 8. **Fork.** A child holds nothing; a lock method carried into it refuses: [`LockError::Forked`].
 //! 9. **Unlocking** what the thread does not hold is [`LockError::NotHeld`] and changes nothing.
 //!
-//! `NoLock` keeps law 4 trivially and none of the others.
+//! `NoLock` keeps law 4 trivially, laws 3 and 9 for one handle, and none of the others.
 //!
 //! This module does not know what is protected, and repairs nothing: who finds an object that a dead writer
 //! left halfway mends it (the table does, from its journal).

@@ -66,6 +66,36 @@ pub enum TableError {
         /// The protocol recorded in the table.
         found: Protocol,
     },
+    /// The table was opened for reading only.
+    #[error("{name:?} was opened for reading only: open it for writing")]
+    ReadOnly {
+        /// The object.
+        name: OsString,
+    },
+    /// A writer died in the middle of a change, and this handle, which only reads, cannot undo it: open the table
+    /// for writing, once.
+    #[error("{name:?} was left in the middle of a change: open it for writing once, which undoes it")]
+    Interrupted {
+        /// The object.
+        name: OsString,
+    },
+    /// A visitor of [`write_blocks`](crate::ShmTable::write_blocks) answered that a binding is to be removed:
+    /// announce [`Removal`](super::Announced::Removal).
+    #[error("removing a binding was not announced to write_blocks")]
+    NotAnnounced,
+    /// A fragment does not have the words asked for.
+    #[error("words {index} to {index}+{count} are outside of a fragment of {len} words")]
+    OutOfFragment {
+        /// The first word asked for.
+        index: usize,
+        /// How many were asked for.
+        count: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// What [`dump`](crate::ShmTable::dump) writes to did not take it.
+    #[error("the dump could not be written: {0}")]
+    Dump(#[source] std::io::Error),
     /// The page size asked for is impossible.
     #[error("page size {0} is impossible: it must be from 160 bytes to 1 MiB and divisible by 4")]
     BadPageSize(usize),

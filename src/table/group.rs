@@ -2,12 +2,145 @@
 
 use manycore_backends::ShmBackend;
 
+use super::blocks::{Announced, Answer, Fragment, FragmentMut, Step};
 use super::error::{Result, TableError};
 use super::index::Verdict;
-use super::iter::{Iter, Keys};
+use super::iter::{Iter, Keys, visit_all};
 use super::journal::{Savepoint, Transaction};
 use super::layout::AT_BINDINGS;
 use super::view::View;
+
+/// A table inside [`ShmTable::read_group`](super::ShmTable::read_group): the same lookups, all of one state of the
+/// table.
+pub struct ReadGroup<'a, B: ShmBackend> {
+    pub(super) view: View<'a, B>,
+}
+
+impl<B: ShmBackend> std::fmt::Debug for ReadGroup<'_, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadGroup").finish_non_exhaustive()
+    }
+}
+
+/// The lookups of both kinds of group; `$view` is where they look.
+macro_rules! lookups {
+    ($view:ident => |$group:ident| $from:expr) => {
+        /// As [`ShmTable::find`](super::ShmTable::find).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
+            let $group = self;
+            let $view = $from;
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_in(bucket, key)))
+        }
+
+        /// As [`ShmTable::find_into`](super::ShmTable::find_into).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn find_into(&self, key: i32, value: &mut Vec<i32>) -> Result<bool> {
+            let $group = self;
+            let $view = $from;
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_into_in(bucket, key, value)))
+        }
+
+        /// As [`ShmTable::find_all`](super::ShmTable::find_all).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
+            let $group = self;
+            let $view = $from;
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_all_in(bucket, key)))
+        }
+
+        /// As [`ShmTable::mem`](super::ShmTable::mem).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn mem(&self, key: i32) -> Result<bool> {
+            let $group = self;
+            let $view = $from;
+            let slot = $view.bucket_of_key(key).and_then(|bucket| $view.slot(bucket, key));
+            Ok($view.believe(slot)?.is_some())
+        }
+
+        /// As [`ShmTable::get_many`](super::ShmTable::get_many).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn get_many(&self, keys: &[i32], visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
+            let $group = self;
+            let $view = $from;
+            $view.believe($view.get_many(keys, visit))
+        }
+
+        /// As [`ShmTable::length`](super::ShmTable::length).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn length(&self) -> Result<usize> {
+            let $group = self;
+            let $view = $from;
+            Ok($view.believe($view.load(AT_BINDINGS))? as usize)
+        }
+
+        /// As [`ShmTable::iter`](super::ShmTable::iter).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn iter(&self) -> Result<Iter<'_, B, ()>> {
+            let $group = self;
+            let $view = $from;
+            Iter::new((), $view)
+        }
+
+        /// As [`ShmTable::iter_keys`](super::ShmTable::iter_keys).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn iter_keys(&self) -> Result<Keys<'_, B, ()>> {
+            let $group = self;
+            let $view = $from;
+            Keys::new((), $view)
+        }
+
+        /// As [`ShmTable::fold`](super::ShmTable::fold).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn fold<T>(&self, init: T, mut combine: impl FnMut(T, i32, &[i32]) -> T) -> Result<T> {
+            let $group = self;
+            let $view = $from;
+            let mut result = Some(init);
+            let visited = visit_all($view, |key, value| {
+                result = result.take().map(|result| combine(result, key, value));
+                Ok(())
+            });
+            $view.believe(visited)?;
+            Ok(result.expect("it is put back after each step"))
+        }
+
+        /// As [`ShmTable::read_blocks`](super::ShmTable::read_blocks).
+        ///
+        /// # Errors
+        /// The same.
+        pub fn read_blocks(
+            &self,
+            key: i32,
+            visit: impl FnMut(Option<Fragment<'_, B>>) -> Step,
+        ) -> Result<()> {
+            let $group = self;
+            let $view = $from;
+            $view.believe($view.read_blocks(key, visit))
+        }
+    };
+}
+
+impl<B: ShmBackend> ReadGroup<'_, B> {
+    lookups!(view => |group| group.view);
+}
 
 /// A table inside [`ShmTable::group`](super::ShmTable::group): the same operations, done as one. An operation
 /// that fails leaves the group as it was before that operation, and the group can go on.
@@ -21,37 +154,15 @@ impl<B: ShmBackend> std::fmt::Debug for Group<'_, B> {
     }
 }
 
-impl<B: ShmBackend> Group<'_, B> {
+impl<'a, B: ShmBackend> Group<'a, B> {
+    lookups!(view => |group| *group.transaction.view());
+
     /// As [`ShmTable::add`](super::ShmTable::add).
     ///
     /// # Errors
     /// The same.
     pub fn add(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| group.transaction.bind(key, &super::to_words(value)?))
-    }
-
-    /// As [`ShmTable::find`](super::ShmTable::find).
-    ///
-    /// # Errors
-    /// The same.
-    pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
-        self.view().believe(super::find(self.view(), key))
-    }
-
-    /// As [`ShmTable::find_all`](super::ShmTable::find_all).
-    ///
-    /// # Errors
-    /// The same.
-    pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
-        self.view().believe(super::find_all(self.view(), key))
-    }
-
-    /// As [`ShmTable::mem`](super::ShmTable::mem).
-    ///
-    /// # Errors
-    /// The same.
-    pub fn mem(&self, key: i32) -> Result<bool> {
-        self.view().believe(super::mem(self.view(), key))
+        self.attempt(|group| group.transaction.bind(key, bytemuck::cast_slice(value)))
     }
 
     /// As [`ShmTable::remove`](super::ShmTable::remove).
@@ -59,7 +170,7 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn remove(&mut self, key: i32) -> Result<bool> {
-        self.attempt(|group| super::remove(&mut group.transaction, key))
+        self.attempt(|group| group.transaction.remove(key))
     }
 
     /// As [`ShmTable::replace`](super::ShmTable::replace).
@@ -67,32 +178,59 @@ impl<B: ShmBackend> Group<'_, B> {
     /// # Errors
     /// The same.
     pub fn replace(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| super::replace(&mut group.transaction, key, value))
+        self.attempt(|group| group.transaction.replace(key, bytemuck::cast_slice(value)))
     }
 
-    /// As [`ShmTable::length`](super::ShmTable::length).
+    /// As [`ShmTable::update`](super::ShmTable::update).
     ///
     /// # Errors
     /// The same.
-    pub fn length(&self) -> Result<usize> {
-        let bindings = self.view().load(AT_BINDINGS);
-        Ok(self.view().believe(bindings)? as usize)
+    pub fn update<V: AsRef<[i32]>>(
+        &mut self,
+        key: i32,
+        change: impl FnOnce(Option<&[i32]>) -> Option<V>,
+    ) -> Result<()> {
+        self.attempt(|group| group.transaction.update(key, change))
     }
 
-    /// As [`ShmTable::iter`](super::ShmTable::iter).
+    /// As [`ShmTable::clear`](super::ShmTable::clear); but room that is given up can be used again only after the
+    /// group, and the journal must have room for it all.
     ///
     /// # Errors
     /// The same.
-    pub fn iter(&self) -> Result<Iter<'_, B, ()>> {
-        Iter::new((), *self.view())
+    pub fn clear(&mut self) -> Result<()> {
+        self.attempt(|group| {
+            group.transaction.sweep(|_, _, _| Ok(Verdict::RemoveAndNext))?;
+            Ok(())
+        })
     }
 
-    /// As [`ShmTable::iter_keys`](super::ShmTable::iter_keys).
+    /// As [`ShmTable::retain`](super::ShmTable::retain).
     ///
     /// # Errors
     /// The same.
-    pub fn iter_keys(&self) -> Result<Keys<'_, B, ()>> {
-        Keys::new((), *self.view())
+    pub fn retain(&mut self, mut keep: impl FnMut(i32, &[i32]) -> bool) -> Result<usize> {
+        let mut value = Vec::new();
+        self.attempt(|group| {
+            group.transaction.sweep(|transaction, place, key| {
+                value.clear();
+                transaction.view().append(&place.content, &mut value)?;
+                Ok(if keep(key, &value) { Verdict::Next } else { Verdict::RemoveAndNext })
+            })
+        })
+    }
+
+    /// As [`ShmTable::write_blocks`](super::ShmTable::write_blocks).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn write_blocks(
+        &mut self,
+        key: i32,
+        announced: Announced,
+        visit: impl FnMut(Option<FragmentMut<'_, 'a, B>>) -> Answer,
+    ) -> Result<()> {
+        self.attempt(|group| group.transaction.write_blocks(key, announced, visit))
     }
 
     /// A group inside the group: if `body` returns an error or panics, what it did is undone, and the outer
@@ -113,16 +251,18 @@ impl<B: ShmBackend> Group<'_, B> {
         key: i32,
         mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        self.view().believe(super::search(self.view(), key, &mut visit))
+        let view = self.view();
+        let found = view.bucket_of_key(key).and_then(|bucket| view.search_in(bucket, key, &mut visit));
+        view.believe(found)
     }
 
-    /// Walks the bindings of `key`, newest first, as `judge` says; see [`Verdict`].
+    /// Walks the bindings of `key`, newest first, as `judge` says; see [`Verdict`]. Returns whether one was changed.
     pub(crate) fn judge(
         &mut self,
         key: i32,
         judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
     ) -> Result<bool> {
-        self.attempt(|group| group.transaction.judge(key, judge))
+        Ok(self.attempt(|group| group.transaction.judge(key, judge))? != 0)
     }
 
     /// Adds a binding of words.
@@ -130,7 +270,7 @@ impl<B: ShmBackend> Group<'_, B> {
         self.attempt(|group| group.transaction.bind(key, value))
     }
 
-    pub(super) fn view(&self) -> &View<'_, B> {
+    pub(super) fn view(&self) -> &View<'a, B> {
         self.transaction.view()
     }
 

@@ -1,124 +1,276 @@
-//! Changing the index: binding, unbinding and replacing records, and splitting buckets.
-
-use std::ops::ControlFlow;
+//! Changing the index: binding, unbinding and replacing, and taking buckets into use.
+//!
+//! This module does not know where room comes from.
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::{Memory, ShmError};
+use smallvec::SmallVec;
 
 use super::check_length;
 use super::error::{Result, TableError};
-use super::journal::Transaction;
+use super::journal::{Scope, Transaction};
 use super::layout::*;
-use super::view::{Place, Record, hash};
+use super::view::{Content, Place, Record, Slot, corrupt, kind_of, occupied};
 
-/// Values up to this many words are changed in place, word by word; longer ones go to fresh room, which
-/// costs two journal entries however long they are.
+/// Records with values up to this many words are changed in place, word by word; longer ones go to fresh room,
+/// which costs a few journal entries however long they are.
 const IN_PLACE: usize = 16;
 
 /// What to do with a binding that was looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Leave it, and look at the next older one.
     Next,
     /// Leave it, and stop.
     Stop,
+    /// Remove it, and look at the next older one.
+    RemoveAndNext,
     /// Remove it, and stop.
     Remove,
     /// Give it the value that was put into the buffer, and stop.
     Replace,
 }
 
+/// What is in a slot.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    /// Which slot, if it is in one already.
+    index: u32,
+    key: u32,
+    kind: u32,
+    value: u32,
+}
+
+/// The cells of one bucket; rarely more than there are slots.
+type Cells = SmallVec<[Cell; 16]>;
+
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Adds a binding, hiding older ones of the key.
     pub(super) fn bind(&mut self, key: i32, value: &[u32]) -> Result<()> {
-        let (bucket, newest) = self.view().newest(key)?;
-        match newest {
-            Some(place) => {
-                let at = self.write_record(key, place.record.next, place.record.at, value)?;
-                self.put(place.link, at)?;
-            }
-            None => {
-                let first = self.view().load(bucket)?;
-                let at = self.write_record(key, first, 0, value)?;
-                self.put(bucket, at)?;
-                self.add_to(AT_KEYS, 1)?;
-            }
+        let bucket = self.view().bucket_of_key(key)?;
+        let newest = self.view().newest(bucket, key)?;
+        self.bind_at(bucket, newest, key, value)
+    }
+
+    /// The same, where `newest` is what the key's bucket has for it.
+    fn bind_at(&mut self, bucket: u32, newest: Option<Place>, key: i32, value: &[u32]) -> Result<()> {
+        check_length(value.len())?;
+        let bindings = self.view().load(AT_BINDINGS)?;
+        let bindings = bindings.checked_add(1).ok_or(TableError::FormatFull)?;
+        self.open_bucket(bucket)?;
+        if let Some(place) = newest {
+            let older = match place.content {
+                Content::Record(record) => record.at,
+                Content::Empty => self.write_record(key, 0, &[])?,
+                Content::Word(word) => self.write_record(key, 0, &[word])?,
+            };
+            let record = self.write_record(key, older, value)?;
+            self.put(place.link, record)?;
+            self.set_kind(&place.slot, SLOT_RECORD)?;
+            return self.put(AT_BINDINGS, bindings);
         }
-        self.add_to(AT_BINDINGS, 1)?;
-        if newest.is_none() && self.view().load(AT_KEYS)? > self.view().load(AT_BUCKETS)? {
-            self.split()?;
+        let (kind, word) = self.write_value(key, 0, value)?;
+        self.insert(bucket, Cell { index: 0, key: key as u32, kind, value: word })?;
+        self.put(AT_BINDINGS, bindings)?;
+        let keys = self.view().load(AT_KEYS)?.wrapping_add(1);
+        self.put(AT_KEYS, keys)?;
+        if u64::from(keys) > u64::from(LOAD) * u64::from(self.view().buckets()?) {
+            self.split_if_possible()?;
         }
         Ok(())
     }
 
     /// Removes the binding at `place`.
     pub(super) fn unbind(&mut self, place: &Place) -> Result<()> {
-        let record = place.record;
-        if place.hidden {
-            self.put(place.link, record.older)?;
-        } else if record.older != 0 {
-            let older = self.view().record(record.older)?;
-            self.put(older.at + 1, record.next)?;
-            self.put(place.link, older.at)?;
+        self.open_bucket(place.slot.bucket)?;
+        let older = place.content.older();
+        if place.hidden || older != 0 {
+            self.put(place.link, older)?;
         } else {
-            self.put(place.link, record.next)?;
+            self.vacate(&place.slot)?;
             self.add_to(AT_KEYS, u32::MAX)?;
         }
         self.add_to(AT_BINDINGS, u32::MAX)?;
-        self.give_up(record.at, record.class);
+        self.give_up_content(&place.content);
         Ok(())
     }
 
-    /// Gives the binding at `place` another value.
-    pub(super) fn rebind(&mut self, place: &Place, value: &[u32]) -> Result<()> {
-        let record = place.record;
-        if value.len() <= IN_PLACE && class_for(RECORD_WORDS + value.len() as u32) == Some(record.class) {
-            self.put(record.at + 4, value.len() as u32)?;
-            for (at, word) in (record.at + RECORD_WORDS..).zip(value) {
-                self.put(at, *word)?;
+    /// Gives the binding at `place`, of `key`, another value.
+    pub(super) fn rebind(&mut self, place: &Place, key: i32, value: &[u32]) -> Result<()> {
+        check_length(value.len())?;
+        match (&place.content, value) {
+            // One store: it happens or it does not, and no reader can see half of it.
+            (Content::Word(_), [word]) if self.scope() == Scope::Bucket => {
+                return self.view().store(place.link, *word);
             }
-            return Ok(());
+            (Content::Record(record), _) if fits(record, value) => {
+                self.open_bucket(place.slot.bucket)?;
+                self.put(record.at + RECORD_LENGTH, value.len() as u32)?;
+                for (at, word) in (record.at + RECORD_WORDS..).zip(value) {
+                    self.put(at, *word)?;
+                }
+                return Ok(());
+            }
+            _ => self.open_bucket(place.slot.bucket)?,
         }
-        let at = self.write_record(record.key, record.next, record.older, value)?;
-        self.put(place.link, at)?;
-        self.give_up(record.at, record.class);
+        let older = place.content.older();
+        if place.hidden {
+            let record = self.write_record(key, older, value)?;
+            self.put(place.link, record)?;
+        } else {
+            let (kind, word) = self.write_value(key, older, value)?;
+            self.put(place.link, word)?;
+            self.set_kind(&place.slot, kind)?;
+        }
+        self.give_up_content(&place.content);
         Ok(())
+    }
+
+    /// Replaces the newest binding of `key`, or adds one.
+    #[inline]
+    pub(super) fn replace(&mut self, key: i32, value: &[u32]) -> Result<()> {
+        let bucket = self.view().bucket_of_key(key)?;
+        match self.view().newest(bucket, key)? {
+            Some(place) => self.rebind(&place, key, value),
+            None => self.bind_at(bucket, None, key, value),
+        }
+    }
+
+    /// Removes the newest binding of `key`; whether there was one.
+    #[inline]
+    pub(super) fn remove(&mut self, key: i32) -> Result<bool> {
+        let bucket = self.view().bucket_of_key(key)?;
+        match self.view().newest(bucket, key)? {
+            Some(place) => self.unbind(&place).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives the newest binding of `key` the value that `change` makes of it, or removes it.
+    pub(super) fn update<V: AsRef<[i32]>>(
+        &mut self,
+        key: i32,
+        change: impl FnOnce(Option<&[i32]>) -> Option<V>,
+    ) -> Result<()> {
+        let bucket = self.view().bucket_of_key(key)?;
+        let Some(place) = self.view().newest(bucket, key)? else {
+            return match change(None) {
+                Some(value) => self.bind_at(bucket, None, key, bytemuck::cast_slice(value.as_ref())),
+                None => Ok(()),
+            };
+        };
+        let changed = match place.content {
+            Content::Empty => change(Some(&[])),
+            Content::Word(word) => change(Some(&[word as i32])),
+            Content::Record(_) => {
+                let mut old: Vec<i32> = Vec::new();
+                self.view().append(&place.content, &mut old)?;
+                change(Some(&old))
+            }
+        };
+        match changed {
+            Some(value) => self.rebind(&place, key, bytemuck::cast_slice(value.as_ref())),
+            None => self.unbind(&place),
+        }
     }
 
     /// Walks the bindings of `key`, newest first, as `judge` says, which is given a value and a buffer for
-    /// another. Returns whether a binding was changed.
+    /// another. Returns how many bindings were changed.
     pub(super) fn judge(
         &mut self,
         key: i32,
         mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
-    ) -> Result<bool> {
+    ) -> Result<usize> {
         let [mut value, mut replacement] = std::mem::take(&mut self.buffers);
-        replacement.clear();
-        let view = *self.view();
-        let decided = view.bindings(key, |place| {
-            view.value(&place.record, &mut value)?;
-            Ok(match judge(&value, &mut replacement)? {
-                Verdict::Next => ControlFlow::Continue(()),
-                verdict => ControlFlow::Break((*place, verdict)),
-            })
+        let changed = self.walk_key(key, |transaction, place| {
+            value.clear();
+            replacement.clear();
+            transaction.view().append(&place.content, &mut value)?;
+            let verdict = judge(&value, &mut replacement)?;
+            if verdict == Verdict::Replace {
+                transaction.rebind(place, key, &replacement)?;
+            }
+            Ok(verdict)
         })?;
-        match decided {
-            Some((place, Verdict::Remove)) => self.unbind(&place)?,
-            Some((place, Verdict::Replace)) => self.rebind(&place, &replacement)?,
-            _ => {}
-        }
         self.buffers = [value, replacement];
-        Ok(matches!(decided, Some((_, Verdict::Remove | Verdict::Replace))))
+        Ok(changed)
     }
 
-    fn write_record(&mut self, key: i32, next: u32, older: u32, value: &[u32]) -> Result<u32> {
-        check_length(value.len())?;
-        let length = value.len() as u32;
-        let block = self.take(RECORD_WORDS + length)?;
-        let head = [MARK_RECORD | block.class, next, older, key as u32, length];
-        self.fill_block(&block, &head)?;
-        self.fill(block.at + RECORD_WORDS, value)?;
-        Ok(block.at)
+    /// Walks the bindings of `key`, newest first, and removes those of which `visit` says so. It does what else
+    /// is to be done with a binding itself. Returns how many bindings were changed.
+    pub(super) fn walk_key(
+        &mut self,
+        key: i32,
+        mut visit: impl FnMut(&mut Self, &Place) -> Result<Verdict>,
+    ) -> Result<usize> {
+        let bucket = self.view().bucket_of_key(key)?;
+        let mut next = self.view().newest(bucket, key)?;
+        let mut walk = self.view().walk();
+        let mut changed = 0;
+        while let Some(place) = next {
+            let verdict = visit(self, &place)?;
+            next = self.view().older(&place, &mut walk)?;
+            match verdict {
+                Verdict::Next => {}
+                Verdict::Stop => break,
+                Verdict::Replace => return Ok(changed + 1),
+                Verdict::Remove | Verdict::RemoveAndNext => {
+                    self.unbind(&place)?;
+                    changed += 1;
+                    if verdict == Verdict::Remove {
+                        break;
+                    }
+                    // What led to this binding leads to the next one now.
+                    next = next.map(|older| Place { link: place.link, hidden: place.hidden, ..older });
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Removes the bindings of which `judge` says so, of all keys. Returns how many.
+    pub(super) fn sweep(
+        &mut self,
+        mut judge: impl FnMut(&Self, &Place, i32) -> Result<Verdict>,
+    ) -> Result<usize> {
+        let mut removed = 0;
+        for number in 0..self.view().buckets_to_visit()? {
+            let bucket = self.view().bucket(number)?;
+            for cell in self.cells(bucket)?.0 {
+                let key = cell.key as i32;
+                removed += self.walk_key(key, |transaction, place| judge(transaction, place, key))?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Takes buckets into use until there are `buckets`, or as many as possible.
+    pub(super) fn grow_to(&mut self, buckets: u32) -> Result<()> {
+        while self.view().buckets()? < buckets && self.split_if_possible()? {}
+        Ok(())
+    }
+
+    fn write_record(&mut self, key: i32, older: u32, value: &[u32]) -> Result<u32> {
+        let at = self.take(Kind::Record, record_granules(value.len()))?;
+        self.fill(at + RECORD_LENGTH, &[value.len() as u32, older, key as u32])?;
+        self.fill(at + RECORD_WORDS, value)?;
+        Ok(at)
+    }
+
+    /// The kind and the word of a slot for the newest binding of a key.
+    #[inline]
+    fn write_value(&mut self, key: i32, older: u32, value: &[u32]) -> Result<(u32, u32)> {
+        match (value, older) {
+            ([], 0) => Ok((SLOT_EMPTY, 0)),
+            ([word], 0) => Ok((SLOT_WORD, *word)),
+            _ => Ok((SLOT_RECORD, self.write_record(key, older, value)?)),
+        }
+    }
+
+    fn give_up_content(&mut self, content: &Content) {
+        if let Content::Record(record) = content {
+            self.give_up(record.at);
+        }
     }
 
     fn add_to(&mut self, at: u32, difference: u32) -> Result<()> {
@@ -126,60 +278,210 @@ impl<B: ShmBackend> Transaction<'_, B> {
         self.put(at, value)
     }
 
-    /// Takes one more bucket into use: those of its source's records that belong there move over.
+    fn set_kind(&mut self, slot: &Slot, kind: u32) -> Result<()> {
+        let at = slot.at + BUCKET_KINDS;
+        let kinds = self.view().load(at)?;
+        self.put(at, kinds & !(3 << (2 * slot.index)) | kind << (2 * slot.index))
+    }
+
+    /// Puts a cell into a slot of the bucket, or of an overflow block behind it.
+    fn insert(&mut self, bucket: u32, cell: Cell) -> Result<()> {
+        let mut at = bucket;
+        let mut steps = 0;
+        loop {
+            let kinds = self.view().load(at + BUCKET_KINDS)?;
+            let mut taken = occupied(kinds);
+            if kinds & LINK != 0 {
+                taken |= 1 << (2 * LINK_SLOT);
+            }
+            let index = (!taken & 0x1555).trailing_zeros() / 2;
+            if index < SLOTS {
+                return self.place(at, kinds, index, cell);
+            }
+            match self.view().behind(at, kinds)? {
+                Some(next) => at = next,
+                None => return self.overflow(at, kinds, cell),
+            }
+            steps += 1;
+            self.view().check_steps(steps, at)?;
+        }
+    }
+
+    /// Puts a cell into a slot with nothing in it.
+    #[inline]
+    fn place(&mut self, at: u32, kinds: u32, index: u32, cell: Cell) -> Result<()> {
+        let (key, value) = (at + BUCKET_KEYS + index, at + BUCKET_VALUES + index);
+        if self.scope() == Scope::Bucket {
+            // It is one operation, and the only one that fills a slot: this one had no meaning before it.
+            self.view().store(key, cell.key)?;
+            self.view().store(value, cell.value)?;
+        } else {
+            self.put(key, cell.key)?;
+            self.put(value, cell.value)?;
+        }
+        self.put(at + BUCKET_KINDS, kinds | cell.kind << (2 * index))
+    }
+
+    /// Hangs an overflow block behind the full bucket or overflow block `at`, with its last cell and another.
+    fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Result<()> {
+        let (key, value) = (at + BUCKET_KEYS + LINK_SLOT, at + BUCKET_VALUES + LINK_SLOT);
+        let last = Cell {
+            index: LINK_SLOT,
+            key: self.view().load(key)?,
+            kind: kind_of(kinds, LINK_SLOT),
+            value: self.view().load(value)?,
+        };
+        let block = self.write_overflow(&[last, cell])?;
+        self.put(key, block)?;
+        self.put(at + BUCKET_KINDS, kinds & !(3 << (2 * LINK_SLOT)) | LINK)
+    }
+
+    /// Takes what is in a slot out of it; an overflow block that has nothing else goes, too.
+    fn vacate(&mut self, slot: &Slot) -> Result<()> {
+        let kinds = self.view().load(slot.at + BUCKET_KINDS)? & !(3 << (2 * slot.index));
+        if slot.before == 0 || occupied(kinds) != 0 {
+            return self.put(slot.at + BUCKET_KINDS, kinds);
+        }
+        let link = slot.before + BUCKET_KEYS + LINK_SLOT;
+        match self.view().behind(slot.at, kinds)? {
+            Some(next) => self.put(link, next)?,
+            None => {
+                let kinds = self.view().load(slot.before + BUCKET_KINDS)?;
+                self.put(slot.before + BUCKET_KINDS, kinds & !LINK)?;
+            }
+        }
+        self.give_up(slot.at);
+        Ok(())
+    }
+
+    /// What is in a bucket, and its overflow blocks.
+    fn cells(&self, bucket: u32) -> Result<(Cells, SmallVec<[u32; 4]>)> {
+        let (mut cells, mut blocks) = (Cells::new(), SmallVec::new());
+        let mut at = bucket;
+        loop {
+            let words: [u32; BUCKET_WORDS as usize] = self.view().memory().read_array(at as usize)?;
+            let kinds = words[BUCKET_KINDS as usize];
+            for index in 0..SLOTS {
+                let kind = kind_of(kinds, index);
+                if kind != SLOT_NOTHING {
+                    let key = words[(BUCKET_KEYS + index) as usize];
+                    let value = words[(BUCKET_VALUES + index) as usize];
+                    cells.push(Cell { index, key, kind, value });
+                }
+            }
+            let Some(next) = self.view().behind(at, kinds)? else { return Ok((cells, blocks)) };
+            blocks.push(next);
+            self.view().check_steps(blocks.len(), next)?;
+            at = next;
+        }
+    }
+
+    /// Takes one more bucket into use, if there is room for it. If not, chains grow longer. Returns whether it did.
+    fn split_if_possible(&mut self) -> Result<bool> {
+        let savepoint = self.savepoint();
+        match self.split() {
+            Err(
+                TableError::FormatFull | TableError::Shm(ShmError::Full { .. } | ShmError::TooLarge { .. }),
+            ) => {
+                self.undo_to(savepoint);
+                Ok(false)
+            }
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Takes bucket N into use: those keys of its source that belong there move over.
     fn split(&mut self) -> Result<()> {
-        let (buckets, base) = self.view().buckets()?;
-        let (segment, number) = segment_of(buckets, base);
-        if number == 0 && self.view().load(AT_SEGMENTS + segment)? == 0 {
-            let words = segment_buckets(segment, base).filter(|words| class_for(*words).is_some());
-            // The format has no more buckets: chains grow longer from here on.
-            let Some(words) = words.filter(|_| segment < SEGMENTS) else { return Ok(()) };
-            // It doubles the buckets, and each has a word already.
-            if words as usize > self.view().memory().words() {
-                return Err(TableError::Corrupt {
-                    at: AT_BUCKETS as usize,
-                    what: "impossible number of buckets",
-                });
-            }
-            let block = self.take(words)?;
-            self.fill_block(&block, &[0, 0])?;
-            self.put(AT_SEGMENTS + segment, block.at)?;
+        let buckets = self.view().buckets()?;
+        if buckets == BUCKETS_MAX {
+            return Err(TableError::FormatFull);
         }
+        self.open_table()?;
+        let target = self.new_bucket(buckets)?;
+        let source = self.view().bucket(bucket_of(buckets, buckets))?;
         let seed = self.view().load(AT_SEED)?;
-        let source = self.view().bucket_word(bucket_of(buckets, buckets), base)?;
-        let target = self.view().bucket_word(buckets, base)?;
-        let records = self.chain(source)?;
-        // The new bucket's word has no meaning yet, so nothing is lost by writing it without journal.
-        let mut ends = [source, target];
-        for record in &records {
-            let side = usize::from(bucket_of(hash(record.key, seed), buckets + 1) == buckets);
-            if ends[side] == target {
-                self.fill(target, &[record.at])?;
-            } else {
-                self.put(ends[side], record.at)?;
+        let (cells, blocks) = self.cells(source)?;
+        let moves = |cell: &Cell| bucket_of(hash(cell.key as i32, seed), buckets + 1) == buckets;
+        let (moving, staying): (Cells, Cells) = cells.into_iter().partition(moves);
+        // The new bucket has no meaning yet, so nothing is lost by writing it without journal.
+        let words = self.bucket_words(&moving)?;
+        self.fill(target, &words)?;
+        if blocks.is_empty() {
+            let stay = staying.iter().fold(0, |kinds, cell| kinds | cell.kind << (2 * cell.index));
+            self.put(source + BUCKET_KINDS, stay)?;
+        } else {
+            let words = self.bucket_words(&staying)?;
+            for (index, word) in words.into_iter().enumerate().skip(BUCKET_KINDS as usize) {
+                self.put(source + index as u32, word)?;
             }
-            ends[side] = record.at + 1;
-        }
-        for end in ends {
-            if end == target {
-                self.fill(target, &[0])?;
-            } else {
-                self.put(end, 0)?;
-            }
+            blocks.into_iter().for_each(|block| self.give_up(block));
         }
         self.put(AT_BUCKETS, buckets + 1)
     }
 
-    /// The newest records of the keys in the bucket whose word is `bucket`.
-    fn chain(&self, bucket: u32) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
-        let mut walk = self.view().walk();
-        let mut at = self.view().load(bucket)?;
-        while at != 0 {
-            let record = walk.step(at)?;
-            at = record.next;
-            records.push(record);
+    /// The words of a bucket with these cells, and with as many fresh overflow blocks behind it as they need.
+    fn bucket_words(&mut self, cells: &[Cell]) -> Result<[u32; BUCKET_WORDS as usize]> {
+        let mut words = [0; BUCKET_WORDS as usize];
+        let here = if cells.len() <= SLOTS as usize { cells.len() } else { LINK_SLOT as usize };
+        for (index, cell) in cells[..here].iter().enumerate() {
+            words[BUCKET_KINDS as usize] |= cell.kind << (2 * index);
+            words[BUCKET_KEYS as usize + index] = cell.key;
+            words[BUCKET_VALUES as usize + index] = cell.value;
         }
-        Ok(records)
+        if here < cells.len() {
+            words[BUCKET_KINDS as usize] |= LINK;
+            words[(BUCKET_KEYS + LINK_SLOT) as usize] = self.write_overflow(&cells[here..])?;
+        }
+        Ok(words)
     }
+
+    /// Writes overflow blocks with these cells, of which there is at least one; returns the first.
+    fn write_overflow(&mut self, cells: &[Cell]) -> Result<u32> {
+        // The last block first, so that the one before can lead to it.
+        let mut next = 0;
+        let mut rest = cells;
+        while !rest.is_empty() || next == 0 {
+            let room = if next == 0 { SLOTS } else { LINK_SLOT } as usize;
+            let (before, here) = rest.split_at(rest.len().saturating_sub(room));
+            let at = self.take(Kind::Overflow, BUCKET_WORDS / GRANULE)?;
+            let mut words = self.bucket_words(here)?;
+            if next != 0 {
+                words[BUCKET_KINDS as usize] |= LINK;
+                words[(BUCKET_KEYS + LINK_SLOT) as usize] = next;
+            }
+            self.fill(at + BUCKET_KINDS, &words[BUCKET_KINDS as usize..])?;
+            (next, rest) = (at, before);
+        }
+        Ok(next)
+    }
+
+    /// The place of bucket `number`, the next to be taken into use.
+    fn new_bucket(&mut self, number: u32) -> Result<u32> {
+        let (segment, index) = segment_of(number);
+        if index != 0 {
+            return self.view().bucket(number);
+        }
+        let leaf_place = AT_LEAVES + segment / LEAF_SEGMENTS;
+        if segment % LEAF_SEGMENTS == 0 {
+            let leaf = self.take(Kind::Leaf, LEAF_WORDS / GRANULE)?;
+            self.fill(leaf + 1, &[0; LEAF_WORDS as usize - 1])?;
+            self.put(leaf_place, leaf)?;
+        }
+        // The buckets so far have their segments; so a corrupt number of them cannot ask for much.
+        if number as usize * BUCKET_WORDS as usize > self.view().memory().words() {
+            return Err(corrupt(AT_BUCKETS, "impossible number of buckets"));
+        }
+        let leaf = self.view().load(leaf_place)?;
+        if self.view().block(leaf)?.kind != Kind::Leaf {
+            return Err(corrupt(leaf_place, "the directory leads to something that is no leaf"));
+        }
+        let block = self.take(Kind::Segment, segment_granules(segment))?;
+        self.put(leaf + 4 + segment % LEAF_SEGMENTS, first_bucket(block))?;
+        Ok(first_bucket(block))
+    }
+}
+
+/// Whether the record can hold the value as it is.
+fn fits(record: &Record, value: &[u32]) -> bool {
+    value.len() <= IN_PLACE && record_granules(value.len()) == record.granules
 }

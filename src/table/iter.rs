@@ -1,4 +1,6 @@
 //! Walking over all bindings.
+//!
+//! This module does not take locks: whoever walks keeps the table locked.
 
 use std::iter::FusedIterator;
 
@@ -6,110 +8,192 @@ use manycore_backends::ShmBackend;
 use manycore_backends::shm::Memory;
 
 use super::error::Result;
-use super::from_words;
-use super::layout::{segment_buckets, segment_of};
-use super::view::{Record, View, Walk};
+use super::layout::*;
+use super::view::{Content, View, Walk, kind_of, occupied};
 
 /// A binding: its key and its value.
 pub type Entry = (i32, Vec<i32>);
 
-/// The newest records of all keys, bucket by bucket.
+/// The slots of all keys, bucket by bucket.
 struct Cursor<'a, B: ShmBackend> {
     view: View<'a, B>,
     buckets: u32,
-    base: u32,
-    /// The first bucket that was not looked at.
+    /// The next bucket to look at.
     bucket: u32,
-    /// First records of the buckets before that, the next one last.
-    ahead: Vec<u32>,
-    /// The next record, or 0.
+    /// The bucket or overflow block that is being looked at.
     at: u32,
-    walk: Walk<'a, B>,
+    words: [u32; BUCKET_WORDS as usize],
+    /// Its slots that were not visited, by their even bits.
+    slots: u32,
+    /// Overflow blocks seen so far.
+    steps: usize,
+    /// The first bucket of a segment that is in use as far as it was asked for, and where that is.
+    segment: (u32, u32, u32),
 }
-
-/// How many buckets are looked at together. Their first records are touched without waiting for one before
-/// the next, so that the memory fetches them at the same time.
-const AHEAD: usize = 32;
 
 impl<'a, B: ShmBackend> Cursor<'a, B> {
     fn new(view: View<'a, B>) -> Result<Cursor<'a, B>> {
-        let (buckets, base) = view.buckets()?;
+        let buckets = view.buckets_to_visit()?;
         Ok(Cursor {
             view,
             buckets,
-            base,
             bucket: 0,
-            ahead: Vec::with_capacity(AHEAD),
             at: 0,
-            walk: view.walk(),
+            words: [0; BUCKET_WORDS as usize],
+            slots: 0,
+            steps: 0,
+            segment: (0, 0, 0),
         })
     }
 
-    fn next(&mut self) -> Result<Option<Record>> {
-        while self.at == 0 {
-            match self.ahead.pop() {
-                Some(at) => self.at = at,
-                None if self.bucket == self.buckets => return Ok(None),
-                None => self.look_ahead()?,
+    /// The next key, its kind of content, and the word of its slot.
+    #[inline]
+    fn next(&mut self) -> Result<Option<(i32, u32, u32)>> {
+        while self.slots == 0 {
+            if !self.advance()? {
+                return Ok(None);
             }
         }
-        let record = self.walk.step(self.at)?;
-        self.at = record.next;
-        Ok(Some(record))
+        let slot = self.slots.trailing_zeros() / 2;
+        self.slots &= self.slots - 1;
+        let kinds = self.words[BUCKET_KINDS as usize];
+        let key = self.words[(BUCKET_KEYS + slot) as usize] as i32;
+        Ok(Some((key, kind_of(kinds, slot), self.words[(BUCKET_VALUES + slot) as usize])))
     }
 
-    fn look_ahead(&mut self) -> Result<()> {
-        let (segment, number) = segment_of(self.bucket, self.base);
-        let in_segment = segment_buckets(segment, self.base).map_or(1, |buckets| buckets - number);
-        let count = (AHEAD as u32).min(self.buckets - self.bucket).min(in_segment) as usize;
-        let mut firsts = [0; AHEAD];
-        let at = self.view.bucket_word(self.bucket, self.base)?;
-        self.view.memory().read(at as usize, &mut firsts[..count])?;
-        self.bucket += count as u32;
-        for first in firsts[..count].iter().rev().filter(|first| **first != 0) {
-            self.view.load(*first)?;
-            self.ahead.push(*first);
+    /// Goes on to the next overflow block or bucket.
+    fn advance(&mut self) -> Result<bool> {
+        let behind = match self.at {
+            0 => None,
+            at => self.view.behind(at, self.words[BUCKET_KINDS as usize])?,
+        };
+        self.at = match behind {
+            Some(next) => {
+                self.steps += 1;
+                self.view.check_steps(self.steps, next)?;
+                next
+            }
+            None if self.bucket == self.buckets => return Ok(false),
+            None => self.next_bucket()?,
+        };
+        self.words = self.view.memory().read_array(self.at as usize)?;
+        let kinds = self.words[BUCKET_KINDS as usize];
+        self.slots = occupied(kinds);
+        // Records lie anywhere: those of a bucket are fetched at the same time.
+        for slot in 0..SLOTS {
+            if kind_of(kinds, slot) == SLOT_RECORD {
+                self.view.memory().prefetch(self.words[(BUCKET_VALUES + slot) as usize] as usize);
+            }
         }
-        Ok(())
+        Ok(true)
     }
+
+    fn next_bucket(&mut self) -> Result<u32> {
+        let (first, end, place) = self.segment;
+        let bucket = self.bucket;
+        self.bucket += 1;
+        if bucket < end {
+            return Ok(place + (bucket - first) * BUCKET_WORDS);
+        }
+        let place = self.view.bucket(bucket)?;
+        let (segment, _) = segment_of(bucket);
+        // The last one must have a place, too.
+        let end = bucket + segment_buckets(segment);
+        self.view.bucket(end - 1)?;
+        self.segment = (bucket, end, place);
+        Ok(place)
+    }
+}
+
+/// Bindings, key by key: what iterators and folds have in common.
+struct Bindings<'a, B: ShmBackend> {
+    cursor: Cursor<'a, B>,
+    key: i32,
+    /// The next older record of the key that was visited last, or 0.
+    older: u32,
+    walk: Walk,
+}
+
+impl<'a, B: ShmBackend> Bindings<'a, B> {
+    fn new(view: View<'a, B>) -> Result<Bindings<'a, B>> {
+        Ok(Bindings { cursor: Cursor::new(view)?, key: 0, older: 0, walk: view.walk() })
+    }
+
+    #[inline]
+    fn next(&mut self) -> Result<Option<(i32, Content)>> {
+        let record = if self.older != 0 {
+            self.older
+        } else {
+            let Some((key, kind, word)) = self.cursor.next()? else { return Ok(None) };
+            self.key = key;
+            match kind {
+                SLOT_EMPTY => return Ok(Some((key, Content::Empty))),
+                SLOT_WORD => return Ok(Some((key, Content::Word(word)))),
+                _ => word,
+            }
+        };
+        let record = self.cursor.view.record(record, self.key)?;
+        self.walk.pass(&record)?;
+        self.older = record.older;
+        Ok(Some((self.key, Content::Record(record))))
+    }
+}
+
+/// Visits all bindings, those of a key from the newest to the oldest.
+pub(super) fn visit_all<B: ShmBackend>(
+    view: View<'_, B>,
+    mut visit: impl FnMut(i32, &[i32]) -> Result<()>,
+) -> Result<()> {
+    let mut bindings = Bindings::new(view)?;
+    let mut buffer: Vec<i32> = Vec::new();
+    while let Some((key, content)) = bindings.next()? {
+        match content {
+            Content::Empty => visit(key, &[])?,
+            Content::Word(word) => visit(key, &[word as i32])?,
+            Content::Record(_) => {
+                buffer.clear();
+                view.append(&content, &mut buffer)?;
+                visit(key, &buffer)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// All bindings of a table; see [`ShmTable::iter`](super::ShmTable::iter). `G` is what keeps the table locked.
 #[must_use = "iterators are lazy"]
 pub struct Iter<'a, B: ShmBackend, G> {
-    cursor: Option<Cursor<'a, B>>,
-    /// The next older binding of the key that was visited last, or 0.
-    older: u32,
+    bindings: Option<Bindings<'a, B>>,
     // Dropped last.
     _guard: G,
 }
 
 impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
     pub(super) fn new(guard: G, view: View<'a, B>) -> Result<Self> {
-        Ok(Iter { cursor: Some(Cursor::new(view)?), older: 0, _guard: guard })
+        Ok(Iter { bindings: Some(view.believe(Bindings::new(view))?), _guard: guard })
     }
 
-    /// The next binding: its key, and its value as words in `value`.
-    pub(crate) fn next_words(&mut self, value: &mut Vec<u32>) -> Option<Result<i32>> {
-        let view = self.cursor.as_ref()?.view;
-        let key = view.believe(self.advance(value));
-        if key.is_err() {
-            self.cursor = None;
+    /// The next binding: its key, and its value in `value`.
+    pub(crate) fn next_words<W: bytemuck::Pod>(&mut self, value: &mut Vec<W>) -> Option<Result<i32>> {
+        let bindings = self.bindings.as_mut()?;
+        let view = bindings.cursor.view;
+        let key = view.believe(advance(bindings, value));
+        if !matches!(key, Ok(Some(_))) {
+            self.bindings = None;
         }
         key.transpose()
     }
+}
 
-    fn advance(&mut self, value: &mut Vec<u32>) -> Result<Option<i32>> {
-        let Some(cursor) = &mut self.cursor else { return Ok(None) };
-        let record = if self.older != 0 { Some(cursor.walk.step(self.older)?) } else { cursor.next()? };
-        let Some(record) = record else {
-            self.cursor = None;
-            return Ok(None);
-        };
-        self.older = record.older;
-        cursor.view.value(&record, value)?;
-        Ok(Some(record.key))
-    }
+fn advance<B: ShmBackend, W: bytemuck::Pod>(
+    bindings: &mut Bindings<'_, B>,
+    value: &mut Vec<W>,
+) -> Result<Option<i32>> {
+    let Some((key, content)) = bindings.next()? else { return Ok(None) };
+    value.clear();
+    value.reserve_exact(content.length());
+    bindings.cursor.view.append(&content, value)?;
+    Ok(Some(key))
 }
 
 impl<B: ShmBackend, G> Iterator for Iter<'_, B, G> {
@@ -118,7 +202,7 @@ impl<B: ShmBackend, G> Iterator for Iter<'_, B, G> {
     fn next(&mut self) -> Option<Self::Item> {
         let mut value = Vec::new();
         let key = self.next_words(&mut value)?;
-        Some(key.map(|key| (key, from_words(value))))
+        Some(key.map(|key| (key, value)))
     }
 }
 
@@ -141,7 +225,7 @@ pub struct Keys<'a, B: ShmBackend, G> {
 
 impl<'a, B: ShmBackend, G> Keys<'a, B, G> {
     pub(super) fn new(guard: G, view: View<'a, B>) -> Result<Self> {
-        Ok(Keys { cursor: Some(Cursor::new(view)?), _guard: guard })
+        Ok(Keys { cursor: Some(view.believe(Cursor::new(view))?), _guard: guard })
     }
 }
 
@@ -150,12 +234,12 @@ impl<B: ShmBackend, G> Iterator for Keys<'_, B, G> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let cursor = self.cursor.as_mut()?;
-        let record = cursor.next();
-        let record = cursor.view.believe(record).transpose();
-        if !matches!(record, Some(Ok(_))) {
+        let slot = cursor.next();
+        let slot = cursor.view.believe(slot).transpose();
+        if !matches!(slot, Some(Ok(_))) {
             self.cursor = None;
         }
-        record.map(|record| record.map(|record| record.key))
+        slot.map(|slot| slot.map(|(key, ..)| key))
     }
 }
 

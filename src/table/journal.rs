@@ -8,14 +8,30 @@
 
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Memory;
+use smallvec::SmallVec;
 
 use super::error::{Result, TableError};
 use super::layout::*;
-use super::view::View;
+use super::view::{View, corrupt};
+
+/// What a transaction may change, and so which sequence word keeps readers away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What hangs on one bucket, unless the transaction finds that it needs more.
+    Bucket,
+    /// Everything.
+    Table,
+}
 
 /// Changes in progress, undone unless committed.
 pub(super) struct Transaction<'a, B: ShmBackend> {
     view: View<'a, B>,
+    scope: Scope,
+    /// Whether the transaction word is odd, and the table's sequence word.
+    begun: bool,
+    table_open: bool,
+    /// The bucket whose sequence word is odd, or 0.
+    bucket_open: u32,
     /// The journal block, its capacity, and the entries in it; copies of what the object says, which nobody
     /// else changes while the write lock is held.
     area: u32,
@@ -23,8 +39,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     length: u32,
     /// Something could not be undone: what remains must not be committed.
     broken: bool,
-    /// Blocks given up, with their class; free when the transaction is committed.
-    pub(super) given_up: Vec<(u32, u32)>,
+    /// Blocks given up; free when the transaction is committed.
+    pub(super) given_up: SmallVec<[u32; 8]>,
     /// Room for a value and its replacement, kept for the next operation.
     pub(super) buffers: [Vec<u32>; 2],
 }
@@ -38,84 +54,160 @@ pub(super) struct Savepoint {
 
 impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Begins a transaction. The write lock must be held; what a dead writer left undone is undone first.
-    pub(super) fn begin(view: View<'a, B>) -> Result<Transaction<'a, B>> {
-        let length = view.load(AT_JOURNAL_LENGTH)?;
-        if length != 0 {
-            undo(&view, length, 0)?;
+    #[inline]
+    pub(super) fn begin(mut view: View<'a, B>, scope: Scope) -> Result<Transaction<'a, B>> {
+        if is_odd(view.load(AT_TRANSACTION)?) {
+            recover(&view)?;
+            // What was undone may be anything, if the journal was not ours.
+            view = view.again()?;
         }
-        // What was undone may be anything, if the journal was not ours.
-        let view = view.again()?;
         let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
         Ok(Transaction {
             view,
+            scope,
+            begun: false,
+            table_open: false,
+            bucket_open: 0,
             area,
             capacity,
             length: 0,
             broken: false,
-            given_up: Vec::new(),
+            given_up: SmallVec::new(),
             buffers: Default::default(),
         })
     }
 
+    #[inline]
     pub(super) fn view(&self) -> &View<'a, B> {
         &self.view
     }
 
-    /// Changes the word `at`, noting what it was.
-    pub(super) fn put(&mut self, at: u32, value: u32) -> Result<()> {
-        if self.view.load(at)? == value {
+    #[inline]
+    pub(super) fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Keeps readers away from what hangs on `bucket`, which is about to be changed.
+    #[inline]
+    pub(super) fn open_bucket(&mut self, bucket: u32) -> Result<()> {
+        if self.scope == Scope::Table || (self.bucket_open != 0 && self.bucket_open != bucket) {
+            return self.open_table();
+        }
+        if self.bucket_open == 0 {
+            self.enter()?;
+            self.view.store(AT_OPEN, bucket)?;
+            let sequence = self.view.load(bucket)?;
+            self.view.store(bucket, sequence | 1)?;
+            self.bucket_open = bucket;
+        }
+        Ok(())
+    }
+
+    /// Keeps readers away from the whole table.
+    pub(super) fn open_table(&mut self) -> Result<()> {
+        if !self.table_open {
+            self.enter()?;
+            let sequence = self.view.load(AT_SEQUENCE)?;
+            self.view.store(AT_SEQUENCE, sequence | 1)?;
+            self.table_open = true;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn enter(&mut self) -> Result<()> {
+        if !self.begun {
+            let transaction = self.view.load(AT_TRANSACTION)?;
+            self.view.store(AT_TRANSACTION, transaction | 1)?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    /// Lets readers in again: what they see from here on is how it stays.
+    fn release(&mut self) -> Result<()> {
+        if !self.begun {
             return Ok(());
         }
-        self.keep(at)?;
+        if self.bucket_open != 0 {
+            make_even(&self.view, self.bucket_open)?;
+        }
+        if self.table_open {
+            make_even(&self.view, AT_SEQUENCE)?;
+        }
+        make_even(&self.view, AT_TRANSACTION)?;
+        (self.begun, self.table_open, self.bucket_open) = (false, false, 0);
+        Ok(())
+    }
+
+    /// Changes the word `at`, noting what it was.
+    #[inline]
+    pub(super) fn put(&mut self, at: u32, value: u32) -> Result<()> {
+        let old = self.view.load(at)?;
+        if old == value {
+            return Ok(());
+        }
+        self.make_room(1)?;
+        self.note(at, old)?;
         self.view.store(at, value)
     }
 
     /// Notes what the word `at` is, so that it can be changed in any way.
     pub(super) fn keep(&mut self, at: u32) -> Result<()> {
-        self.make_room()?;
+        self.make_room(1)?;
         let old = self.view.load(at)?;
         self.note(at, old)
     }
 
-    /// Makes sure that the next entry has room. This may move the journal, and so change the top: a change
-    /// that is computed from the top begins with this.
-    pub(super) fn make_room(&mut self) -> Result<()> {
-        if self.length + JOURNAL_SPARE >= self.capacity { self.move_journal() } else { Ok(()) }
+    /// Makes sure that the next so many entries have room. This may move the journal, and so change the top: what is
+    /// computed from the top is computed after it.
+    #[inline]
+    pub(super) fn make_room(&mut self, entries: u32) -> Result<()> {
+        while self.length + entries + JOURNAL_SPARE > self.capacity {
+            self.move_journal()?;
+        }
+        Ok(())
     }
 
     /// Writes words that nobody can reach before the transaction links to them.
+    #[inline]
     pub(super) fn fill(&self, at: u32, words: &[u32]) -> Result<()> {
         Ok(self.view.memory().write(at as usize, words)?)
     }
 
+    /// The journal block.
+    pub(super) fn journal(&self) -> u32 {
+        self.area
+    }
+
     /// Makes everything since the beginning happen.
+    #[inline]
     pub(super) fn finish(&mut self) -> Result<()> {
-        let disposed = self.dispose();
-        self.view.believe(disposed)?;
-        self.commit()
-    }
-
-    /// Undoes everything since the beginning.
-    pub(super) fn abandon(&mut self) -> Result<()> {
-        let undone = self.try_undo_to(Savepoint { length: 0, given_up: 0 });
-        self.view.believe(undone)
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        debug_assert!(self.given_up.is_empty());
+        if !self.given_up.is_empty() {
+            let disposed = self.dispose();
+            self.view.believe(disposed)?;
+        }
         if self.broken {
-            return Err(TableError::Corrupt {
-                at: AT_JOURNAL as usize,
-                what: "a part of the group could not be undone",
-            });
+            return Err(corrupt(AT_JOURNAL, "a part of the group could not be undone"));
         }
         self.view.believe(Ok(()))?;
         if self.length != 0 {
             self.view.store(AT_JOURNAL_LENGTH, 0)?;
             self.length = 0;
         }
-        Ok(())
+        self.release()
+    }
+
+    /// Undoes everything since the beginning.
+    pub(super) fn abandon(&mut self) -> Result<()> {
+        let undone = self.undo_all();
+        self.view.believe(undone)
+    }
+
+    fn undo_all(&mut self) -> Result<()> {
+        self.try_undo_to(Savepoint { length: 0, given_up: 0 })?;
+        self.release()
     }
 
     pub(super) fn savepoint(&self) -> Savepoint {
@@ -136,89 +228,125 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Ok(())
     }
 
+    #[inline]
     fn note(&mut self, at: u32, old: u32) -> Result<()> {
-        let entry = self.area + 1 + 2 * self.length;
+        debug_assert!(self.begun, "readers are kept away first");
+        let entry = self.area + JOURNAL_WORDS + 2 * self.length;
         self.view.memory().write(entry as usize, &[at, old])?;
         self.length += 1;
         self.view.store(AT_JOURNAL_LENGTH, self.length)
     }
 
-    /// Moves the journal to a block of about twice the size. The spare entries have room for what this
+    /// Moves the journal to a block of twice the size, at the top. The spare entries have room for what this
     /// itself changes: the top, and the journal's place.
+    #[cold]
     fn move_journal(&mut self) -> Result<()> {
-        let class = class_for(1 + 2 * self.capacity).ok_or(TableError::FormatFull)?;
-        let bigger = class + 2;
-        if bigger >= CLASSES {
+        // A block of g granules has room for 2 g - 1 entries.
+        let granules = self.capacity + 1;
+        if granules > GRANULES_MAX {
             return Err(TableError::FormatFull);
         }
-        let words = class_words(bigger);
         let top = self.view.load(AT_TOP)?;
-        let end = top.checked_add(words).ok_or(TableError::FormatFull)?;
+        let end = top.checked_add(granules * GRANULE).ok_or(TableError::FormatFull)?;
         self.view.reach(end)?;
+        self.open_table()?;
         let old_area = self.area;
         self.note(AT_TOP, top)?;
         self.view.store(AT_TOP, end)?;
         self.note(AT_JOURNAL, old_area)?;
         let mut entry = [0; 2];
         for index in 0..self.length {
-            self.view.memory().read((old_area + 1 + 2 * index) as usize, &mut entry)?;
-            self.view.memory().write((top + 1 + 2 * index) as usize, &entry)?;
+            let offset = JOURNAL_WORDS + 2 * index;
+            self.view.memory().read((old_area + offset) as usize, &mut entry)?;
+            self.view.memory().write((top + offset) as usize, &entry)?;
         }
-        let capacity = (words - 1) / 2;
-        self.view.store(top, capacity)?;
+        self.view.store(top, BlockHead::new(Kind::Journal, granules).word())?;
+        self.view.store(top + 1, 0)?;
         self.view.store(AT_JOURNAL, top)?;
         self.area = top;
-        self.capacity = capacity;
-        self.given_up.push((old_area, class));
+        self.capacity = capacity(&self.view, top)?;
+        self.given_up.push(old_area);
         Ok(())
     }
 }
 
 impl<B: ShmBackend> Drop for Transaction<'_, B> {
+    #[inline]
     fn drop(&mut self) {
         // Not committed: an error or a panic. If undoing fails, because the object is corrupt or was cut off,
         // the journal remains and the next writer is told.
-        if self.length != 0 {
-            let _ = undo(&self.view, self.length, 0);
+        if self.begun {
+            let _ = self.undo_all();
         }
     }
 }
 
-/// The capacity of the journal block at `area`, checked.
+#[inline]
+pub(super) fn is_odd(word: u32) -> bool {
+    word % 2 != 0
+}
+
+/// Ends the half-changed state that an odd sequence word tells of.
+fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
+    let word = view.load(at)?;
+    if is_odd(word) { view.store(at, word.wrapping_add(1)) } else { Ok(()) }
+}
+
+/// Ends the transaction that a writer left when it died: it happened if nothing is left to undo.
+fn recover<B: ShmBackend>(view: &View<'_, B>) -> Result<()> {
+    let length = view.load(AT_JOURNAL_LENGTH)?;
+    if length != 0 {
+        undo(view, length, 0)?;
+    }
+    let bucket = view.load(AT_OPEN)?;
+    if bucket != 0 {
+        if bucket < HEADER_WORDS || bucket % BUCKET_WORDS != 0 {
+            return Err(corrupt(AT_OPEN, "the open bucket is none"));
+        }
+        make_even(view, bucket)?;
+    }
+    make_even(view, AT_SEQUENCE)?;
+    make_even(view, AT_TRANSACTION)
+}
+
+/// The capacity of the journal block at `area`, in entries.
+#[inline]
 fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
-    let capacity = view.load(area)?;
-    let end = u64::from(area) + 1 + 2 * u64::from(capacity);
-    if area < HEADER_WORDS
-        || capacity <= 2 * JOURNAL_SPARE
-        || end > view.memory().words() as u64
-        || end > u64::from(u32::MAX)
-    {
-        return Err(TableError::Corrupt { at: area as usize, what: "the journal does not fit the object" });
+    let head = view.block(area)?;
+    let capacity = (head.granules * GRANULE - JOURNAL_WORDS) / 2;
+    if head.kind != Kind::Journal || capacity < 16 {
+        return Err(corrupt(area, "no journal where it should be"));
     }
     Ok(capacity)
 }
 
+/// Whether a journal may have an entry for this word.
+fn is_journalled(at: u32) -> bool {
+    at == AT_BUCKETS
+        || (AT_JOURNAL..=AT_KEYS).contains(&at)
+        || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
+        || (AT_FREE..AT_FREE + CLASSES).contains(&at)
+        || at >= AT_LEAVES
+}
+
 /// Undoes the entries from `length` down to `to`, newest first.
 fn undo<B: ShmBackend>(view: &View<'_, B>, length: u32, to: u32) -> Result<()> {
+    if length == to {
+        return Ok(());
+    }
     let mut area = view.load(AT_JOURNAL)?;
     let mut capacity_here = capacity(view, area)?;
     let mut entry = [0; 2];
     for index in (to..length).rev() {
         if index >= capacity_here {
-            return Err(TableError::Corrupt {
-                at: AT_JOURNAL_LENGTH as usize,
-                what: "the journal is longer than its block",
-            });
+            return Err(corrupt(AT_JOURNAL_LENGTH, "the journal is longer than its block"));
         }
-        view.memory().read((area + 1 + 2 * index) as usize, &mut entry)?;
+        view.memory().read((area + JOURNAL_WORDS + 2 * index) as usize, &mut entry)?;
         let [at, old] = entry;
         // Zeros of a journal that was cut off are no entries.
         view.believe(Ok(()))?;
-        if at < AT_TOP || at == AT_JOURNAL_LENGTH {
-            return Err(TableError::Corrupt {
-                at: area as usize,
-                what: "the journal has an entry for a word that never changes",
-            });
+        if !is_journalled(at) {
+            return Err(corrupt(area, "the journal has an entry for a word that never changes"));
         }
         view.store(at, old)?;
         if at == AT_JOURNAL {

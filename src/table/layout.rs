@@ -26,7 +26,7 @@
 //! | 48 + c/32 | free classes | bit c mod 32 tells whether list c is not empty |
 //! | 64 + c | free list c | the first free block of size class c, or 0; c < 184 |
 //! | 256 .. 383 | - | 0; for lock methods that keep their words in the object |
-//! | 512 + l | leaf l | leaf l of the directory, or 0 while it was never needed; l < 512 |
+//! | 512 + l | leaf l | leaf l of the directory, for those that N buckets need; l < 512 |
 //! | others | - | 0 |
 //!
 //! Words 16 to 31 are for readers and seldom change; words 32 to 47 change with each write, and no reader that
@@ -50,7 +50,7 @@
 //! | record: one binding | 1: length of the value in words; 2: record of the next older binding of the key, or 0; 3: key; 4 ..: value |
 //! | overflow | 1 .. 15: as in a bucket; the first word is the block's |
 //! | segment | from the next multiple of 16 on: buckets |
-//! | leaf | 4 + i: first bucket of segment 512 l + i, for those that were ever needed; i < 512 |
+//! | leaf | 4 + i: first bucket of segment 512 l + i, for those that N buckets need; i < 512 |
 //! | journal | 2 + 2e, 3 + 2e: entry e: a place, and the word that was there before |
 //!
 //! No two free blocks lie beside each other (unless they would be too long as one), and none lies at the top. The
@@ -58,6 +58,8 @@
 //! of two and the next, numbered on: with 2^p <= g < 2^(p+1) it is 32 + 8 (p - 5) + (g / 2^(p-3) mod 8). A free
 //! block is in the list of its length's class. Records of more than 32 granules are rounded up to the smallest
 //! length of a class, so that the room of a record serves any other of the same class.
+//!
+//! A new table has three blocks: a journal of 128 granules, leaf 0, and segment 0, of which the last two never move.
 //!
 //! # Buckets
 //!
@@ -78,7 +80,8 @@
 //! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond four per bucket takes
 //! bucket N into use: keys move over from one bucket, `N mod M/2` as N is then. Buckets 0 to 15 are segment 0,
 //! segment s up to 6 has buckets 2^(s+3) to 2^(s+4) - 1, and from bucket 1024 on each segment has 1024, so
-//! bucket b is in segment 6 + b/1024. The directory tells where a segment is.
+//! bucket b is in segment 6 + b/1024. The directory tells where a segment is; what it says of segments that N buckets
+//! do not need has no meaning, and neither have buckets from N on.
 //!
 //! # Changing something
 //!
@@ -130,6 +133,9 @@ pub(super) const AT_BINDINGS: u32 = 37;
 pub(super) const AT_KEYS: u32 = 38;
 pub(super) const AT_FREE_CLASSES: u32 = 48;
 pub(super) const AT_FREE: u32 = 64;
+/// Words for lock methods that keep theirs in the object.
+pub(super) const AT_LOCKS: u32 = 256;
+pub(super) const AT_LOCKS_END: u32 = 384;
 pub(super) const AT_LEAVES: u32 = 512;
 pub(super) const HEADER_WORDS: u32 = 1024;
 
@@ -230,6 +236,10 @@ pub(super) const BUCKETS_MAX: u32 = (LEAVES * LEAF_SEGMENTS - 6) * SEGMENT_BUCKE
 pub(super) const JOURNAL_WORDS: u32 = 2;
 /// Granules of the first journal block: 255 entries.
 pub(super) const FIRST_JOURNAL: u32 = 128;
+/// The blocks with which a table begins, one after the other: the journal at first, and these, which never move.
+pub(super) const FIRST_LEAF: u32 = HEADER_WORDS + FIRST_JOURNAL * GRANULE;
+pub(super) const FIRST_SEGMENT: u32 = FIRST_LEAF + LEAF_WORDS;
+pub(super) const FIRST_TOP: u32 = FIRST_SEGMENT + segment_granules(0) * GRANULE;
 /// Entries kept back for moving the journal, which changes the top and the journal's place.
 pub(super) const JOURNAL_SPARE: u32 = 2;
 

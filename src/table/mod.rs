@@ -15,8 +15,14 @@
 //! | `layout` | the format of the object, drawn |
 //! | `view` | reading it, every place checked |
 //! | `journal` | changing it, so that it can be undone |
-//! | `pages` | room for what is added |
+//! | `heap` | room for what is added |
 //! | `index` | buckets and records |
+//! | `clear` | everything away at once |
+//! | `lookup` | finding keys, with and without the lock |
+//! | `blocks` | long values piece by piece, in place |
+//! | `check` | whether everything is in order |
+//! | `salvage` | what can be saved of a broken table |
+//! | `inspect` | figures and pictures of a table |
 //!
 //! This module does not interpret values ([`ShmMap`](crate::ShmMap) does), and knows nothing of workers.
 //!
@@ -27,18 +33,24 @@
 //! A thread that iterates, or is inside a group, must go on through that: calling the table itself is
 //! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
 
+mod blocks;
+mod check;
+mod clear;
 mod error;
 mod group;
+mod heap;
 mod index;
+mod inspect;
 mod iter;
 mod journal;
 mod layout;
+mod lookup;
 mod open;
-mod pages;
+mod salvage;
 mod view;
 
 use std::ffi::OsStr;
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{Guard, Mode, Wait};
@@ -46,16 +58,20 @@ use manycore_backends::shm::ShmError;
 use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
 
 use error::Result;
-use journal::Transaction;
+use journal::{Scope, Transaction, is_odd};
 use layout::*;
 use view::View;
 
+pub use blocks::{Announced, Answer, Fragment, FragmentMut, Step};
+pub use check::Problem;
 pub use error::TableError;
-pub use group::Group;
+pub use group::{Group, ReadGroup};
 pub(crate) use index::Verdict;
+pub use inspect::{Raw, Stat};
 pub use iter::{Entry, Iter, Keys};
 pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
 pub use open::TableOptions;
+pub use salvage::Salvaged;
 
 /// A hash table in shared memory: `i32` keys to arrays of `i32`, several bindings per key.
 ///
@@ -97,12 +113,37 @@ pub use open::TableOptions;
 /// ```compile_fail,E0277
 /// fn f(_: manycore::ShmTable<manycore::Heap, manycore::Fcntl>) {}
 /// ```
-#[derive(Debug)]
+///
+/// Cloning a handle gives another one of the same open table.
 #[doc(alias("shm_table", "Netshm", "Hashtbl"))]
 pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+    shared: Arc<Shared<B, L>>,
+    wait: Wait,
+}
+
+/// What all clones of a handle share.
+#[derive(Debug)]
+struct Shared<B, L> {
     object: B,
     method: L,
     generation: Generation,
+    read_only: bool,
+}
+
+impl<B: ShmBackend, L: LockMethod<B>> Clone for ShmTable<B, L> {
+    fn clone(&self) -> Self {
+        ShmTable { shared: Arc::clone(&self.shared), wait: self.wait }
+    }
+}
+
+impl<B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmTable<B, L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShmTable")
+            .field("object", &self.shared.object)
+            .field("method", &self.shared.method)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ShmTable {
@@ -127,7 +168,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// The name of the object.
     #[doc(alias = "name_of_shm")]
     pub fn name(&self) -> &OsStr {
-        self.object.name()
+        self.shared.object.name()
     }
 
     /// Removes the table's name. Those who have it open, this handle too, can go on using it; it is gone with
@@ -140,46 +181,112 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(B::unlink(self.name())?)
     }
 
+    /// Sets the permission bits of the object, such as `0o640`; they matter to those who open it later.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] with `EPERM` if it belongs to another user.
+    #[doc(alias = "chmod_shm")]
+    pub fn chmod(&self, mode: u32) -> Result<()> {
+        Ok(self.shared.object.chmod(mode)?)
+    }
+
+    /// Gives the object to another user or group, by their numbers; `None` leaves it.
+    ///
+    /// # Errors
+    /// [`TableError::Shm`] with `EPERM` if this process may not.
+    #[doc(alias = "chown_shm")]
+    pub fn chown(&self, user: Option<u32>, group: Option<u32>) -> Result<()> {
+        Ok(self.shared.object.chown(user, group)?)
+    }
+
+    /// The same table, waiting for its lock as said, where this handle waits for ever: a handle that tries only,
+    /// or that gives up after some time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use manycore::lock::{LockError, Wait};
+    /// use manycore::{ShmTable, TableError};
+    /// # let name = format!("/manycore-doc-waiting-{}", std::process::id());
+    /// # let table = ShmTable::create(&name)?;
+    ///
+    /// match table.waiting(Wait::Try).replace(7, &[1]) {
+    ///     Err(TableError::Lock(LockError::Busy)) => println!("somebody is writing"),
+    ///     result => result?,
+    /// }
+    /// let patient = table.waiting(Wait::AtMost(Duration::from_secs(5)));
+    /// patient.group(|group| group.add(8, &[]))?;
+    /// # table.unlink()?;
+    /// # Ok::<(), TableError>(())
+    /// ```
+    #[doc(alias("try_lock", "timeout"))]
+    pub fn waiting(&self, wait: Wait) -> Self {
+        ShmTable { wait, ..self.clone() }
+    }
+
     /// Adds a binding; older ones of the key are hidden until it is removed.
     ///
     /// # Errors
-    /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]; as all
-    /// operations also [`TableError::Lock`] and [`TableError::Corrupt`].
+    /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]. As all
+    /// changes also [`TableError::Lock`], [`TableError::ReadOnly`] and [`TableError::Corrupt`].
     pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| transaction.bind(key, &to_words(value)?))
+        self.write(|transaction| transaction.bind(key, bytemuck::cast_slice(value)))
     }
 
     /// The newest binding of the key.
     ///
+    /// As all lookups of single keys this takes no lock and writes nothing, unless a writer is at work on the
+    /// same part of the table for long, or died there.
+    ///
     /// # Errors
-    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    /// As all lookups: [`TableError::Corrupt`], and [`TableError::Lock`] if it comes to the lock.
     pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
-        self.read(|view| find(view, key))
+        self.look(key, |view, bucket| view.find_in(bucket, key))
+    }
+
+    /// Copies the newest binding of the key into `value`, whose memory is used again. Returns whether there is one;
+    /// if not, `value` is left empty.
+    ///
+    /// # Errors
+    /// As [`find`](ShmTable::find).
+    pub fn find_into(&self, key: i32, value: &mut Vec<i32>) -> Result<bool> {
+        self.look(key, |view, bucket| view.find_into_in(bucket, key, value))
     }
 
     /// All bindings of the key, newest first.
     ///
     /// # Errors
-    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    /// As [`find`](ShmTable::find).
     pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
-        self.read(|view| find_all(view, key))
+        self.look(key, |view, bucket| view.find_all_in(bucket, key))
     }
 
     /// Whether the key has a binding.
     ///
     /// # Errors
-    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    /// As [`find`](ShmTable::find).
     #[doc(alias = "contains_key")]
     pub fn mem(&self, key: i32) -> Result<bool> {
-        self.read(|view| mem(view, key))
+        self.look(key, |view, bucket| Ok(view.slot(bucket, key)?.is_some()))
+    }
+
+    /// Gives the newest bindings of all `keys` to `visit`, in their order: with the key, and its value if there is
+    /// one. Several are fetched from memory at the same time, so that a batch takes a fraction of the time of as many
+    /// calls of [`find`](ShmTable::find). Each is looked up by itself; for a consistent picture do it in a
+    /// [`read_group`](ShmTable::read_group).
+    ///
+    /// # Errors
+    /// As [`find`](ShmTable::find); then the rest of the keys were not visited.
+    pub fn get_many(&self, keys: &[i32], visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
+        self.look_up_many(keys, visit)
     }
 
     /// Removes the newest binding of the key, which uncovers the one before. Returns whether there was one.
     ///
     /// # Errors
-    /// [`TableError::Lock`], [`TableError::Corrupt`]; [`TableError::Shm`] if there is no room for the journal.
+    /// As all changes: [`TableError::Lock`], [`TableError::ReadOnly`], [`TableError::Corrupt`];
+    /// [`TableError::Shm`] if there is no room for the journal.
     pub fn remove(&self, key: i32) -> Result<bool> {
-        self.write(|transaction| remove(transaction, key))
+        self.write(|transaction| transaction.remove(key))
     }
 
     /// Replaces the newest binding of the key, or adds one if there is none. Hidden bindings stay.
@@ -187,16 +294,61 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// # Errors
     /// As [`add`](ShmTable::add).
     pub fn replace(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| replace(transaction, key, value))
+        self.write(|transaction| transaction.replace(key, bytemuck::cast_slice(value)))
+    }
+
+    /// Computes the newest binding of the key from what it was, in one step: nobody can come in between. `change` is
+    /// given the value, or `None` if there was none, and returns the new one, or `None` to remove the binding (or to
+    /// leave it at none).
+    ///
+    /// ```
+    /// # use manycore::{Heap, NoLock, ShmTable, TableError, TableOptions};
+    /// # let table: ShmTable<Heap, NoLock> = TableOptions::new().create_unique("doc-XXXXXX")?;
+    /// table.update(7, |old| Some([old.map_or(0, |value| value[0]) + 1]))?;
+    /// # assert_eq!(table.find(7)?, Some(vec![1]));
+    /// # Ok::<(), TableError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`add`](ShmTable::add).
+    pub fn update<V: AsRef<[i32]>>(
+        &self,
+        key: i32,
+        change: impl FnOnce(Option<&[i32]>) -> Option<V>,
+    ) -> Result<()> {
+        self.write(|transaction| transaction.update(key, change))
+    }
+
+    /// Removes all bindings. It takes the same time however many there are; the object keeps its size.
+    ///
+    /// # Errors
+    /// As [`remove`](ShmTable::remove).
+    #[doc(alias = "reset")]
+    pub fn clear(&self) -> Result<()> {
+        let (_guard, mut transaction) = self.begin_write(Scope::Table)?;
+        self.complete(&mut transaction, Transaction::reset)
+    }
+
+    /// Removes the bindings for which `keep` returns `false`; hidden ones are asked for, too. Returns how many
+    /// were removed.
+    ///
+    /// # Errors
+    /// As [`remove`](ShmTable::remove).
+    #[doc(alias = "filter_map_inplace")]
+    pub fn retain(&self, keep: impl FnMut(i32, &[i32]) -> bool) -> Result<usize> {
+        self.group(|group| group.retain(keep))
     }
 
     /// How many bindings there are, hidden ones included.
     ///
     /// # Errors
-    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    /// As [`find`](ShmTable::find).
     #[doc(alias = "len")]
     pub fn length(&self) -> Result<usize> {
-        self.read(|view| Ok(view.load(AT_BINDINGS)? as usize))
+        match self.glance_at_length() {
+            Some(bindings) => Ok(bindings as usize),
+            None => self.read(|view| Ok(view.load(AT_BINDINGS)? as usize)),
+        }
     }
 
     /// All bindings, in no order of the keys, those of a key from the newest to the oldest. The iterator holds
@@ -218,17 +370,57 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Keys::new(guard, view)
     }
 
-    /// Combines all bindings, in the order of [`iter`](ShmTable::iter), under one read lock.
+    /// Combines all bindings, in the order of [`iter`](ShmTable::iter), under one read lock. It is faster, because
+    /// no value is allocated.
     ///
     /// # Errors
     /// As [`iter`](ShmTable::iter).
-    pub fn fold<T>(&self, init: T, mut combine: impl FnMut(T, i32, &[i32]) -> T) -> Result<T> {
-        let mut result = init;
-        for entry in self.iter()? {
-            let (key, value) = entry?;
-            result = combine(result, key, &value);
-        }
-        Ok(result)
+    pub fn fold<T>(&self, init: T, combine: impl FnMut(T, i32, &[i32]) -> T) -> Result<T> {
+        self.read_group(|group| group.fold(init, combine))
+    }
+
+    /// Visits the bindings of the key, newest first, piece by piece, in place: each as fragments of at most a page,
+    /// at least one, and then `None`. `visit` says how to go on. The read lock is held.
+    ///
+    /// ```
+    /// use manycore::table::Step;
+    /// # use manycore::{Heap, NoLock, ShmTable, TableError, TableOptions};
+    /// # let table: ShmTable<Heap, NoLock> = TableOptions::new().create_unique("doc-XXXXXX")?;
+    /// table.add(7, &(0..1000).collect::<Vec<i32>>())?;
+    ///
+    /// // The length of the newest value, without copying it.
+    /// let mut length = 0;
+    /// table.read_blocks(7, |fragment| match fragment {
+    ///     Some(words) => {
+    ///         length += words.len();
+    ///         Step::Continue
+    ///     }
+    ///     None => Step::Stop,
+    /// })?;
+    /// assert_eq!(length, 1000);
+    /// # Ok::<(), TableError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TableError::Lock`], [`TableError::Corrupt`].
+    pub fn read_blocks(&self, key: i32, visit: impl FnMut(Option<Fragment<'_, B>>) -> Step) -> Result<()> {
+        self.read_group(|group| group.read_blocks(key, visit))
+    }
+
+    /// The same for changing words in place, and for removing bindings, if that is announced: see [`Answer`]. All
+    /// happens as a whole.
+    ///
+    /// # Errors
+    /// As all changes; [`TableError::NotAnnounced`] if `visit` answers that a binding is to be removed, and that was
+    /// not announced. [`TableError::Shm`] if there is no room for the journal.
+    pub fn write_blocks<'t>(
+        &'t self,
+        key: i32,
+        announced: Announced,
+        visit: impl FnMut(Option<FragmentMut<'_, 't, B>>) -> Answer,
+    ) -> Result<()> {
+        let (_guard, mut transaction) = self.begin_write(Scope::Bucket)?;
+        self.complete(&mut transaction, |transaction| transaction.write_blocks(key, announced, visit))
     }
 
     /// Does several operations as one: nobody sees a state in between, and they happen all or not at all. If
@@ -244,7 +436,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         &self,
         body: impl FnOnce(&mut Group<'_, B>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (_guard, transaction) = self.begin_write()?;
+        let (_guard, transaction) = self.begin_write(Scope::Table)?;
         let mut group = Group { transaction };
         match body(&mut group) {
             Ok(value) => {
@@ -258,13 +450,18 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
     }
 
-    /// Looks at the values of the key's bindings, newest first, until `visit` finds what it looks for.
-    pub(crate) fn search<T>(
+    /// Does several lookups of one state of the table: the read lock is held from the beginning to the end.
+    ///
+    /// # Errors
+    /// What `body` returns; [`TableError::Lock`], [`TableError::Corrupt`].
+    pub fn read_group<T, E: From<TableError>>(
         &self,
-        key: i32,
-        mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        self.read(|view| search(view, key, &mut visit))
+        body: impl FnOnce(&ReadGroup<'_, B>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (_guard, view) = self.begin_read()?;
+        let value = body(&ReadGroup { view })?;
+        view.believe(Ok(()))?;
+        Ok(value)
     }
 
     /// Runs one reading operation under the read lock.
@@ -273,10 +470,21 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         view.believe(body(&view))
     }
 
-    /// Runs one writing operation as a transaction of its own.
+    /// Runs one writing operation, on one key, as a transaction of its own.
+    #[inline]
     fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
-        let (_guard, mut transaction) = self.begin_write()?;
-        match body(&mut transaction) {
+        let (_guard, mut transaction) = self.begin_write(Scope::Bucket)?;
+        self.complete(&mut transaction, body)
+    }
+
+    /// Runs a whole transaction.
+    #[inline]
+    fn complete<'a, T>(
+        &self,
+        transaction: &mut Transaction<'a, B>,
+        body: impl FnOnce(&mut Transaction<'a, B>) -> Result<T>,
+    ) -> Result<T> {
+        match body(transaction) {
             Ok(value) => {
                 transaction.finish()?;
                 Ok(value)
@@ -291,97 +499,44 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
         loop {
             let guard = self.lock(Mode::Read)?;
-            let view = View::new(&self.object)?;
-            if view.load(AT_JOURNAL_LENGTH)? == 0 {
+            let view = View::new(&self.shared.object)?;
+            if !is_odd(view.load(AT_TRANSACTION)?) {
                 return Ok((guard, view));
             }
             // A writer died. Undo what it left, as a writer, and look again.
             drop(guard);
-            drop(self.begin_write()?);
+            if self.shared.read_only {
+                return Err(TableError::Interrupted { name: self.name().to_owned() });
+            }
+            drop(self.begin_write(Scope::Table)?);
         }
     }
 
     /// Takes the lock, unless this handle is of no use here.
+    #[inline]
     fn lock(&self, mode: Mode) -> Result<Guard<'_, B, L>> {
-        let guard = Guard::lock(&self.method, &self.object, mode, Wait::Forever)?;
+        let shared = &*self.shared;
+        let guard = Guard::lock(&shared.method, &shared.object, mode, self.wait)?;
         // Not every lock method notices.
-        if self.generation.is_current() {
+        if shared.generation.is_current() {
             Ok(guard)
         } else {
             Err(ShmError::Forked { name: self.name().to_owned() }.into())
         }
     }
 
-    fn begin_write(&self) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
+    #[inline]
+    fn begin_write(&self, scope: Scope) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
+        if self.shared.read_only {
+            return Err(TableError::ReadOnly { name: self.name().to_owned() });
+        }
         let guard = self.lock(Mode::Write)?;
-        let view = View::new(&self.object)?;
-        let transaction = view.believe(Transaction::begin(view))?;
+        let view = View::new(&self.shared.object)?;
+        let transaction = view.believe(Transaction::begin(view, scope))?;
         Ok((guard, transaction))
     }
 }
 
-fn find<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<Option<Vec<i32>>> {
-    view.bindings(key, |place| {
-        let mut value = Vec::new();
-        view.value(&place.record, &mut value)?;
-        Ok(ControlFlow::Break(from_words(value)))
-    })
-}
-
-fn find_all<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<Vec<Vec<i32>>> {
-    let mut values = Vec::new();
-    view.bindings(key, |place| {
-        let mut value = Vec::new();
-        view.value(&place.record, &mut value)?;
-        values.push(from_words(value));
-        Ok(ControlFlow::<()>::Continue(()))
-    })?;
-    Ok(values)
-}
-
-fn search<B: ShmBackend, T>(
-    view: &View<'_, B>,
-    key: i32,
-    visit: &mut impl FnMut(&[u32]) -> Result<Option<T>>,
-) -> Result<Option<T>> {
-    let mut value = Vec::new();
-    view.bindings(key, |place| {
-        view.value(&place.record, &mut value)?;
-        Ok(match visit(&value)? {
-            Some(found) => ControlFlow::Break(found),
-            None => ControlFlow::Continue(()),
-        })
-    })
-}
-
-fn mem<B: ShmBackend>(view: &View<'_, B>, key: i32) -> Result<bool> {
-    Ok(view.newest(key)?.1.is_some())
-}
-
-fn remove<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32) -> Result<bool> {
-    match transaction.view().newest(key)?.1 {
-        Some(place) => transaction.unbind(&place).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-fn replace<B: ShmBackend>(transaction: &mut Transaction<'_, B>, key: i32, value: &[i32]) -> Result<()> {
-    let words = to_words(value)?;
-    match transaction.view().newest(key)?.1 {
-        Some(place) => transaction.rebind(&place, &words),
-        None => transaction.bind(key, &words),
-    }
-}
-
-fn to_words(value: &[i32]) -> Result<Vec<u32>> {
-    check_length(value.len())?;
-    Ok(value.iter().map(|word| *word as u32).collect())
-}
-
 fn check_length(words: usize) -> Result<()> {
     if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }) } else { Ok(()) }
-}
-
-fn from_words(value: Vec<u32>) -> Vec<i32> {
-    value.into_iter().map(|word| word as i32).collect()
 }

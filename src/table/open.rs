@@ -6,15 +6,18 @@
 //! This module does not look at bindings.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
-use manycore_backends::lock::{Mode, Protocol};
+use manycore_backends::lock::{Mode, Protocol, Wait};
 use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
 use manycore_backends::{LockMethod, ShmBackend};
 
-use super::ShmTable;
 use super::error::{Result, TableError};
+use super::journal::{Scope, Transaction};
 use super::layout::*;
+use super::view::View;
+use super::{Shared, ShmTable};
 
 /// How to open or create a table; the generic way, for any backend and lock method.
 ///
@@ -35,6 +38,7 @@ pub struct TableOptions {
     page_size: Option<usize>,
     expected: usize,
     mode: u32,
+    read_only: bool,
 }
 
 impl Default for TableOptions {
@@ -44,9 +48,9 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only.
+    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only, for reading and writing.
     pub fn new() -> TableOptions {
-        TableOptions { page_size: None, expected: 32, mode: 0o600 }
+        TableOptions { page_size: None, expected: 32, mode: 0o600, read_only: false }
     }
 
     /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
@@ -69,6 +73,16 @@ impl TableOptions {
         self
     }
 
+    /// Whether to open for reading only: permission to read is enough then, and all changes are
+    /// [`TableError::ReadOnly`]. It matters to [`open`](TableOptions::open) only.
+    ///
+    /// Such a handle cannot undo what a writer left that died: until somebody opens the table for writing,
+    /// everything that concerns it is [`TableError::Interrupted`].
+    pub fn read_only(mut self, read_only: bool) -> TableOptions {
+        self.read_only = read_only;
+        self
+    }
+
     /// Opens the table `name`.
     ///
     /// # Errors
@@ -81,7 +95,8 @@ impl TableOptions {
         L: LockMethod<B>,
     {
         self.check()?;
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), Open::Existing)?, self, false)?;
+        let how = if self.read_only { Open::ReadOnly } else { Open::Existing };
+        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, false)?;
         Ok(table)
     }
 
@@ -113,6 +128,26 @@ impl TableOptions {
         self.check()?;
         let how = Open::Create { mode: self.mode };
         let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, true)?;
+        Ok(table)
+    }
+
+    /// Opens the table `name` and makes it empty, or creates it. Whoever has it open sees it become empty at once.
+    ///
+    /// # Errors
+    /// As [`open`](TableOptions::open) and [`create`](TableOptions::create).
+    #[doc(alias("manage", "init"))]
+    pub fn reinitialize<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
+    where
+        B: ShmBackend,
+        L: LockMethod<B>,
+    {
+        let writing = TableOptions { read_only: false, ..self.clone() };
+        let table: ShmTable<B, L> = writing.open_or_create(name)?;
+        let (_guard, mut transaction) = table.begin_write(Scope::Table)?;
+        table.complete(&mut transaction, Transaction::reset)?;
+        drop(transaction);
+        table.grow_to(buckets_for(self.expected))?;
+        drop(_guard);
         Ok(table)
     }
 
@@ -179,10 +214,12 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             object.grow(u64::from(HEADER_WORDS) * 4)?;
         }
         let method = L::attach(&object)?;
-        let table = ShmTable { object, method, generation: Generation::current() };
+        let read_only = options.read_only && !may_create;
+        let shared = Shared { object, method, generation: Generation::current(), read_only };
+        let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
         let reading = table.lock(Mode::Read)?;
         let found = table.verify::<L>(options);
-        table.object.intact()?;
+        table.shared.object.intact()?;
         let found = found?;
         drop(reading);
         if found {
@@ -197,7 +234,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             Attached::Found
         } else {
             table.format(options)?;
-            table.object.intact()?;
+            table.shared.object.intact()?;
             Attached::Formatted
         };
         drop(writing);
@@ -207,14 +244,15 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Checks the header; `false` if the object is all new, or its creator died.
     fn verify<M: LockMethod<B>>(&self, options: &TableOptions) -> Result<bool> {
         let mut header = [0; HEADER_WORDS as usize];
-        self.object.memory().read(0, &mut header)?;
+        let memory = self.shared.object.memory();
+        memory.read(0, &mut header)?;
         let word = |at: u32| header[at as usize];
         let name = || self.name().to_owned();
         if header[..2] != MAGIC {
             let begun = header[0] == 0
                 && [0, MAGIC[1]].contains(&header[1])
                 && header[2..].iter().all(|word| *word == 0);
-            if begun && self.object.memory().words() == HEADER_WORDS as usize {
+            if begun && memory.words() == HEADER_WORDS as usize {
                 return Ok(false);
             }
             let why = if header[..2] == MAGIC.map(u32::swap_bytes) {
@@ -258,16 +296,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// object that is recognised as unfinished; the next one begins again.
     fn format(&self, options: &TableOptions) -> Result<()> {
         let page_size = options.page_size.unwrap_or(PAGE_SIZE_DEFAULT) as u32;
-        let base = options.expected.clamp(8, 1 << 24).next_power_of_two() as u32;
-        let journal = HEADER_WORDS;
-        let journal_words = class_words(FIRST_JOURNAL_CLASS);
-        let segment = journal + journal_words;
-        let top = segment + base;
-        let memory = self.object.memory();
+        let memory = self.shared.object.memory();
         memory.store(AT_MAGIC as usize + 1, MAGIC[1])?;
         memory.store(AT_MAGIC as usize, MAGIC[0])?;
-        let bytes = u64::from(top) * 4;
-        self.object.grow(bytes.div_ceil(u64::from(page_size)) * u64::from(page_size))?;
+        let bytes = u64::from(FIRST_TOP) * 4;
+        self.shared.object.grow(bytes.div_ceil(u64::from(page_size)) * u64::from(page_size))?;
         let mut header = [0; HEADER_WORDS as usize];
         for (at, word) in [
             (AT_FORMAT, FORMAT),
@@ -275,17 +308,46 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             (AT_PAGE_SIZE, page_size),
             (AT_PROTOCOL, <L as LockMethod<B>>::PROTOCOL.number()),
             (AT_SEED, 0x9E37_79B9),
-            (AT_TOP, top),
-            (AT_BUCKETS, base),
-            (AT_BASE, base),
-            (AT_JOURNAL, journal),
-            (AT_SEGMENTS, segment),
+            (AT_BUCKETS, 1),
+            (AT_JOURNAL, HEADER_WORDS),
+            (AT_TOP, FIRST_TOP),
+            (AT_LEAVES, FIRST_LEAF),
         ] {
             header[at as usize] = word;
         }
-        memory.store(journal as usize, (journal_words - 1) / 2)?;
         memory.write(AT_FORMAT as usize, &header[AT_FORMAT as usize..])?;
-        memory.write(segment as usize, &vec![0; base as usize])?;
+        memory.write(HEADER_WORDS as usize, &[BlockHead::new(Kind::Journal, FIRST_JOURNAL).word(), 0])?;
+        let mut leaf = [0; LEAF_WORDS as usize];
+        leaf[0] = BlockHead::new(Kind::Leaf, LEAF_WORDS / GRANULE).word();
+        leaf[4] = first_bucket(FIRST_SEGMENT);
+        memory.write(FIRST_LEAF as usize, &leaf)?;
+        let segment = BlockHead::new(Kind::Segment, segment_granules(0));
+        memory.store(FIRST_SEGMENT as usize, segment.word())?;
+        memory.write(first_bucket(FIRST_SEGMENT) as usize, &[0; BUCKET_WORDS as usize])?;
+        self.grow_to(buckets_for(options.expected))?;
         Ok(memory.store(AT_STATE as usize, STATE_READY)?)
     }
+
+    /// Takes buckets into use until there are so many; the write lock is held.
+    fn grow_to(&self, buckets: u32) -> Result<()> {
+        loop {
+            let view = View::new(&self.shared.object)?;
+            let before = view.buckets()?;
+            if before >= buckets {
+                return Ok(());
+            }
+            // In steps, so that the journal stays small.
+            let mut transaction = Transaction::begin(view, Scope::Table)?;
+            let step = buckets.min(before.saturating_add(1000));
+            self.complete(&mut transaction, |transaction| transaction.grow_to(step))?;
+            if transaction.view().buckets()? < step {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Buckets for so many bindings.
+fn buckets_for(bindings: usize) -> u32 {
+    bindings.div_ceil(LOAD as usize).clamp(1, 1 << 26) as u32
 }

@@ -1,10 +1,14 @@
 //! Looking at the words of an object, with every place checked: the reader's half of the engine.
 //!
 //! Contents may be anything: whatever is read is checked against the size that this process knows, walks
-//! are bounded by the number of records that could exist, and values are copied out.
+//! are bounded by what the object has room for, and values are copied out.
+//!
+//! This module does not know whether a lock is held. What it says is true if nobody writes meanwhile; who looks
+//! without a lock finds out afterwards, from the sequence words, and must expect any error until then.
 
 use std::ops::ControlFlow;
 
+use bytemuck::Pod;
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::{Memory, ShmError};
 
@@ -12,12 +16,12 @@ use super::error::{Result, TableError};
 use super::layout::*;
 
 /// The least that an object grows by, in bytes.
-const GROWTH_MIN: u64 = 16 << 10;
+const GROWTH_MIN: u64 = 8 << 10;
 
-/// The most that an object grows by at once, in bytes.
-const GROWTH_MAX: u64 = 4 << 20;
+/// The most that an object grows by at once, in bytes: reserving storage takes time, which one insertion pays.
+const GROWTH_MAX: u64 = 64 << 10;
 
-/// An object that holds a table, while a lock is held.
+/// An object that holds a table.
 pub(super) struct View<'a, B: ShmBackend> {
     object: &'a B,
 }
@@ -30,25 +34,108 @@ impl<B: ShmBackend> Clone for View<'_, B> {
 
 impl<B: ShmBackend> Copy for View<'_, B> {}
 
-/// The fixed part of a record, as it was read.
+/// A slot with a key in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// The bucket of the key.
+    pub(super) bucket: u32,
+    /// That bucket, or the overflow block behind it, which has the slot.
+    pub(super) at: u32,
+    /// What has the link to `at`; 0 if that is the bucket itself.
+    pub(super) before: u32,
+    pub(super) index: u32,
+    /// The kind of what is in it.
+    pub(super) kind: u32,
+}
+
+impl Slot {
+    /// The place of the slot's value or record.
+    pub(super) fn value_place(&self) -> u32 {
+        self.at + BUCKET_VALUES + self.index
+    }
+}
+
+/// A record's head, as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub(super) at: u32,
-    pub(super) class: u32,
-    pub(super) next: u32,
+    pub(super) granules: u32,
+    pub(super) length: u32,
     pub(super) older: u32,
     pub(super) key: i32,
-    pub(super) length: u32,
 }
 
-/// A record and the word that leads to it.
+/// Where a binding's value is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    Empty,
+    Word(u32),
+    Record(Record),
+}
+
+impl Content {
+    /// The record of the next older binding, or 0.
+    pub(super) fn older(&self) -> u32 {
+        match self {
+            Content::Empty | Content::Word(_) => 0,
+            Content::Record(record) => record.older,
+        }
+    }
+
+    /// Words in the value.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Content::Empty => 0,
+            Content::Word(_) => 1,
+            Content::Record(record) => record.length as usize,
+        }
+    }
+}
+
+/// A binding, and what leads to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    /// The word that holds `record.at`: a bucket, or the next or older word of another record.
+    /// The slot of its key.
+    pub(super) slot: Slot,
+    /// The word that holds its value or leads to its record: in the slot, or in the record that hides it.
     pub(super) link: u32,
-    pub(super) record: Record,
-    /// Whether `link` is the older word of a newer record of the same key.
     pub(super) hidden: bool,
+    pub(super) content: Content,
+}
+
+/// A free block, as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreeBlock {
+    pub(super) before_is_free: bool,
+    pub(super) granules: u32,
+    pub(super) next: u32,
+    pub(super) previous: u32,
+}
+
+pub(super) fn corrupt(at: u32, what: &'static str) -> TableError {
+    TableError::Corrupt { at: at as usize, what }
+}
+
+/// The slot in which a bucket's keys have `key`, if one has; `words` are the kinds and the keys.
+#[inline]
+fn match_key(words: &[u32; 1 + SLOTS as usize], key: i32) -> Option<u32> {
+    let mut equal = 0;
+    for slot in 0..SLOTS as usize {
+        equal |= u32::from(words[1 + slot] == key as u32) << (2 * slot);
+    }
+    let found = equal & occupied(words[0]);
+    (found != 0).then(|| found.trailing_zeros() / 2)
+}
+
+/// The even bit of each slot that has something in it.
+#[inline]
+pub(super) fn occupied(kinds: u32) -> u32 {
+    (kinds | kinds >> 1) & 0x1555
+}
+
+#[inline]
+pub(super) fn kind_of(kinds: u32, slot: u32) -> u32 {
+    (kinds >> (2 * slot)) & 3
 }
 
 impl<'a, B: ShmBackend> View<'a, B> {
@@ -59,6 +146,12 @@ impl<'a, B: ShmBackend> View<'a, B> {
         view.believe(view.check_top()).map(|()| view)
     }
 
+    /// Looks at the object as far as it is known: for a glance without a lock.
+    #[inline]
+    pub(super) fn glance(object: &'a B) -> View<'a, B> {
+        View { object }
+    }
+
     #[inline]
     fn check_top(&self) -> Result<()> {
         let mut top = self.load(AT_TOP)?;
@@ -66,11 +159,10 @@ impl<'a, B: ShmBackend> View<'a, B> {
             self.object.size()?;
             top = self.load(AT_TOP)?;
         }
-        let corrupt = |what| Err(TableError::Corrupt { at: AT_TOP as usize, what });
         if top as usize > self.memory().words() {
-            corrupt("the table says that it is longer than its object")
-        } else if top < HEADER_WORDS {
-            corrupt("the table says that it is shorter than its header")
+            Err(corrupt(AT_TOP, "the table says that it is longer than its object"))
+        } else if top < HEADER_WORDS || top % GRANULE != 0 {
+            Err(corrupt(AT_TOP, "impossible end of the heap"))
         } else {
             Ok(())
         }
@@ -106,6 +198,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
         View::new(self.object)
     }
 
+    #[inline]
     pub(super) fn memory(&self) -> &'a B::Memory {
         self.object.memory()
     }
@@ -141,150 +234,226 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     pub(super) fn page_size(&self) -> Result<usize> {
         let bytes = self.load(AT_PAGE_SIZE)? as usize;
-        if is_page_size(bytes) {
-            Ok(bytes)
+        if is_page_size(bytes) { Ok(bytes) } else { Err(corrupt(AT_PAGE_SIZE, "impossible page size")) }
+    }
+
+    #[inline]
+    pub(super) fn buckets(&self) -> Result<u32> {
+        let buckets = self.load(AT_BUCKETS)?;
+        if buckets.wrapping_sub(1) < BUCKETS_MAX {
+            Ok(buckets)
         } else {
-            Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" })
+            Err(corrupt(AT_BUCKETS, "impossible number of buckets"))
         }
     }
 
-    pub(super) fn buckets(&self) -> Result<(u32, u32)> {
-        let (buckets, base) = (self.load(AT_BUCKETS)?, self.load(AT_BASE)?);
-        if buckets == 0 || buckets > 1 << 30 || !base.is_power_of_two() || base > 1 << 30 {
-            return Err(TableError::Corrupt {
-                at: AT_BUCKETS as usize,
-                what: "impossible number of buckets",
-            });
+    /// The number of buckets, for who is going to look at each.
+    pub(super) fn buckets_to_visit(&self) -> Result<u32> {
+        let buckets = self.buckets()?;
+        if buckets as usize * BUCKET_WORDS as usize > self.memory().words() {
+            return Err(corrupt(AT_BUCKETS, "more buckets than the object has room for"));
         }
-        Ok((buckets, base))
+        Ok(buckets)
     }
 
-    /// The word of a bucket.
-    pub(super) fn bucket_word(&self, bucket: u32, base: u32) -> Result<u32> {
-        let (segment, number) = segment_of(bucket, base);
-        let at = self.load(AT_SEGMENTS + segment)?;
-        if at < HEADER_WORDS {
-            return Err(TableError::Corrupt {
-                at: (AT_SEGMENTS + segment) as usize,
-                what: "a segment of the bucket array is missing",
-            });
+    /// The place of a bucket.
+    #[inline]
+    pub(super) fn bucket(&self, number: u32) -> Result<u32> {
+        let (segment, index) = segment_of(number);
+        let leaf = self.load(AT_LEAVES + segment / LEAF_SEGMENTS)?;
+        let entry = leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize;
+        let first = self.memory().load(entry)?;
+        if leaf < HEADER_WORDS || first < HEADER_WORDS || first % BUCKET_WORDS != 0 {
+            return Err(corrupt(leaf, "the directory leads to something that is no segment"));
         }
-        at.checked_add(number)
-            .ok_or(TableError::Corrupt { at: at as usize, what: "a segment is outside of the object" })
+        first
+            .checked_add(index * BUCKET_WORDS)
+            .ok_or_else(|| corrupt(first, "a segment is outside of the object"))
     }
 
-    pub(super) fn record(&self, at: u32) -> Result<Record> {
-        let mut words = [0; RECORD_WORDS as usize];
-        let corrupt = |what| TableError::Corrupt { at: at as usize, what };
-        if at < HEADER_WORDS {
-            return Err(corrupt("a link leads into the header"));
-        }
-        if at > u32::MAX - class_words(0) {
-            return Err(corrupt("a link leads beyond the last place"));
-        }
-        self.memory().read(at as usize, &mut words)?;
-        let [mark, next, older, key, length] = words;
-        let class = mark & !MARK;
-        if mark & MARK != MARK_RECORD || class >= CLASSES {
-            return Err(corrupt("a link leads to something that is no record"));
-        }
-        if length > class_words(class) - RECORD_WORDS {
-            return Err(corrupt("a value is longer than its record"));
-        }
-        if at.checked_add(class_words(class)).is_none() {
-            return Err(corrupt("a record ends beyond the last place"));
-        }
-        Ok(Record { at, class, next, older, key: key as i32, length })
-    }
-
-    /// Reads the value of a record into `value`.
-    pub(super) fn value(&self, record: &Record, value: &mut Vec<u32>) -> Result<()> {
-        let start = (record.at + RECORD_WORDS) as usize;
-        // Checked before room is made for it: a length may be anything.
-        if start + record.length as usize > self.memory().words() {
-            return Err(TableError::Corrupt {
-                at: record.at as usize,
-                what: "a value outside of the object",
-            });
-        }
-        value.clear();
-        value.resize(record.length as usize, 0);
-        Ok(self.memory().read(start, value)?)
-    }
-
-    /// Begins to follow links.
-    pub(super) fn walk(self) -> Walk<'a, B> {
-        Walk { view: self, words: self.memory().words() }
-    }
-
-    /// The word that leads to the newest record of `key`, and that record if there is one; else the word
-    /// that ends the chain is not looked for: it is the bucket's.
-    pub(super) fn newest(&self, key: i32) -> Result<(u32, Option<Place>)> {
+    /// The bucket to which `key` belongs.
+    #[inline]
+    pub(super) fn bucket_of_key(&self, key: i32) -> Result<u32> {
         let hash = hash(key, self.load(AT_SEED)?);
-        let (buckets, base) = self.buckets()?;
-        let bucket = self.bucket_word(bucket_of(hash, buckets), base)?;
-        let mut link = bucket;
-        let mut walk = self.walk();
-        loop {
-            let at = self.load(link)?;
-            if at == 0 {
-                return Ok((bucket, None));
-            }
-            let record = walk.step(at)?;
-            if record.key == key {
-                return Ok((bucket, Some(Place { link, record, hidden: false })));
-            }
-            link = at + 1;
+        self.bucket(bucket_of(hash, self.buckets()?))
+    }
+
+    /// The overflow block behind `at`, whose kinds are given, if there is one.
+    #[inline]
+    pub(super) fn behind(&self, at: u32, kinds: u32) -> Result<Option<u32>> {
+        if kinds & LINK == 0 {
+            return Ok(None);
         }
+        let next = self.load(at + BUCKET_KEYS + LINK_SLOT)?;
+        let head = self.block(next)?;
+        if head.kind != Kind::Overflow || head.granules != BUCKET_WORDS / GRANULE {
+            return Err(corrupt(next, "a link leads to something that is no overflow block"));
+        }
+        Ok(Some(next))
+    }
+
+    /// The slot of `key` in the bucket at `bucket`, if it is there.
+    #[inline]
+    pub(super) fn slot(&self, bucket: u32, key: i32) -> Result<Option<Slot>> {
+        let (mut at, mut before) = (bucket, 0);
+        let mut steps = 0;
+        loop {
+            let words = self.memory().read_array(at as usize + BUCKET_KINDS as usize)?;
+            if let Some(index) = match_key(&words, key) {
+                let kind = kind_of(words[0], index);
+                return Ok(Some(Slot { bucket, at, before, index, kind }));
+            }
+            let Some(next) = self.behind(at, words[0])? else { return Ok(None) };
+            (before, at) = (at, next);
+            steps += 1;
+            self.check_steps(steps, at)?;
+        }
+    }
+
+    /// Whether so many overflow blocks can be in one object.
+    pub(super) fn check_steps(&self, steps: usize, at: u32) -> Result<()> {
+        if steps * BUCKET_WORDS as usize > self.memory().words() {
+            return Err(corrupt(at, "a chain of overflow blocks runs in a circle"));
+        }
+        Ok(())
+    }
+
+    /// The head of the block `at`.
+    #[inline]
+    pub(super) fn block(&self, at: u32) -> Result<BlockHead> {
+        if at < HEADER_WORDS || at % GRANULE != 0 {
+            return Err(corrupt(at, "a place at which no block can be"));
+        }
+        let head = BlockHead::from_word(self.load(at)?);
+        let Some(head) = head else { return Err(corrupt(at, "a place at which no block begins")) };
+        // So that the words of a block can be counted on from here.
+        if at as usize + (head.granules * GRANULE) as usize > self.memory().words() {
+            return Err(corrupt(at, "a block reaches beyond the object"));
+        }
+        Ok(head)
+    }
+
+    /// The free block `at`, which some list or neighbour leads to.
+    pub(super) fn free_block(&self, at: u32) -> Result<FreeBlock> {
+        let head = self.block(at)?;
+        let last = at + head.granules * GRANULE - 1;
+        if head.kind != Kind::Free || self.load(last)? != head.granules {
+            return Err(corrupt(at, "no free block where one should be"));
+        }
+        Ok(FreeBlock {
+            before_is_free: head.before_is_free,
+            granules: head.granules,
+            next: self.load(at + 1)?,
+            previous: self.load(at + 2)?,
+        })
+    }
+
+    #[inline]
+    pub(super) fn record(&self, at: u32, key: i32) -> Result<Record> {
+        if at < HEADER_WORDS || at % GRANULE != 0 {
+            return Err(corrupt(at, "a link leads to a place at which no record can be"));
+        }
+        let [head, length, older, found] = self.memory().read_array(at as usize)?;
+        let granules = match BlockHead::from_word(head) {
+            Some(BlockHead { kind: Kind::Record, granules, .. }) => granules,
+            _ => return Err(corrupt(at, "a link leads to something that is no record")),
+        };
+        if length > granules * GRANULE - RECORD_WORDS {
+            return Err(corrupt(at, "a value is longer than its record"));
+        }
+        if at as usize + (granules * GRANULE) as usize > self.memory().words() {
+            return Err(corrupt(at, "a record reaches beyond the object"));
+        }
+        if found != key as u32 {
+            return Err(corrupt(at, "a record of another key"));
+        }
+        Ok(Record { at, granules, length, older, key })
+    }
+
+    /// What is in a slot.
+    #[inline]
+    pub(super) fn content(&self, slot: &Slot, key: i32) -> Result<Content> {
+        let value = self.load(slot.value_place())?;
+        Ok(match slot.kind {
+            SLOT_EMPTY => Content::Empty,
+            SLOT_WORD => Content::Word(value),
+            _ => Content::Record(self.record(value, key)?),
+        })
+    }
+
+    /// Appends the value to `value`; `W` is `u32` or `i32`.
+    #[inline]
+    pub(super) fn append<W: Pod>(&self, content: &Content, value: &mut Vec<W>) -> Result<()> {
+        match content {
+            Content::Empty => {}
+            Content::Word(word) => value.push(bytemuck::cast(*word)),
+            // Its length was checked against the object: it may be anything.
+            Content::Record(record) => {
+                let start = value.len();
+                value.resize(start + record.length as usize, W::zeroed());
+                let words = bytemuck::cast_slice_mut(&mut value[start..]);
+                self.memory().read((record.at + RECORD_WORDS) as usize, words)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest binding of `key`, which belongs into the bucket at `bucket`.
+    #[inline]
+    pub(super) fn newest(&self, bucket: u32, key: i32) -> Result<Option<Place>> {
+        let Some(slot) = self.slot(bucket, key)? else { return Ok(None) };
+        let content = self.content(&slot, key)?;
+        Ok(Some(Place { slot, link: slot.value_place(), hidden: false, content }))
+    }
+
+    /// The next older binding, if there is one. The records that `walk` passes cannot be larger, together, than the
+    /// object; so values collected on the way cannot be either.
+    pub(super) fn older(&self, place: &Place, walk: &mut Walk) -> Result<Option<Place>> {
+        let Content::Record(newer) = place.content else { return Ok(None) };
+        if newer.older == 0 {
+            return Ok(None);
+        }
+        let record = self.record(newer.older, newer.key)?;
+        walk.pass(&record)?;
+        let link = newer.at + RECORD_OLDER;
+        Ok(Some(Place { slot: place.slot, link, hidden: true, content: Content::Record(record) }))
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        Walk { words: self.memory().words() }
     }
 
     /// Walks the bindings of `key`, newest first.
     pub(super) fn bindings<T>(
         &self,
+        bucket: u32,
         key: i32,
         mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>>,
     ) -> Result<Option<T>> {
-        let Some(mut place) = self.newest(key)?.1 else { return Ok(None) };
+        let mut place = self.newest(bucket, key)?;
         let mut walk = self.walk();
-        loop {
-            if let ControlFlow::Break(result) = visit(&place)? {
+        while let Some(binding) = place {
+            if let ControlFlow::Break(result) = visit(&binding)? {
                 return Ok(Some(result));
             }
-            let older = place.record.older;
-            if older == 0 {
-                return Ok(None);
-            }
-            place = Place { link: place.record.at + 2, record: walk.step(older)?, hidden: true };
+            place = self.older(&binding, &mut walk)?;
         }
+        Ok(None)
     }
 }
 
-/// Following links from record to record, until there must be a circle: the records that it passes cannot be
-/// larger, together, than the object. So values collected on the way cannot be either.
-pub(super) struct Walk<'a, B: ShmBackend> {
-    view: View<'a, B>,
+/// Following links from record to record, until there must be a circle.
+pub(super) struct Walk {
     /// Words left for the records to come.
     words: usize,
 }
 
-impl<B: ShmBackend> Walk<'_, B> {
-    /// The record `at`, to which a link led.
-    pub(super) fn step(&mut self, at: u32) -> Result<Record> {
-        let record = self.view.record(at)?;
+impl Walk {
+    pub(super) fn pass(&mut self, record: &Record) -> Result<()> {
         self.words = self
             .words
-            .checked_sub(class_words(record.class) as usize)
-            .ok_or(TableError::Corrupt { at: at as usize, what: "a chain runs in a circle" })?;
-        Ok(record)
+            .checked_sub((record.granules * GRANULE) as usize)
+            .ok_or_else(|| corrupt(record.at, "a chain of records runs in a circle"))?;
+        Ok(())
     }
-}
-
-/// The hash of a key in a table: the finalizer of MurmurHash3 over the key and the table's seed.
-pub(super) fn hash(key: i32, seed: u32) -> u32 {
-    let mut hash = key as u32 ^ seed;
-    hash ^= hash >> 16;
-    hash = hash.wrapping_mul(0x85EB_CA6B);
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(0xC2B2_AE35);
-    hash ^ (hash >> 16)
 }

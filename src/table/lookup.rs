@@ -1,0 +1,193 @@
+//! Looking up keys: what tables, groups and groups of reads have in common, and how a table does it without
+//! taking the lock.
+//!
+//! Without the lock, everything is copied first, and believed only if the sequence words say that nobody wrote
+//! meanwhile; see [`layout`](super::layout). After some attempts the lock decides.
+
+use std::ops::ControlFlow;
+
+use manycore_backends::shm::Memory;
+use manycore_backends::{LockMethod, ShmBackend};
+
+use super::ShmTable;
+use super::error::Result;
+use super::journal::is_odd;
+use super::layout::*;
+use super::view::View;
+
+/// How often a reader without a lock tries before it takes the lock: as long as a writer needs for some single
+/// operations.
+const ATTEMPTS: u32 = 100;
+
+/// How many keys are looked up together.
+const BATCH: usize = 32;
+
+impl<B: ShmBackend> View<'_, B> {
+    #[inline]
+    pub(super) fn find_in(&self, bucket: u32, key: i32) -> Result<Option<Vec<i32>>> {
+        let Some(place) = self.newest(bucket, key)? else { return Ok(None) };
+        let mut value = Vec::with_capacity(place.content.length());
+        self.append(&place.content, &mut value)?;
+        Ok(Some(value))
+    }
+
+    #[inline]
+    pub(super) fn find_into_in(&self, bucket: u32, key: i32, value: &mut Vec<i32>) -> Result<bool> {
+        value.clear();
+        let Some(place) = self.newest(bucket, key)? else { return Ok(false) };
+        self.append(&place.content, value)?;
+        Ok(true)
+    }
+
+    pub(super) fn find_all_in(&self, bucket: u32, key: i32) -> Result<Vec<Vec<i32>>> {
+        let mut values = Vec::new();
+        self.bindings(bucket, key, |place| {
+            let mut value = Vec::with_capacity(place.content.length());
+            self.append(&place.content, &mut value)?;
+            values.push(value);
+            Ok(ControlFlow::<()>::Continue(()))
+        })?;
+        Ok(values)
+    }
+
+    /// Gives the values of the key's bindings to `visit`, newest first, until it finds what it looks for.
+    pub(super) fn search_in<T>(
+        &self,
+        bucket: u32,
+        key: i32,
+        visit: &mut impl FnMut(&[u32]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let mut value: Vec<u32> = Vec::new();
+        self.bindings(bucket, key, |place| {
+            value.clear();
+            self.append(&place.content, &mut value)?;
+            Ok(match visit(&value)? {
+                Some(found) => ControlFlow::Break(found),
+                None => ControlFlow::Continue(()),
+            })
+        })
+    }
+
+    /// Looks up a batch of keys, each with its bucket on the way already.
+    fn many(&self, keys: &[i32], mut visit: impl FnMut(i32) -> Result<()>) -> Result<()> {
+        for batch in keys.chunks(BATCH) {
+            for key in batch {
+                if let Ok(bucket) = self.bucket_of_key(*key) {
+                    self.memory().prefetch(bucket as usize);
+                }
+            }
+            batch.iter().try_for_each(|key| visit(*key))?;
+        }
+        Ok(())
+    }
+
+    /// The newest bindings of all keys, under a lock.
+    pub(super) fn get_many(&self, keys: &[i32], mut visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
+        let mut buffer = Vec::new();
+        self.many(keys, |key| {
+            let found = self.believe(self.find_into_in(self.bucket_of_key(key)?, key, &mut buffer))?;
+            visit(key, found.then_some(&buffer[..]));
+            Ok(())
+        })
+    }
+}
+
+impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
+    /// What `copy` reads of the bucket of `key`, without the lock if that is possible. It may be called again.
+    #[inline]
+    pub(super) fn look<T>(
+        &self,
+        key: i32,
+        mut copy: impl FnMut(&View<'_, B>, u32) -> Result<T>,
+    ) -> Result<T> {
+        match self.glance(key, &mut copy) {
+            Some(value) => Ok(value),
+            None => self.read(|view| copy(view, view.bucket_of_key(key)?)),
+        }
+    }
+
+    /// The same, if nobody wrote meanwhile and nothing was wrong.
+    #[inline]
+    fn glance<T>(&self, key: i32, copy: &mut impl FnMut(&View<'_, B>, u32) -> Result<T>) -> Option<T> {
+        let object = &self.shared.object;
+        let view = View::glance(object);
+        if !self.shared.generation.is_current() {
+            return None;
+        }
+        for _ in 0..ATTEMPTS {
+            let sequence = view.load(AT_SEQUENCE).ok()?;
+            if !is_odd(sequence) {
+                // Wrong places are no surprise while somebody writes: then the next attempt finds others.
+                let bucket = view.bucket_of_key(key);
+                let before = bucket.as_ref().map_or(Ok(0), |bucket| view.load(*bucket));
+                if let (Ok(bucket), Ok(before)) = (bucket, before) {
+                    let copied = if is_odd(before) { None } else { Some(copy(&view, bucket)) };
+                    let same = view.load(bucket).ok()? == before && view.load(AT_SEQUENCE).ok()? == sequence;
+                    match copied {
+                        Some(copied) if same => {
+                            return copied.ok().filter(|_| view.believe(Ok(())).is_ok());
+                        }
+                        _ => {}
+                    }
+                } else if view.load(AT_SEQUENCE).ok()? == sequence {
+                    return None;
+                }
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// The number of bindings, without the lock if that is possible.
+    pub(super) fn glance_at_length(&self) -> Option<u32> {
+        let view = View::glance(&self.shared.object);
+        if !self.shared.generation.is_current() {
+            return None;
+        }
+        for _ in 0..ATTEMPTS {
+            let transaction = view.load(AT_TRANSACTION).ok()?;
+            let bindings = view.load(AT_BINDINGS).ok()?;
+            if !is_odd(transaction) && view.load(AT_TRANSACTION).ok()? == transaction {
+                return Some(bindings).filter(|_| view.believe(Ok(())).is_ok());
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// See [`ShmTable::get_many`].
+    pub(super) fn look_up_many(
+        &self,
+        keys: &[i32],
+        mut visit: impl FnMut(i32, Option<&[i32]>),
+    ) -> Result<()> {
+        let mut buffer = Vec::new();
+        View::glance(&self.shared.object).many(keys, |key| {
+            let found = self.look(key, |view, bucket| view.find_into_in(bucket, key, &mut buffer))?;
+            visit(key, found.then_some(&buffer[..]));
+            Ok(())
+        })
+    }
+
+    /// Gives the values of the key's bindings to `visit`, newest first, until it finds what it looks for. `visit` sees
+    /// only what is so.
+    pub(crate) fn search<T>(
+        &self,
+        key: i32,
+        mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        // Mostly there is one binding. More are looked at under the lock.
+        let mut value: Vec<u32> = Vec::new();
+        let only = self.look(key, |view, bucket| {
+            value.clear();
+            let Some(place) = view.newest(bucket, key)? else { return Ok(None) };
+            view.append(&place.content, &mut value)?;
+            Ok(Some(place.content.older() == 0))
+        })?;
+        match only {
+            None => Ok(None),
+            Some(true) => visit(&value),
+            Some(false) => self.read(|view| view.search_in(view.bucket_of_key(key)?, key, &mut visit)),
+        }
+    }
+}
