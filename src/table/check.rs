@@ -52,7 +52,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             result => view.believe(result)?,
         }
         check.lost();
-        view.believe(Ok(check.problems))
+        view.confirm()?;
+        Ok(check.problems)
     }
 }
 

@@ -16,7 +16,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn reset(&mut self) -> Result<()> {
         for (block, kind) in [(FIRST_LEAF, Kind::Leaf), (FIRST_SEGMENT, Kind::Segment)] {
             if self.view().block(block)?.kind != kind {
-                return Err(corrupt(block, "one of the first blocks is something else"));
+                return Err(corrupt(block, "one of the first blocks is something else").into());
             }
         }
         self.open_table()?;
@@ -40,7 +40,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             self.put(AT_TOP, FIRST_TOP)?;
         } else {
             if journal < FIRST_TOP {
-                return Err(corrupt(AT_JOURNAL, "the journal lies in one of the first blocks"));
+                return Err(corrupt(AT_JOURNAL, "the journal lies in one of the first blocks").into());
             }
             self.link_run(HEADER_WORDS, FIRST_LEAF)?;
             self.link_run(FIRST_TOP, journal)?;

@@ -121,6 +121,7 @@ pub enum TableError {
 }
 
 impl From<OutOfBounds> for TableError {
+    #[cold]
     fn from(error: OutOfBounds) -> TableError {
         TableError::Corrupt { at: error.at, what: "a place outside of the object" }
     }

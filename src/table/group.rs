@@ -116,7 +116,7 @@ macro_rules! lookups {
             let mut result = Some(init);
             let visited = visit_all($view, |key, value| {
                 result = result.take().map(|result| combine(result, key, value));
-                Ok(())
+                Ok::<(), TableError>(())
             });
             $view.believe(visited)?;
             Ok(result.expect("it is put back after each step"))
@@ -252,8 +252,8 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let view = self.view();
-        let found = view.bucket_of_key(key).and_then(|bucket| view.search_in(bucket, key, &mut visit));
-        view.believe(found)
+        let mut search = || view.search_in(view.bucket_of_key(key)?, key, &mut visit);
+        view.believe(search())
     }
 
     /// Walks the bindings of `key`, newest first, as `judge` says; see [`Verdict`]. Returns whether one was changed.
@@ -281,7 +281,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         let savepoint = self.transaction.savepoint();
         let attempt = Attempt { group: self, savepoint };
         let value = body(attempt.group)?;
-        attempt.group.view().believe(Ok(()))?;
+        attempt.group.view().confirm()?;
         std::mem::forget(attempt);
         Ok(value)
     }

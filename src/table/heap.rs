@@ -41,12 +41,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let at = self.view().load(AT_FREE + class)?;
         let block = self.view().free_block(at)?;
         if block.granules < granules || class_of(block.granules) != class || block.previous != 0 {
-            return Err(corrupt(at, "a free list begins with a block that should not be there"));
+            return Err(corrupt(at, "a free list begins with a block that should not be there").into());
         }
         let end = at + block.granules * GRANULE;
         let top = self.view().load(AT_TOP)?;
         if end >= top {
-            return Err(corrupt(at, "a free block reaches the end of the heap"));
+            return Err(corrupt(at, "a free block reaches the end of the heap").into());
         }
         self.unlink(at, &block)?;
         // The words that make it a free block; what is between them has no meaning.
@@ -81,13 +81,13 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let head = self.view().block(at)?;
         self.make_room(if head.before_is_free { ENTRIES_TO_JOIN } else { ENTRIES })?;
         if head.kind == Kind::Free {
-            return Err(corrupt(at, "a block was given up twice"));
+            return Err(corrupt(at, "a block was given up twice").into());
         }
         let top = self.view().load(AT_TOP)?;
         let (mut start, mut granules, mut before_is_free) = (at, head.granules, head.before_is_free);
         let mut end = at + granules * GRANULE;
         if end > top {
-            return Err(corrupt(at, "a block reaches beyond the end of the heap"));
+            return Err(corrupt(at, "a block reaches beyond the end of the heap").into());
         }
         if end < top && self.view().block(end)?.kind == Kind::Free {
             let next = self.view().free_block(end)?;
@@ -98,7 +98,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             }
         }
         if end > top {
-            return Err(corrupt(at, "a free block reaches beyond the end of the heap"));
+            return Err(corrupt(at, "a free block reaches beyond the end of the heap").into());
         }
         // Beside the end of the heap there may be several, of which each alone has the greatest length.
         while before_is_free {
@@ -127,7 +127,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             .filter(|before| *before != at)
             .ok_or_else(wrong)?;
         let block = self.view().free_block(before)?;
-        if block.granules == granules { Ok((before, block)) } else { Err(wrong()) }
+        if block.granules == granules { Ok((before, block)) } else { Err(wrong().into()) }
     }
 
     /// Puts a free block into the list of its class. What is at its place has no meaning, but for the words that
@@ -152,12 +152,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let class = class_of(block.granules);
         if block.previous != 0 {
             if self.view().free_block(block.previous)?.next != at {
-                return Err(corrupt(at, "a free list does not lead back"));
+                return Err(corrupt(at, "a free list does not lead back").into());
             }
             self.put(block.previous + 1, block.next)?;
         } else {
             if self.view().load(AT_FREE + class)? != at {
-                return Err(corrupt(at, "a free block is in no list"));
+                return Err(corrupt(at, "a free block is in no list").into());
             }
             self.put(AT_FREE + class, block.next)?;
             if block.next == 0 {
@@ -166,7 +166,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         }
         if block.next != 0 {
             if self.view().free_block(block.next)?.previous != at {
-                return Err(corrupt(at, "a free list does not lead back"));
+                return Err(corrupt(at, "a free list does not lead back").into());
             }
             self.put(block.next + 2, block.previous)?;
         }

@@ -101,7 +101,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         match (&place.content, value) {
             // One store: it happens or it does not, and no reader can see half of it.
             (Content::Word(_), [word]) if self.scope() == Scope::Bucket => {
-                return self.view().store(place.link, *word);
+                return Ok(self.view().store(place.link, *word)?);
             }
             (Content::Record(record), _) if fits(record, value) => {
                 self.open_bucket(place.slot.bucket)?;
@@ -459,7 +459,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     fn new_bucket(&mut self, number: u32) -> Result<u32> {
         let (segment, index) = segment_of(number);
         if index != 0 {
-            return self.view().bucket(number);
+            return Ok(self.view().bucket(number)?);
         }
         let leaf_place = AT_LEAVES + segment / LEAF_SEGMENTS;
         if segment % LEAF_SEGMENTS == 0 {
@@ -469,11 +469,11 @@ impl<B: ShmBackend> Transaction<'_, B> {
         }
         // The buckets so far have their segments; so a corrupt number of them cannot ask for much.
         if number as usize * BUCKET_WORDS as usize > self.view().memory().words() {
-            return Err(corrupt(AT_BUCKETS, "impossible number of buckets"));
+            return Err(corrupt(AT_BUCKETS, "impossible number of buckets").into());
         }
         let leaf = self.view().load(leaf_place)?;
         if self.view().block(leaf)?.kind != Kind::Leaf {
-            return Err(corrupt(leaf_place, "the directory leads to something that is no leaf"));
+            return Err(corrupt(leaf_place, "the directory leads to something that is no leaf").into());
         }
         let block = self.take(Kind::Segment, segment_granules(segment))?;
         self.put(leaf + 4 + segment % LEAF_SEGMENTS, first_bucket(block))?;

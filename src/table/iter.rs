@@ -9,7 +9,7 @@ use manycore_backends::shm::Memory;
 
 use super::error::Result;
 use super::layout::*;
-use super::view::{Content, View, Walk, kind_of, occupied};
+use super::view::{Content, Flaw, Look, View, Walk, kind_of, occupied};
 
 /// A binding: its key and its value.
 pub type Entry = (i32, Vec<i32>);
@@ -32,7 +32,7 @@ struct Cursor<'a, B: ShmBackend> {
 }
 
 impl<'a, B: ShmBackend> Cursor<'a, B> {
-    fn new(view: View<'a, B>) -> Result<Cursor<'a, B>> {
+    fn new(view: View<'a, B>) -> Look<Cursor<'a, B>> {
         let buckets = view.buckets_to_visit()?;
         Ok(Cursor {
             view,
@@ -48,7 +48,7 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
 
     /// The next key, its kind of content, and the word of its slot.
     #[inline]
-    fn next(&mut self) -> Result<Option<(i32, u32, u32)>> {
+    fn next(&mut self) -> Look<Option<(i32, u32, u32)>> {
         while self.slots == 0 {
             if !self.advance()? {
                 return Ok(None);
@@ -62,7 +62,7 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
     }
 
     /// Goes on to the next overflow block or bucket.
-    fn advance(&mut self) -> Result<bool> {
+    fn advance(&mut self) -> Look<bool> {
         let behind = match self.at {
             0 => None,
             at => self.view.behind(at, self.words[BUCKET_KINDS as usize])?,
@@ -88,7 +88,7 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
         Ok(true)
     }
 
-    fn next_bucket(&mut self) -> Result<u32> {
+    fn next_bucket(&mut self) -> Look<u32> {
         let (first, end, place) = self.segment;
         let bucket = self.bucket;
         self.bucket += 1;
@@ -115,12 +115,12 @@ struct Bindings<'a, B: ShmBackend> {
 }
 
 impl<'a, B: ShmBackend> Bindings<'a, B> {
-    fn new(view: View<'a, B>) -> Result<Bindings<'a, B>> {
+    fn new(view: View<'a, B>) -> Look<Bindings<'a, B>> {
         Ok(Bindings { cursor: Cursor::new(view)?, key: 0, older: 0, walk: view.walk() })
     }
 
     #[inline]
-    fn next(&mut self) -> Result<Option<(i32, Content)>> {
+    fn next(&mut self) -> Look<Option<(i32, Content)>> {
         let record = if self.older != 0 {
             self.older
         } else {
@@ -140,10 +140,10 @@ impl<'a, B: ShmBackend> Bindings<'a, B> {
 }
 
 /// Visits all bindings, those of a key from the newest to the oldest.
-pub(super) fn visit_all<B: ShmBackend>(
+pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
     view: View<'_, B>,
-    mut visit: impl FnMut(i32, &[i32]) -> Result<()>,
-) -> Result<()> {
+    mut visit: impl FnMut(i32, &[i32]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut bindings = Bindings::new(view)?;
     let mut buffer: Vec<i32> = Vec::new();
     while let Some((key, content)) = bindings.next()? {
@@ -188,7 +188,7 @@ impl<'a, B: ShmBackend, G> Iter<'a, B, G> {
 fn advance<B: ShmBackend, W: bytemuck::Pod>(
     bindings: &mut Bindings<'_, B>,
     value: &mut Vec<W>,
-) -> Result<Option<i32>> {
+) -> Look<Option<i32>> {
     let Some((key, content)) = bindings.next()? else { return Ok(None) };
     value.clear();
     value.reserve_exact(content.length());

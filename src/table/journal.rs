@@ -150,7 +150,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         }
         self.make_room(1)?;
         self.note(at, old)?;
-        self.view.store(at, value)
+        Ok(self.view.store(at, value)?)
     }
 
     /// Notes what the word `at` is, so that it can be changed in any way.
@@ -189,9 +189,9 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             self.view.believe(disposed)?;
         }
         if self.broken {
-            return Err(corrupt(AT_JOURNAL, "a part of the group could not be undone"));
+            return Err(corrupt(AT_JOURNAL, "a part of the group could not be undone").into());
         }
-        self.view.believe(Ok(()))?;
+        self.view.confirm()?;
         if self.length != 0 {
             self.view.store(AT_JOURNAL_LENGTH, 0)?;
             self.length = 0;
@@ -234,7 +234,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         let entry = self.area + JOURNAL_WORDS + 2 * self.length;
         self.view.memory().write(entry as usize, &[at, old])?;
         self.length += 1;
-        self.view.store(AT_JOURNAL_LENGTH, self.length)
+        Ok(self.view.store(AT_JOURNAL_LENGTH, self.length)?)
     }
 
     /// Moves the journal to a block of twice the size, at the top. The spare entries have room for what this
@@ -289,7 +289,10 @@ pub(super) fn is_odd(word: u32) -> bool {
 /// Ends the half-changed state that an odd sequence word tells of.
 fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
     let word = view.load(at)?;
-    if is_odd(word) { view.store(at, word.wrapping_add(1)) } else { Ok(()) }
+    if is_odd(word) {
+        view.store(at, word.wrapping_add(1))?;
+    }
+    Ok(())
 }
 
 /// Ends the transaction that a writer left when it died: it happened if nothing is left to undo.
@@ -301,7 +304,7 @@ fn recover<B: ShmBackend>(view: &View<'_, B>) -> Result<()> {
     let bucket = view.load(AT_OPEN)?;
     if bucket != 0 {
         if bucket < HEADER_WORDS || bucket % BUCKET_WORDS != 0 {
-            return Err(corrupt(AT_OPEN, "the open bucket is none"));
+            return Err(corrupt(AT_OPEN, "the open bucket is none").into());
         }
         make_even(view, bucket)?;
     }
@@ -315,7 +318,7 @@ fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
     let head = view.block(area)?;
     let capacity = (head.granules * GRANULE - JOURNAL_WORDS) / 2;
     if head.kind != Kind::Journal || capacity < 16 {
-        return Err(corrupt(area, "no journal where it should be"));
+        return Err(corrupt(area, "no journal where it should be").into());
     }
     Ok(capacity)
 }
@@ -339,14 +342,14 @@ fn undo<B: ShmBackend>(view: &View<'_, B>, length: u32, to: u32) -> Result<()> {
     let mut entry = [0; 2];
     for index in (to..length).rev() {
         if index >= capacity_here {
-            return Err(corrupt(AT_JOURNAL_LENGTH, "the journal is longer than its block"));
+            return Err(corrupt(AT_JOURNAL_LENGTH, "the journal is longer than its block").into());
         }
         view.memory().read((area + JOURNAL_WORDS + 2 * index) as usize, &mut entry)?;
         let [at, old] = entry;
         // Zeros of a journal that was cut off are no entries.
-        view.believe(Ok(()))?;
+        view.confirm()?;
         if !is_journalled(at) {
-            return Err(corrupt(area, "the journal has an entry for a word that never changes"));
+            return Err(corrupt(area, "the journal has an entry for a word that never changes").into());
         }
         view.store(at, old)?;
         if at == AT_JOURNAL {

@@ -13,7 +13,7 @@ use super::ShmTable;
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
-use super::view::View;
+use super::view::{Flaw, Look, View};
 
 /// How often a reader without a lock tries before it takes the lock: as long as a writer needs for some single
 /// operations.
@@ -23,29 +23,29 @@ const ATTEMPTS: u32 = 100;
 const BATCH: usize = 32;
 
 impl<B: ShmBackend> View<'_, B> {
-    #[inline]
-    pub(super) fn find_in(&self, bucket: u32, key: i32) -> Result<Option<Vec<i32>>> {
+    #[inline(always)]
+    pub(super) fn find_in(&self, bucket: u32, key: i32) -> Look<Option<Vec<i32>>> {
         let Some(place) = self.newest(bucket, key)? else { return Ok(None) };
         let mut value = Vec::with_capacity(place.content.length());
         self.append(&place.content, &mut value)?;
         Ok(Some(value))
     }
 
-    #[inline]
-    pub(super) fn find_into_in(&self, bucket: u32, key: i32, value: &mut Vec<i32>) -> Result<bool> {
+    #[inline(always)]
+    pub(super) fn find_into_in(&self, bucket: u32, key: i32, value: &mut Vec<i32>) -> Look<bool> {
         value.clear();
         let Some(place) = self.newest(bucket, key)? else { return Ok(false) };
         self.append(&place.content, value)?;
         Ok(true)
     }
 
-    pub(super) fn find_all_in(&self, bucket: u32, key: i32) -> Result<Vec<Vec<i32>>> {
+    pub(super) fn find_all_in(&self, bucket: u32, key: i32) -> Look<Vec<Vec<i32>>> {
         let mut values = Vec::new();
         self.bindings(bucket, key, |place| {
             let mut value = Vec::with_capacity(place.content.length());
             self.append(&place.content, &mut value)?;
             values.push(value);
-            Ok(ControlFlow::<()>::Continue(()))
+            Ok::<_, Flaw>(ControlFlow::<()>::Continue(()))
         })?;
         Ok(values)
     }
@@ -92,50 +92,69 @@ impl<B: ShmBackend> View<'_, B> {
     }
 }
 
+/// What came of looking without the lock.
+enum Glance<T> {
+    Seen(T),
+    /// Somebody wrote meanwhile.
+    Disturbed,
+    /// Nobody wrote, and yet something was wrong.
+    Wrong,
+}
+
+#[inline(always)]
+fn glance<B: ShmBackend, T>(
+    view: &View<'_, B>,
+    key: i32,
+    copy: &mut impl FnMut(&View<'_, B>, u32) -> Look<T>,
+) -> Glance<T> {
+    let Ok(sequence) = view.load(AT_SEQUENCE) else { return Glance::Wrong };
+    if is_odd(sequence) {
+        return Glance::Disturbed;
+    }
+    // Wrong places are no surprise while somebody writes; nor is anything that `copy` meets.
+    let unless_disturbed = || match view.load(AT_SEQUENCE) {
+        Ok(now) if now != sequence => Glance::Disturbed,
+        _ => Glance::Wrong,
+    };
+    let Ok(bucket) = view.bucket_of_key(key) else { return unless_disturbed() };
+    let Ok(before) = view.load(bucket) else { return unless_disturbed() };
+    if is_odd(before) {
+        return Glance::Disturbed;
+    }
+    let copied = copy(view, bucket);
+    let (Ok(after), Ok(sequence_after)) = (view.load(bucket), view.load(AT_SEQUENCE)) else {
+        return Glance::Wrong;
+    };
+    if after != before || sequence_after != sequence {
+        return Glance::Disturbed;
+    }
+    match copied {
+        Ok(value) if view.is_intact() => Glance::Seen(value),
+        _ => Glance::Wrong,
+    }
+}
+
 impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// What `copy` reads of the bucket of `key`, without the lock if that is possible. It may be called again.
-    #[inline]
-    pub(super) fn look<T>(
-        &self,
-        key: i32,
-        mut copy: impl FnMut(&View<'_, B>, u32) -> Result<T>,
-    ) -> Result<T> {
-        match self.glance(key, &mut copy) {
-            Some(value) => Ok(value),
-            None => self.read(|view| copy(view, view.bucket_of_key(key)?)),
-        }
-    }
-
-    /// The same, if nobody wrote meanwhile and nothing was wrong.
-    #[inline]
-    fn glance<T>(&self, key: i32, copy: &mut impl FnMut(&View<'_, B>, u32) -> Result<T>) -> Option<T> {
-        let object = &self.shared.object;
-        let view = View::glance(object);
-        if !self.shared.generation.is_current() {
-            return None;
-        }
-        for _ in 0..ATTEMPTS {
-            let sequence = view.load(AT_SEQUENCE).ok()?;
-            if !is_odd(sequence) {
-                // Wrong places are no surprise while somebody writes: then the next attempt finds others.
-                let bucket = view.bucket_of_key(key);
-                let before = bucket.as_ref().map_or(Ok(0), |bucket| view.load(*bucket));
-                if let (Ok(bucket), Ok(before)) = (bucket, before) {
-                    let copied = if is_odd(before) { None } else { Some(copy(&view, bucket)) };
-                    let same = view.load(bucket).ok()? == before && view.load(AT_SEQUENCE).ok()? == sequence;
-                    match copied {
-                        Some(copied) if same => {
-                            return copied.ok().filter(|_| view.believe(Ok(())).is_ok());
-                        }
-                        _ => {}
-                    }
-                } else if view.load(AT_SEQUENCE).ok()? == sequence {
-                    return None;
+    #[inline(always)]
+    pub(super) fn look<T>(&self, key: i32, mut copy: impl FnMut(&View<'_, B>, u32) -> Look<T>) -> Result<T> {
+        if self.shared.generation.is_current() {
+            let view = View::glance(&self.shared.object);
+            for _ in 0..ATTEMPTS {
+                match glance(&view, key, &mut copy) {
+                    Glance::Seen(value) => return Ok(value),
+                    Glance::Disturbed => std::hint::spin_loop(),
+                    Glance::Wrong => break,
                 }
             }
-            std::hint::spin_loop();
         }
-        None
+        self.look_locked(key, copy)
+    }
+
+    /// The same with the lock, which decides what is so.
+    #[cold]
+    fn look_locked<T>(&self, key: i32, mut copy: impl FnMut(&View<'_, B>, u32) -> Look<T>) -> Result<T> {
+        self.read(|view| Ok(copy(view, view.bucket_of_key(key)?)?))
     }
 
     /// The number of bindings, without the lock if that is possible.
@@ -148,7 +167,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             let transaction = view.load(AT_TRANSACTION).ok()?;
             let bindings = view.load(AT_BINDINGS).ok()?;
             if !is_odd(transaction) && view.load(AT_TRANSACTION).ok()? == transaction {
-                return Some(bindings).filter(|_| view.believe(Ok(())).is_ok());
+                return view.is_intact().then_some(bindings);
             }
             std::hint::spin_loop();
         }

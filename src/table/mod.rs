@@ -460,7 +460,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ) -> Result<T, E> {
         let (_guard, view) = self.begin_read()?;
         let value = body(&ReadGroup { view })?;
-        view.believe(Ok(()))?;
+        view.confirm()?;
         Ok(value)
     }
 

@@ -15,7 +15,7 @@ use super::check::Problem;
 use super::error::{Result, TableError};
 use super::journal::{Scope, Transaction};
 use super::layout::*;
-use super::view::{View, kind_of};
+use super::view::{Content, Look, View, kind_of};
 
 /// As many problems as are told of.
 const PROBLEMS: usize = 100;
@@ -82,8 +82,8 @@ struct Salvage {
 }
 
 impl Salvage {
-    fn tell(&mut self, error: TableError) {
-        let problem = match error {
+    fn tell(&mut self, error: impl Into<TableError>) {
+        let problem = match error.into() {
             TableError::Corrupt { at, what } => Problem { at, what: what.to_owned() },
             other => Problem { at: 0, what: other.to_string() },
         };
@@ -120,7 +120,7 @@ impl Salvage {
         }
     }
 
-    fn follow_bucket(&mut self, view: View<'_, Heap>, bucket: u32) -> Result<()> {
+    fn follow_bucket(&mut self, view: View<'_, Heap>, bucket: u32) -> Look<()> {
         let mut at = bucket;
         while self.visited.insert(at) {
             let words: [u32; BUCKET_WORDS as usize] = view.memory().read_array(at as usize)?;
@@ -146,7 +146,7 @@ impl Salvage {
     }
 
     /// Takes the value of the record at `first` and of those behind it, unless they were visited.
-    fn follow_records(&mut self, view: View<'_, Heap>, first: u32, key: i32) -> Result<()> {
+    fn follow_records(&mut self, view: View<'_, Heap>, first: u32, key: i32) -> Look<()> {
         let mut at = first;
         while at != 0 {
             let record = view.record(at, key)?;
@@ -154,7 +154,7 @@ impl Salvage {
                 break;
             }
             let mut value = Vec::new();
-            view.append(&super::view::Content::Record(record), &mut value)?;
+            view.append(&Content::Record(record), &mut value)?;
             self.found.entry(key).or_default().push(value);
             at = record.older;
         }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use bytemuck::Pod;
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::{Memory, ShmError};
+use manycore_backends::shm::{Memory, OutOfBounds, ShmError};
 
 use super::error::{Result, TableError};
 use super::layout::*;
@@ -24,6 +24,7 @@ const GROWTH_MAX: u64 = 64 << 10;
 /// An object that holds a table.
 pub(super) struct View<'a, B: ShmBackend> {
     object: &'a B,
+    memory: &'a B::Memory,
 }
 
 impl<B: ShmBackend> Clone for View<'_, B> {
@@ -112,12 +113,38 @@ pub(super) struct FreeBlock {
     pub(super) previous: u32,
 }
 
-pub(super) fn corrupt(at: u32, what: &'static str) -> TableError {
-    TableError::Corrupt { at: at as usize, what }
+/// Something that contradicts the format: [`TableError::Corrupt`] while it is found, small enough to cost nothing
+/// where nothing is wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flaw {
+    at: u32,
+    what: &'static str,
+}
+
+/// What looking gives.
+pub(super) type Look<T> = Result<T, Flaw>;
+
+#[cold]
+pub(super) fn corrupt(at: u32, what: &'static str) -> Flaw {
+    Flaw { at, what }
+}
+
+impl From<Flaw> for TableError {
+    #[cold]
+    fn from(flaw: Flaw) -> TableError {
+        TableError::Corrupt { at: flaw.at as usize, what: flaw.what }
+    }
+}
+
+impl From<OutOfBounds> for Flaw {
+    #[cold]
+    fn from(error: OutOfBounds) -> Flaw {
+        Flaw { at: error.at.min(u32::MAX as usize) as u32, what: "a place outside of the object" }
+    }
 }
 
 /// The slot in which a bucket's keys have `key`, if one has; `words` are the kinds and the keys.
-#[inline]
+#[inline(always)]
 fn match_key(words: &[u32; 1 + SLOTS as usize], key: i32) -> Option<u32> {
     let mut equal = 0;
     for slot in 0..SLOTS as usize {
@@ -140,19 +167,19 @@ pub(super) fn kind_of(kinds: u32, slot: u32) -> u32 {
 
 impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
-        let view = View { object };
+        let view = View::glance(object);
         view.believe(view.check_top()).map(|()| view)
     }
 
     /// Looks at the object as far as it is known: for a glance without a lock.
     #[inline]
     pub(super) fn glance(object: &'a B) -> View<'a, B> {
-        View { object }
+        View { object, memory: object.memory() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_top(&self) -> Result<()> {
         let mut top = self.load(AT_TOP)?;
         if top as usize > self.memory().words() {
@@ -160,9 +187,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
             top = self.load(AT_TOP)?;
         }
         if top as usize > self.memory().words() {
-            Err(corrupt(AT_TOP, "the table says that it is longer than its object"))
+            Err(corrupt(AT_TOP, "the table says that it is longer than its object").into())
         } else if top < HEADER_WORDS || top % GRANULE != 0 {
-            Err(corrupt(AT_TOP, "impossible end of the heap"))
+            Err(corrupt(AT_TOP, "impossible end of the heap").into())
         } else {
             Ok(())
         }
@@ -170,15 +197,27 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     /// The result of an operation, unless what it saw was not there: an object that somebody has cut off reads as
     /// zeros, and looks corrupt.
-    #[inline]
-    pub(super) fn believe<T>(&self, result: Result<T>) -> Result<T> {
+    #[inline(always)]
+    pub(super) fn believe<T, E: Into<TableError>>(&self, result: Result<T, E>) -> Result<T> {
         match result {
             Ok(value) => {
                 self.object.intact()?;
                 Ok(value)
             }
-            Err(error) => Err(self.explain(error)),
+            Err(error) => Err(self.explain(error.into())),
         }
+    }
+
+    /// Whether what was seen so far was there.
+    #[inline(always)]
+    pub(super) fn confirm(&self) -> Result<()> {
+        Ok(self.object.intact()?)
+    }
+
+    /// Whether what was seen was there.
+    #[inline(always)]
+    pub(super) fn is_intact(&self) -> bool {
+        self.object.intact().is_ok()
     }
 
     #[cold]
@@ -200,16 +239,16 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     #[inline]
     pub(super) fn memory(&self) -> &'a B::Memory {
-        self.object.memory()
+        self.memory
     }
 
-    #[inline]
-    pub(super) fn load(&self, at: u32) -> Result<u32> {
+    #[inline(always)]
+    pub(super) fn load(&self, at: u32) -> Look<u32> {
         Ok(self.memory().load(at as usize)?)
     }
 
-    #[inline]
-    pub(super) fn store(&self, at: u32, value: u32) -> Result<()> {
+    #[inline(always)]
+    pub(super) fn store(&self, at: u32, value: u32) -> Look<()> {
         Ok(self.memory().store(at as usize, value)?)
     }
 
@@ -232,13 +271,13 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
     }
 
-    pub(super) fn page_size(&self) -> Result<usize> {
+    pub(super) fn page_size(&self) -> Look<usize> {
         let bytes = self.load(AT_PAGE_SIZE)? as usize;
         if is_page_size(bytes) { Ok(bytes) } else { Err(corrupt(AT_PAGE_SIZE, "impossible page size")) }
     }
 
-    #[inline]
-    pub(super) fn buckets(&self) -> Result<u32> {
+    #[inline(always)]
+    pub(super) fn buckets(&self) -> Look<u32> {
         let buckets = self.load(AT_BUCKETS)?;
         if buckets.wrapping_sub(1) < BUCKETS_MAX {
             Ok(buckets)
@@ -248,7 +287,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The number of buckets, for who is going to look at each.
-    pub(super) fn buckets_to_visit(&self) -> Result<u32> {
+    pub(super) fn buckets_to_visit(&self) -> Look<u32> {
         let buckets = self.buckets()?;
         if buckets as usize * BUCKET_WORDS as usize > self.memory().words() {
             return Err(corrupt(AT_BUCKETS, "more buckets than the object has room for"));
@@ -257,8 +296,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The place of a bucket.
-    #[inline]
-    pub(super) fn bucket(&self, number: u32) -> Result<u32> {
+    #[inline(always)]
+    pub(super) fn bucket(&self, number: u32) -> Look<u32> {
         let (segment, index) = segment_of(number);
         let leaf = self.load(AT_LEAVES + segment / LEAF_SEGMENTS)?;
         let entry = leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize;
@@ -272,29 +311,30 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The bucket to which `key` belongs.
-    #[inline]
-    pub(super) fn bucket_of_key(&self, key: i32) -> Result<u32> {
+    #[inline(always)]
+    pub(super) fn bucket_of_key(&self, key: i32) -> Look<u32> {
         let hash = hash(key, self.load(AT_SEED)?);
         self.bucket(bucket_of(hash, self.buckets()?))
     }
 
     /// The overflow block behind `at`, whose kinds are given, if there is one.
-    #[inline]
-    pub(super) fn behind(&self, at: u32, kinds: u32) -> Result<Option<u32>> {
-        if kinds & LINK == 0 {
-            return Ok(None);
-        }
+    #[inline(always)]
+    pub(super) fn behind(&self, at: u32, kinds: u32) -> Look<Option<u32>> {
+        if kinds & LINK == 0 { Ok(None) } else { self.follow(at).map(Some) }
+    }
+
+    fn follow(&self, at: u32) -> Look<u32> {
         let next = self.load(at + BUCKET_KEYS + LINK_SLOT)?;
         let head = self.block(next)?;
         if head.kind != Kind::Overflow || head.granules != BUCKET_WORDS / GRANULE {
             return Err(corrupt(next, "a link leads to something that is no overflow block"));
         }
-        Ok(Some(next))
+        Ok(next)
     }
 
     /// The slot of `key` in the bucket at `bucket`, if it is there.
-    #[inline]
-    pub(super) fn slot(&self, bucket: u32, key: i32) -> Result<Option<Slot>> {
+    #[inline(always)]
+    pub(super) fn slot(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
         let (mut at, mut before) = (bucket, 0);
         let mut steps = 0;
         loop {
@@ -311,7 +351,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// Whether so many overflow blocks can be in one object.
-    pub(super) fn check_steps(&self, steps: usize, at: u32) -> Result<()> {
+    pub(super) fn check_steps(&self, steps: usize, at: u32) -> Look<()> {
         if steps * BUCKET_WORDS as usize > self.memory().words() {
             return Err(corrupt(at, "a chain of overflow blocks runs in a circle"));
         }
@@ -320,7 +360,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     /// The head of the block `at`.
     #[inline]
-    pub(super) fn block(&self, at: u32) -> Result<BlockHead> {
+    pub(super) fn block(&self, at: u32) -> Look<BlockHead> {
         if at < HEADER_WORDS || at % GRANULE != 0 {
             return Err(corrupt(at, "a place at which no block can be"));
         }
@@ -334,7 +374,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The free block `at`, which some list or neighbour leads to.
-    pub(super) fn free_block(&self, at: u32) -> Result<FreeBlock> {
+    pub(super) fn free_block(&self, at: u32) -> Look<FreeBlock> {
         let head = self.block(at)?;
         let last = at + head.granules * GRANULE - 1;
         if head.kind != Kind::Free || self.load(last)? != head.granules {
@@ -348,8 +388,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
         })
     }
 
-    #[inline]
-    pub(super) fn record(&self, at: u32, key: i32) -> Result<Record> {
+    #[inline(always)]
+    pub(super) fn record(&self, at: u32, key: i32) -> Look<Record> {
         if at < HEADER_WORDS || at % GRANULE != 0 {
             return Err(corrupt(at, "a link leads to a place at which no record can be"));
         }
@@ -371,8 +411,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// What is in a slot.
-    #[inline]
-    pub(super) fn content(&self, slot: &Slot, key: i32) -> Result<Content> {
+    #[inline(always)]
+    pub(super) fn content(&self, slot: &Slot, key: i32) -> Look<Content> {
         let value = self.load(slot.value_place())?;
         Ok(match slot.kind {
             SLOT_EMPTY => Content::Empty,
@@ -382,8 +422,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// Appends the value to `value`; `W` is `u32` or `i32`.
-    #[inline]
-    pub(super) fn append<W: Pod>(&self, content: &Content, value: &mut Vec<W>) -> Result<()> {
+    #[inline(always)]
+    pub(super) fn append<W: Pod>(&self, content: &Content, value: &mut Vec<W>) -> Look<()> {
         match content {
             Content::Empty => {}
             Content::Word(word) => value.push(bytemuck::cast(*word)),
@@ -399,8 +439,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The newest binding of `key`, which belongs into the bucket at `bucket`.
-    #[inline]
-    pub(super) fn newest(&self, bucket: u32, key: i32) -> Result<Option<Place>> {
+    #[inline(always)]
+    pub(super) fn newest(&self, bucket: u32, key: i32) -> Look<Option<Place>> {
         let Some(slot) = self.slot(bucket, key)? else { return Ok(None) };
         let content = self.content(&slot, key)?;
         Ok(Some(Place { slot, link: slot.value_place(), hidden: false, content }))
@@ -408,7 +448,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     /// The next older binding, if there is one. The records that `walk` passes cannot be larger, together, than the
     /// object; so values collected on the way cannot be either.
-    pub(super) fn older(&self, place: &Place, walk: &mut Walk) -> Result<Option<Place>> {
+    pub(super) fn older(&self, place: &Place, walk: &mut Walk) -> Look<Option<Place>> {
         let Content::Record(newer) = place.content else { return Ok(None) };
         if newer.older == 0 {
             return Ok(None);
@@ -424,12 +464,12 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// Walks the bindings of `key`, newest first.
-    pub(super) fn bindings<T>(
+    pub(super) fn bindings<T, E: From<Flaw>>(
         &self,
         bucket: u32,
         key: i32,
-        mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>>,
-    ) -> Result<Option<T>> {
+        mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>, E>,
+    ) -> Result<Option<T>, E> {
         let mut place = self.newest(bucket, key)?;
         let mut walk = self.walk();
         while let Some(binding) = place {
@@ -449,7 +489,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn pass(&mut self, record: &Record) -> Result<()> {
+    pub(super) fn pass(&mut self, record: &Record) -> Look<()> {
         self.words = self
             .words
             .checked_sub((record.granules * GRANULE) as usize)
