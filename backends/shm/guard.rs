@@ -35,6 +35,7 @@ const SLOTS: usize = 1024;
 /// A range. The handler may look at it while it changes, and then must not mix the old with the new: whoever
 /// changes it raises `version` before and after, and the handler passes over a slot whose version is odd, or was
 /// another after looking. The slot of a range that is in use does not change.
+#[derive(Debug)]
 struct Slot {
     taken: AtomicBool,
     version: AtomicUsize,
@@ -85,7 +86,7 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Guard {
     /// `None` if all slots were taken.
-    slot: Option<usize>,
+    slot: Option<&'static Slot>,
 }
 
 impl Guard {
@@ -95,7 +96,7 @@ impl Guard {
         let free = |slot: &&Slot| !slot.taken.swap(true, Ordering::Acquire);
         let Some(slot) = RANGES.iter().find(free) else { return Guard { slot: None } };
         slot.set(start, start + length);
-        Guard { slot: RANGES.iter().position(|other| ptr::eq(other, slot)) }
+        Guard { slot: Some(slot) }
     }
 
     /// Whether a part of the range was found to be gone.
@@ -103,15 +104,15 @@ impl Guard {
     pub(super) fn is_lost(&self) -> bool {
         // After the stores before it: the handler runs in the middle of the one that faults.
         compiler_fence(Ordering::SeqCst);
-        self.slot.is_some_and(|slot| RANGES[slot].lost.load(Ordering::Acquire))
+        self.slot.is_some_and(|slot| slot.lost.load(Ordering::Acquire))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            RANGES[slot].set(0, 0);
-            RANGES[slot].taken.store(false, Ordering::Release);
+            slot.set(0, 0);
+            slot.taken.store(false, Ordering::Release);
         }
     }
 }

@@ -205,7 +205,7 @@ impl<B: ShmBackend> View<'_, B> {
         mut visit: impl FnMut(Option<Fragment<'_, B>>) -> Step,
     ) -> Result<()> {
         let page = (self.page_size()? / 4) as u32;
-        let mut place = self.newest(self.bucket_of_key(key)?, key)?;
+        let mut place = self.newest(&self.bucket_of_key(key)?, key)?;
         let mut walk = self.walk();
         while let Some(binding) = place {
             let (start, length) = words_of(&binding);

@@ -113,8 +113,8 @@ impl<'a, B: ShmBackend> Check<'a, B> {
         self.must(word(AT_JOURNAL_LENGTH) == 0, AT_JOURNAL_LENGTH, "the journal is not empty");
         let leaves = self.leaves_needed();
         let used = |at: u32| {
-            at <= AT_SEED
-                || (AT_SEQUENCE..=AT_BUCKETS).contains(&at)
+            at <= AT_STATE
+                || (AT_SEQUENCE..=AT_SEED).contains(&at)
                 || (AT_TRANSACTION..=AT_KEYS).contains(&at)
                 || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
                 || (AT_FREE..AT_FREE + CLASSES).contains(&at)

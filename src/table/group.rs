@@ -32,7 +32,7 @@ macro_rules! lookups {
         pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
             let $group = self;
             let $view = $from;
-            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_in(bucket, key)))
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_in(&bucket, key)))
         }
 
         /// As [`ShmTable::find_into`](super::ShmTable::find_into).
@@ -42,7 +42,7 @@ macro_rules! lookups {
         pub fn find_into(&self, key: i32, value: &mut Vec<i32>) -> Result<bool> {
             let $group = self;
             let $view = $from;
-            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_into_in(bucket, key, value)))
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_into_in(&bucket, key, value)))
         }
 
         /// As [`ShmTable::find_all`](super::ShmTable::find_all).
@@ -52,7 +52,7 @@ macro_rules! lookups {
         pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
             let $group = self;
             let $view = $from;
-            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_all_in(bucket, key)))
+            $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_all_in(&bucket, key)))
         }
 
         /// As [`ShmTable::mem`](super::ShmTable::mem).
@@ -62,7 +62,7 @@ macro_rules! lookups {
         pub fn mem(&self, key: i32) -> Result<bool> {
             let $group = self;
             let $view = $from;
-            let slot = $view.bucket_of_key(key).and_then(|bucket| $view.slot(bucket, key));
+            let slot = $view.bucket_of_key(key).and_then(|bucket| $view.slot(&bucket, key));
             Ok($view.believe(slot)?.is_some())
         }
 
@@ -252,7 +252,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let view = self.view();
-        let mut search = || view.search_in(view.bucket_of_key(key)?, key, &mut visit);
+        let mut search = || view.search_in(&view.bucket_of_key(key)?, key, &mut visit);
         view.believe(search())
     }
 

@@ -48,8 +48,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Adds a binding, hiding older ones of the key.
     pub(super) fn bind(&mut self, key: i32, value: &[u32]) -> Result<()> {
         let bucket = self.view().bucket_of_key(key)?;
-        let newest = self.view().newest(bucket, key)?;
-        self.bind_at(bucket, newest, key, value)
+        let newest = self.view().newest(&bucket, key)?;
+        self.bind_at(bucket.at, newest, key, value)
     }
 
     /// The same, where `newest` is what the key's bucket has for it.
@@ -70,10 +70,9 @@ impl<B: ShmBackend> Transaction<'_, B> {
             return self.put(AT_BINDINGS, bindings);
         }
         let (kind, word) = self.write_value(key, 0, value)?;
-        self.insert(bucket, Cell { index: 0, key: key as u32, kind, value: word })?;
-        self.put(AT_BINDINGS, bindings)?;
+        let kinds = self.insert(bucket, Cell { index: 0, key: key as u32, kind, value: word })?;
         let keys = self.view().load(AT_KEYS)?.wrapping_add(1);
-        self.put(AT_KEYS, keys)?;
+        self.put_all([kinds, (AT_BINDINGS, bindings), (AT_KEYS, keys)])?;
         if u64::from(keys) > u64::from(LOAD) * u64::from(self.view().buckets()?) {
             self.split_if_possible()?;
         }
@@ -84,13 +83,14 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn unbind(&mut self, place: &Place) -> Result<()> {
         self.open_bucket(place.slot.bucket)?;
         let older = place.content.older();
+        let bindings = (AT_BINDINGS, self.view().load(AT_BINDINGS)?.wrapping_sub(1));
         if place.hidden || older != 0 {
-            self.put(place.link, older)?;
+            self.put_all([(place.link, older), bindings])?;
         } else {
-            self.vacate(&place.slot)?;
-            self.add_to(AT_KEYS, u32::MAX)?;
+            let kinds = self.vacate(&place.slot)?;
+            let keys = (AT_KEYS, self.view().load(AT_KEYS)?.wrapping_sub(1));
+            self.put_all([kinds, bindings, keys])?;
         }
-        self.add_to(AT_BINDINGS, u32::MAX)?;
         self.give_up_content(&place.content);
         Ok(())
     }
@@ -130,9 +130,9 @@ impl<B: ShmBackend> Transaction<'_, B> {
     #[inline]
     pub(super) fn replace(&mut self, key: i32, value: &[u32]) -> Result<()> {
         let bucket = self.view().bucket_of_key(key)?;
-        match self.view().newest(bucket, key)? {
+        match self.view().newest(&bucket, key)? {
             Some(place) => self.rebind(&place, key, value),
-            None => self.bind_at(bucket, None, key, value),
+            None => self.bind_at(bucket.at, None, key, value),
         }
     }
 
@@ -140,7 +140,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     #[inline]
     pub(super) fn remove(&mut self, key: i32) -> Result<bool> {
         let bucket = self.view().bucket_of_key(key)?;
-        match self.view().newest(bucket, key)? {
+        match self.view().newest(&bucket, key)? {
             Some(place) => self.unbind(&place).map(|()| true),
             None => Ok(false),
         }
@@ -153,9 +153,9 @@ impl<B: ShmBackend> Transaction<'_, B> {
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Result<()> {
         let bucket = self.view().bucket_of_key(key)?;
-        let Some(place) = self.view().newest(bucket, key)? else {
+        let Some(place) = self.view().newest(&bucket, key)? else {
             return match change(None) {
-                Some(value) => self.bind_at(bucket, None, key, bytemuck::cast_slice(value.as_ref())),
+                Some(value) => self.bind_at(bucket.at, None, key, bytemuck::cast_slice(value.as_ref())),
                 None => Ok(()),
             };
         };
@@ -204,7 +204,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         mut visit: impl FnMut(&mut Self, &Place) -> Result<Verdict>,
     ) -> Result<usize> {
         let bucket = self.view().bucket_of_key(key)?;
-        let mut next = self.view().newest(bucket, key)?;
+        let mut next = self.view().newest(&bucket, key)?;
         let mut walk = self.view().walk();
         let mut changed = 0;
         while let Some(place) = next {
@@ -273,19 +273,16 @@ impl<B: ShmBackend> Transaction<'_, B> {
         }
     }
 
-    fn add_to(&mut self, at: u32, difference: u32) -> Result<()> {
-        let value = self.view().load(at)?.wrapping_add(difference);
-        self.put(at, value)
-    }
-
     fn set_kind(&mut self, slot: &Slot, kind: u32) -> Result<()> {
         let at = slot.at + BUCKET_KINDS;
         let kinds = self.view().load(at)?;
         self.put(at, kinds & !(3 << (2 * slot.index)) | kind << (2 * slot.index))
     }
 
-    /// Puts a cell into a slot of the bucket, or of an overflow block behind it.
-    fn insert(&mut self, bucket: u32, cell: Cell) -> Result<()> {
+    /// Puts a cell into a slot of the bucket, or of an overflow block behind it. Returns which word of kinds must
+    /// change for it to be there.
+    #[inline(always)]
+    fn insert(&mut self, bucket: u32, cell: Cell) -> Result<(u32, u32)> {
         let mut at = bucket;
         let mut steps = 0;
         loop {
@@ -309,7 +306,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Puts a cell into a slot with nothing in it.
     #[inline]
-    fn place(&mut self, at: u32, kinds: u32, index: u32, cell: Cell) -> Result<()> {
+    fn place(&mut self, at: u32, kinds: u32, index: u32, cell: Cell) -> Result<(u32, u32)> {
         let (key, value) = (at + BUCKET_KEYS + index, at + BUCKET_VALUES + index);
         if self.scope() == Scope::Bucket {
             // It is one operation, and the only one that fills a slot: this one had no meaning before it.
@@ -319,11 +316,11 @@ impl<B: ShmBackend> Transaction<'_, B> {
             self.put(key, cell.key)?;
             self.put(value, cell.value)?;
         }
-        self.put(at + BUCKET_KINDS, kinds | cell.kind << (2 * index))
+        Ok((at + BUCKET_KINDS, kinds | cell.kind << (2 * index)))
     }
 
     /// Hangs an overflow block behind the full bucket or overflow block `at`, with its last cell and another.
-    fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Result<()> {
+    fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Result<(u32, u32)> {
         let (key, value) = (at + BUCKET_KEYS + LINK_SLOT, at + BUCKET_VALUES + LINK_SLOT);
         let last = Cell {
             index: LINK_SLOT,
@@ -333,25 +330,25 @@ impl<B: ShmBackend> Transaction<'_, B> {
         };
         let block = self.write_overflow(&[last, cell])?;
         self.put(key, block)?;
-        self.put(at + BUCKET_KINDS, kinds & !(3 << (2 * LINK_SLOT)) | LINK)
+        Ok((at + BUCKET_KINDS, kinds & !(3 << (2 * LINK_SLOT)) | LINK))
     }
 
-    /// Takes what is in a slot out of it; an overflow block that has nothing else goes, too.
-    fn vacate(&mut self, slot: &Slot) -> Result<()> {
+    /// Takes what is in a slot out of it; an overflow block that has nothing else goes, too. Returns which word of
+    /// kinds, or which link, must change for it to be gone.
+    #[inline(always)]
+    fn vacate(&mut self, slot: &Slot) -> Result<(u32, u32)> {
         let kinds = self.view().load(slot.at + BUCKET_KINDS)? & !(3 << (2 * slot.index));
         if slot.before == 0 || occupied(kinds) != 0 {
-            return self.put(slot.at + BUCKET_KINDS, kinds);
-        }
-        let link = slot.before + BUCKET_KEYS + LINK_SLOT;
-        match self.view().behind(slot.at, kinds)? {
-            Some(next) => self.put(link, next)?,
-            None => {
-                let kinds = self.view().load(slot.before + BUCKET_KINDS)?;
-                self.put(slot.before + BUCKET_KINDS, kinds & !LINK)?;
-            }
+            return Ok((slot.at + BUCKET_KINDS, kinds));
         }
         self.give_up(slot.at);
-        Ok(())
+        match self.view().behind(slot.at, kinds)? {
+            Some(next) => Ok((slot.before + BUCKET_KEYS + LINK_SLOT, next)),
+            None => {
+                let kinds = self.view().load(slot.before + BUCKET_KINDS)?;
+                Ok((slot.before + BUCKET_KINDS, kinds & !LINK))
+            }
+        }
     }
 
     /// What is in a bucket, and its overflow blocks.

@@ -40,7 +40,7 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     /// Something could not be undone: what remains must not be committed.
     broken: bool,
     /// Blocks given up; free when the transaction is committed.
-    pub(super) given_up: SmallVec<[u32; 8]>,
+    pub(super) given_up: SmallVec<[u32; 4]>,
     /// Room for a value and its replacement, kept for the next operation.
     pub(super) buffers: [Vec<u32>; 2],
 }
@@ -54,14 +54,13 @@ pub(super) struct Savepoint {
 
 impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Begins a transaction. The write lock must be held; what a dead writer left undone is undone first.
-    #[inline]
-    pub(super) fn begin(mut view: View<'a, B>, scope: Scope) -> Result<Transaction<'a, B>> {
-        if is_odd(view.load(AT_TRANSACTION)?) {
-            recover(&view)?;
-            // What was undone may be anything, if the journal was not ours.
-            view = view.again()?;
+    #[inline(always)]
+    pub(super) fn begin(object: &'a B, scope: Scope) -> Result<Transaction<'a, B>> {
+        let view = View::glance(object);
+        let [transaction, _, _, mut area, top] = view.memory().read_array(AT_TRANSACTION as usize)?;
+        if is_odd(transaction) || !view.is_top(top) {
+            area = take_over(object)?;
         }
-        let area = view.load(AT_JOURNAL)?;
         let capacity = capacity(&view, area)?;
         Ok(Transaction {
             view,
@@ -89,7 +88,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Keeps readers away from what hangs on `bucket`, which is about to be changed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn open_bucket(&mut self, bucket: u32) -> Result<()> {
         if self.scope == Scope::Table || (self.bucket_open != 0 && self.bucket_open != bucket) {
             return self.open_table();
@@ -115,7 +114,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self) -> Result<()> {
         if !self.begun {
             let transaction = self.view.load(AT_TRANSACTION)?;
@@ -126,6 +125,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Lets readers in again: what they see from here on is how it stays.
+    #[inline(always)]
     fn release(&mut self) -> Result<()> {
         if !self.begun {
             return Ok(());
@@ -151,6 +151,25 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         self.make_room(1)?;
         self.note(at, old)?;
         Ok(self.view.store(at, value)?)
+    }
+
+    /// Changes some words, noting what they were.
+    #[inline(always)]
+    pub(super) fn put_all<const N: usize>(&mut self, changes: [(u32, u32); N]) -> Result<()> {
+        self.make_room(N as u32)?;
+        debug_assert!(self.begun, "readers are kept away first");
+        let mut entry = self.area + JOURNAL_WORDS + 2 * self.length;
+        for (at, _) in changes {
+            let old = self.view.load(at)?;
+            self.view.memory().write(entry as usize, &[at, old])?;
+            entry += 2;
+        }
+        self.length += N as u32;
+        self.view.store(AT_JOURNAL_LENGTH, self.length)?;
+        for (at, value) in changes {
+            self.view.store(at, value)?;
+        }
+        Ok(())
     }
 
     /// Notes what the word `at` is, so that it can be changed in any way.
@@ -182,7 +201,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Makes everything since the beginning happen.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(&mut self) -> Result<()> {
         if !self.given_up.is_empty() {
             let disposed = self.dispose();
@@ -287,12 +306,26 @@ pub(super) fn is_odd(word: u32) -> bool {
 }
 
 /// Ends the half-changed state that an odd sequence word tells of.
+#[inline(always)]
 fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
     let word = view.load(at)?;
     if is_odd(word) {
         view.store(at, word.wrapping_add(1))?;
     }
     Ok(())
+}
+
+/// Learns of what others have added to the object, and ends what a dead writer left. Returns the journal block.
+#[cold]
+fn take_over<B: ShmBackend>(object: &B) -> Result<u32> {
+    let view = View::new(object)?;
+    if is_odd(view.load(AT_TRANSACTION)?) {
+        let recovered = recover(&view);
+        view.believe(recovered)?;
+        // What was undone may be anything, if the journal was not ours.
+        View::new(object)?;
+    }
+    Ok(view.load(AT_JOURNAL)?)
 }
 
 /// Ends the transaction that a writer left when it died: it happened if nothing is left to undo.
@@ -313,7 +346,7 @@ fn recover<B: ShmBackend>(view: &View<'_, B>) -> Result<()> {
 }
 
 /// The capacity of the journal block at `area`, in entries.
-#[inline]
+#[inline(always)]
 fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
     let head = view.block(area)?;
     let capacity = (head.granules * GRANULE - JOURNAL_WORDS) / 2;

@@ -13,9 +13,9 @@
 //! | 4 | page size | bytes; the object grows in multiples of it |
 //! | 5 | protocol | how users lock the object: number of a [`Protocol`](manycore_backends::lock::Protocol) |
 //! | 6 | state | 0: creation not finished, `52454459` (`REDY`): ready |
-//! | 7 | seed | of the hash of keys |
 //! | 16 | sequence | of the table: odd while more than one bucket may be half changed |
 //! | 17 | buckets | in use, N, at least 1 |
+//! | 18 | seed | of the hash of keys |
 //! | 32 | transaction | odd while a writer is changing something |
 //! | 33 | journal length | entries that must be undone if the writer dies now |
 //! | 34 | open | the bucket whose sequence word the last transaction made odd, 0 if none ever was |
@@ -121,9 +121,9 @@ pub(super) const AT_BYTE_ORDER: u32 = 3;
 pub(super) const AT_PAGE_SIZE: u32 = 4;
 pub(super) const AT_PROTOCOL: u32 = 5;
 pub(super) const AT_STATE: u32 = 6;
-pub(super) const AT_SEED: u32 = 7;
 pub(super) const AT_SEQUENCE: u32 = 16;
 pub(super) const AT_BUCKETS: u32 = 17;
+pub(super) const AT_SEED: u32 = 18;
 pub(super) const AT_TRANSACTION: u32 = 32;
 pub(super) const AT_JOURNAL_LENGTH: u32 = 33;
 pub(super) const AT_OPEN: u32 = 34;
@@ -207,6 +207,8 @@ pub(super) const RECORD_OLDER: u32 = 2;
 /// Words of a bucket.
 pub(super) const BUCKET_WORDS: u32 = 16;
 pub(super) const SLOTS: u32 = 7;
+/// Words of a bucket before the values.
+pub(super) const BUCKET_HEAD: usize = BUCKET_VALUES as usize;
 pub(super) const BUCKET_KINDS: u32 = 1;
 pub(super) const BUCKET_KEYS: u32 = 2;
 pub(super) const BUCKET_VALUES: u32 = 9;

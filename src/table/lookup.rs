@@ -13,7 +13,7 @@ use super::ShmTable;
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
-use super::view::{Flaw, Look, View};
+use super::view::{Bucket, Flaw, Look, View};
 
 /// How often a reader without a lock tries before it takes the lock: as long as a writer needs for some single
 /// operations.
@@ -24,7 +24,7 @@ const BATCH: usize = 32;
 
 impl<B: ShmBackend> View<'_, B> {
     #[inline(always)]
-    pub(super) fn find_in(&self, bucket: u32, key: i32) -> Look<Option<Vec<i32>>> {
+    pub(super) fn find_in(&self, bucket: &Bucket, key: i32) -> Look<Option<Vec<i32>>> {
         let Some(place) = self.newest(bucket, key)? else { return Ok(None) };
         let mut value = Vec::with_capacity(place.content.length());
         self.append(&place.content, &mut value)?;
@@ -32,14 +32,14 @@ impl<B: ShmBackend> View<'_, B> {
     }
 
     #[inline(always)]
-    pub(super) fn find_into_in(&self, bucket: u32, key: i32, value: &mut Vec<i32>) -> Look<bool> {
+    pub(super) fn find_into_in(&self, bucket: &Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
         value.clear();
         let Some(place) = self.newest(bucket, key)? else { return Ok(false) };
         self.append(&place.content, value)?;
         Ok(true)
     }
 
-    pub(super) fn find_all_in(&self, bucket: u32, key: i32) -> Look<Vec<Vec<i32>>> {
+    pub(super) fn find_all_in(&self, bucket: &Bucket, key: i32) -> Look<Vec<Vec<i32>>> {
         let mut values = Vec::new();
         self.bindings(bucket, key, |place| {
             let mut value = Vec::with_capacity(place.content.length());
@@ -53,7 +53,7 @@ impl<B: ShmBackend> View<'_, B> {
     /// Gives the values of the key's bindings to `visit`, newest first, until it finds what it looks for.
     pub(super) fn search_in<T>(
         &self,
-        bucket: u32,
+        bucket: &Bucket,
         key: i32,
         visit: &mut impl FnMut(&[u32]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
@@ -72,7 +72,7 @@ impl<B: ShmBackend> View<'_, B> {
     fn many(&self, keys: &[i32], mut visit: impl FnMut(i32) -> Result<()>) -> Result<()> {
         for batch in keys.chunks(BATCH) {
             for key in batch {
-                if let Ok(bucket) = self.bucket_of_key(*key) {
+                if let Ok(bucket) = self.head().and_then(|head| self.place_of_key(&head, *key)) {
                     self.memory().prefetch(bucket as usize);
                 }
             }
@@ -85,7 +85,7 @@ impl<B: ShmBackend> View<'_, B> {
     pub(super) fn get_many(&self, keys: &[i32], mut visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
         let mut buffer = Vec::new();
         self.many(keys, |key| {
-            let found = self.believe(self.find_into_in(self.bucket_of_key(key)?, key, &mut buffer))?;
+            let found = self.believe(self.find_into_in(&self.bucket_of_key(key)?, key, &mut buffer))?;
             visit(key, found.then_some(&buffer[..]));
             Ok(())
         })
@@ -105,27 +105,27 @@ enum Glance<T> {
 fn glance<B: ShmBackend, T>(
     view: &View<'_, B>,
     key: i32,
-    copy: &mut impl FnMut(&View<'_, B>, u32) -> Look<T>,
+    copy: &mut impl FnMut(&View<'_, B>, &Bucket) -> Look<T>,
 ) -> Glance<T> {
-    let Ok(sequence) = view.load(AT_SEQUENCE) else { return Glance::Wrong };
-    if is_odd(sequence) {
-        return Glance::Disturbed;
-    }
     // Wrong places are no surprise while somebody writes; nor is anything that `copy` meets.
-    let unless_disturbed = || match view.load(AT_SEQUENCE) {
-        Ok(now) if now != sequence => Glance::Disturbed,
-        _ => Glance::Wrong,
-    };
-    let Ok(bucket) = view.bucket_of_key(key) else { return unless_disturbed() };
-    let Ok(before) = view.load(bucket) else { return unless_disturbed() };
-    if is_odd(before) {
+    let Ok(head) = view.head() else { return Glance::Wrong };
+    if is_odd(head.sequence) {
         return Glance::Disturbed;
     }
-    let copied = copy(view, bucket);
-    let (Ok(after), Ok(sequence_after)) = (view.load(bucket), view.load(AT_SEQUENCE)) else {
+    let Ok(bucket) = view.place_of_key(&head, key).and_then(|at| view.read_bucket(at)) else {
+        return match view.load(AT_SEQUENCE) {
+            Ok(now) if now != head.sequence => Glance::Disturbed,
+            _ => Glance::Wrong,
+        };
+    };
+    if is_odd(bucket.sequence()) {
+        return Glance::Disturbed;
+    }
+    let copied = copy(view, &bucket);
+    let (Ok(after), Ok(head_after)) = (view.load(bucket.at), view.load(AT_SEQUENCE)) else {
         return Glance::Wrong;
     };
-    if after != before || sequence_after != sequence {
+    if after != bucket.sequence() || head_after != head.sequence {
         return Glance::Disturbed;
     }
     match copied {
@@ -137,24 +137,36 @@ fn glance<B: ShmBackend, T>(
 impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// What `copy` reads of the bucket of `key`, without the lock if that is possible. It may be called again.
     #[inline(always)]
-    pub(super) fn look<T>(&self, key: i32, mut copy: impl FnMut(&View<'_, B>, u32) -> Look<T>) -> Result<T> {
+    pub(super) fn look<T>(
+        &self,
+        key: i32,
+        mut copy: impl FnMut(&View<'_, B>, &Bucket) -> Look<T>,
+    ) -> Result<T> {
+        if self.shared.generation.is_current() {
+            let view = View::glance(&self.shared.object);
+            if let Glance::Seen(value) = glance(&view, key, &mut copy) {
+                return Ok(value);
+            }
+        }
+        self.look_again(key, copy)
+    }
+
+    /// The same after a first attempt; in the end with the lock, which decides what is so.
+    #[cold]
+    #[inline(never)]
+    fn look_again<T>(&self, key: i32, mut copy: impl FnMut(&View<'_, B>, &Bucket) -> Look<T>) -> Result<T> {
         if self.shared.generation.is_current() {
             let view = View::glance(&self.shared.object);
             for _ in 0..ATTEMPTS {
+                std::hint::spin_loop();
                 match glance(&view, key, &mut copy) {
                     Glance::Seen(value) => return Ok(value),
-                    Glance::Disturbed => std::hint::spin_loop(),
+                    Glance::Disturbed => {}
                     Glance::Wrong => break,
                 }
             }
         }
-        self.look_locked(key, copy)
-    }
-
-    /// The same with the lock, which decides what is so.
-    #[cold]
-    fn look_locked<T>(&self, key: i32, mut copy: impl FnMut(&View<'_, B>, u32) -> Look<T>) -> Result<T> {
-        self.read(|view| Ok(copy(view, view.bucket_of_key(key)?)?))
+        self.read(|view| Ok(copy(view, &view.bucket_of_key(key)?)?))
     }
 
     /// The number of bindings, without the lock if that is possible.
@@ -206,7 +218,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         match only {
             None => Ok(None),
             Some(true) => visit(&value),
-            Some(false) => self.read(|view| view.search_in(view.bucket_of_key(key)?, key, &mut visit)),
+            Some(false) => self.read(|view| view.search_in(&view.bucket_of_key(key)?, key, &mut visit)),
         }
     }
 }

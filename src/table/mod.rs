@@ -471,14 +471,14 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     }
 
     /// Runs one writing operation, on one key, as a transaction of its own.
-    #[inline]
+    #[inline(always)]
     fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
         let (_guard, mut transaction) = self.begin_write(Scope::Bucket)?;
         self.complete(&mut transaction, body)
     }
 
     /// Runs a whole transaction.
-    #[inline]
+    #[inline(always)]
     fn complete<'a, T>(
         &self,
         transaction: &mut Transaction<'a, B>,
@@ -513,7 +513,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     }
 
     /// Takes the lock, unless this handle is of no use here.
-    #[inline]
+    #[inline(always)]
     fn lock(&self, mode: Mode) -> Result<Guard<'_, B, L>> {
         let shared = &*self.shared;
         let guard = Guard::lock(&shared.method, &shared.object, mode, self.wait)?;
@@ -525,15 +525,16 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin_write(&self, scope: Scope) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
         if self.shared.read_only {
             return Err(TableError::ReadOnly { name: self.name().to_owned() });
         }
         let guard = self.lock(Mode::Write)?;
-        let view = View::new(&self.shared.object)?;
-        let transaction = view.believe(Transaction::begin(view, scope))?;
-        Ok((guard, transaction))
+        match Transaction::begin(&self.shared.object, scope) {
+            Ok(transaction) => Ok((guard, transaction)),
+            Err(error) => View::glance(&self.shared.object).believe(Err(error)),
+        }
     }
 }
 

@@ -337,7 +337,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
                 return Ok(());
             }
             // In steps, so that the journal stays small.
-            let mut transaction = Transaction::begin(view, Scope::Table)?;
+            let mut transaction = Transaction::begin(&self.shared.object, Scope::Table)?;
             let step = buckets.min(before.saturating_add(1000));
             self.complete(&mut transaction, |transaction| transaction.grow_to(step))?;
             if transaction.view().buckets()? < step {

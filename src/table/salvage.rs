@@ -101,7 +101,7 @@ impl Salvage {
             let end = (words as u64).min(u64::from(u32::MAX)) as u32;
             copy.memory().store(AT_TOP as usize, end - end % GRANULE)?;
         }
-        if let Err(error) = View::new(copy).and_then(|view| Transaction::begin(view, Scope::Table)) {
+        if let Err(error) = Transaction::begin(copy, Scope::Table) {
             self.tell(error);
         }
         Ok(())

@@ -143,14 +143,37 @@ impl From<OutOfBounds> for Flaw {
     }
 }
 
-/// The slot in which a bucket's keys have `key`, if one has; `words` are the kinds and the keys.
+/// A bucket as it was read, but for its values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) at: u32,
+    /// Sequence word, kinds, keys.
+    words: [u32; BUCKET_HEAD],
+}
+
+impl Bucket {
+    #[inline(always)]
+    pub(super) fn sequence(&self) -> u32 {
+        self.words[0]
+    }
+}
+
+/// What a reader needs of the header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) sequence: u32,
+    buckets: u32,
+    seed: u32,
+}
+
+/// The slot in which a bucket has `key`, if one has.
 #[inline(always)]
-fn match_key(words: &[u32; 1 + SLOTS as usize], key: i32) -> Option<u32> {
+fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> Option<u32> {
     let mut equal = 0;
     for slot in 0..SLOTS as usize {
-        equal |= u32::from(words[1 + slot] == key as u32) << (2 * slot);
+        equal |= u32::from(words[BUCKET_KEYS as usize + slot] == key as u32) << (2 * slot);
     }
-    let found = equal & occupied(words[0]);
+    let found = equal & occupied(words[BUCKET_KINDS as usize]);
     (found != 0).then(|| found.trailing_zeros() / 2)
 }
 
@@ -232,9 +255,10 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
     }
 
-    /// Looks again, after the words have changed.
-    pub(super) fn again(self) -> Result<View<'a, B>> {
-        View::new(self.object)
+    /// Whether the heap may end there, as far as this process knows the object.
+    #[inline(always)]
+    pub(super) fn is_top(&self, top: u32) -> bool {
+        top as usize <= self.memory().words() && top >= HEADER_WORDS && top % GRANULE == 0
     }
 
     #[inline]
@@ -278,9 +302,14 @@ impl<'a, B: ShmBackend> View<'a, B> {
 
     #[inline(always)]
     pub(super) fn buckets(&self) -> Look<u32> {
-        let buckets = self.load(AT_BUCKETS)?;
+        Ok(self.head()?.buckets)
+    }
+
+    #[inline(always)]
+    pub(super) fn head(&self) -> Look<Head> {
+        let [sequence, buckets, seed] = self.memory().read_array(AT_SEQUENCE as usize)?;
         if buckets.wrapping_sub(1) < BUCKETS_MAX {
-            Ok(buckets)
+            Ok(Head { sequence, buckets, seed })
         } else {
             Err(corrupt(AT_BUCKETS, "impossible number of buckets"))
         }
@@ -310,11 +339,22 @@ impl<'a, B: ShmBackend> View<'a, B> {
             .ok_or_else(|| corrupt(first, "a segment is outside of the object"))
     }
 
+    /// The place of the bucket to which `key` belongs.
+    #[inline(always)]
+    pub(super) fn place_of_key(&self, head: &Head, key: i32) -> Look<u32> {
+        self.bucket(bucket_of(hash(key, head.seed), head.buckets))
+    }
+
+    /// The bucket at this place.
+    #[inline(always)]
+    pub(super) fn read_bucket(&self, at: u32) -> Look<Bucket> {
+        Ok(Bucket { at, words: self.memory().read_array(at as usize)? })
+    }
+
     /// The bucket to which `key` belongs.
     #[inline(always)]
-    pub(super) fn bucket_of_key(&self, key: i32) -> Look<u32> {
-        let hash = hash(key, self.load(AT_SEED)?);
-        self.bucket(bucket_of(hash, self.buckets()?))
+    pub(super) fn bucket_of_key(&self, key: i32) -> Look<Bucket> {
+        self.read_bucket(self.place_of_key(&self.head()?, key)?)
     }
 
     /// The overflow block behind `at`, whose kinds are given, if there is one.
@@ -332,21 +372,31 @@ impl<'a, B: ShmBackend> View<'a, B> {
         Ok(next)
     }
 
-    /// The slot of `key` in the bucket at `bucket`, if it is there.
+    /// The slot of `key`, which belongs into this bucket, if it is there.
     #[inline(always)]
-    pub(super) fn slot(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
-        let (mut at, mut before) = (bucket, 0);
-        let mut steps = 0;
+    pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
+        let kinds = bucket.words[BUCKET_KINDS as usize];
+        if let Some(index) = match_key(&bucket.words, key) {
+            let kind = kind_of(kinds, index);
+            return Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }));
+        }
+        if kinds & LINK == 0 { Ok(None) } else { self.slot_behind(bucket.at, key) }
+    }
+
+    /// The same in the overflow blocks behind the bucket at `bucket`.
+    #[inline(never)]
+    fn slot_behind(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
+        let (mut at, mut steps) = (bucket, 0);
         loop {
-            let words = self.memory().read_array(at as usize + BUCKET_KINDS as usize)?;
-            if let Some(index) = match_key(&words, key) {
-                let kind = kind_of(words[0], index);
-                return Ok(Some(Slot { bucket, at, before, index, kind }));
+            let Some(next) = self.behind(at, self.load(at + BUCKET_KINDS)?)? else { return Ok(None) };
+            let here = self.read_bucket(next)?;
+            if let Some(index) = match_key(&here.words, key) {
+                let kind = kind_of(here.words[BUCKET_KINDS as usize], index);
+                return Ok(Some(Slot { bucket, at: next, before: at, index, kind }));
             }
-            let Some(next) = self.behind(at, words[0])? else { return Ok(None) };
-            (before, at) = (at, next);
+            at = next;
             steps += 1;
-            self.check_steps(steps, at)?;
+            self.check_steps(steps, next)?;
         }
     }
 
@@ -359,7 +409,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// The head of the block `at`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn block(&self, at: u32) -> Look<BlockHead> {
         if at < HEADER_WORDS || at % GRANULE != 0 {
             return Err(corrupt(at, "a place at which no block can be"));
@@ -438,9 +488,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         Ok(())
     }
 
-    /// The newest binding of `key`, which belongs into the bucket at `bucket`.
+    /// The newest binding of `key`, which belongs into this bucket.
     #[inline(always)]
-    pub(super) fn newest(&self, bucket: u32, key: i32) -> Look<Option<Place>> {
+    pub(super) fn newest(&self, bucket: &Bucket, key: i32) -> Look<Option<Place>> {
         let Some(slot) = self.slot(bucket, key)? else { return Ok(None) };
         let content = self.content(&slot, key)?;
         Ok(Some(Place { slot, link: slot.value_place(), hidden: false, content }))
@@ -466,7 +516,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Walks the bindings of `key`, newest first.
     pub(super) fn bindings<T, E: From<Flaw>>(
         &self,
-        bucket: u32,
+        bucket: &Bucket,
         key: i32,
         mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>, E>,
     ) -> Result<Option<T>, E> {
