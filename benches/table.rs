@@ -1,174 +1,155 @@
 //! The table against an in-process hash map behind a lock, which is what a program of threads would use: ratios
-//! are what counts, and only those within one run.
+//! are what counts, and only those within one run. Whether they keep their targets tells the bench
+//! `table_targets`; this one is for comparing a change with the state before (`-- --save-baseline before`).
 //!
-//! Keys are a random permutation, values one word, operations single with their lock unless the name says
-//! `group`. The lines of one benchmark group belong together: `anchor` is `hashbrown` behind
-//! `parking_lot::RwLock`.
+//! Keys are a random permutation, operations single with their lock unless the name says otherwise. The lines of
+//! one benchmark group belong together: `anchor` is `hashbrown` behind `parking_lot::RwLock`.
+
+#[allow(dead_code, reason = "the bench `table_targets` uses the rest")]
+#[path = "table_targets/store.rs"]
+mod store;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hashbrown::HashMap;
-use manycore::{Fcntl, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
-use parking_lot::RwLock;
+use criterion::measurement::WallTime;
+use criterion::{
+    Bencher, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 
-const SIZES: [usize; 2] = [1_000, 100_000];
+use store::{Subject, keys, shuffled};
 
-/// Distinct keys in no order.
-fn keys(count: usize) -> Vec<i32> {
-    (0..count as u32).map(|number| number.wrapping_mul(0x9E37_79B1) as i32).collect()
+/// Keys, and words of each value.
+const CASES: [(usize, usize); 4] = [(1_000, 1), (100_000, 1), (1_000_000, 1), (100_000, 64)];
+/// Keys in a group.
+const GROUP: usize = 1000;
+
+fn group<'a>(
+    criterion: &'a mut Criterion,
+    name: &str,
+    (size, words): (usize, usize),
+    elements: usize,
+) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(format!("{name}/{size} keys of {words}"));
+    group.throughput(Throughput::Elements(elements as u64));
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    group
 }
 
-struct Scratch<B: ShmBackend, L: LockMethod<B>>(ShmTable<B, L>);
-
-impl<B: ShmBackend, L: LockMethod<B>> Scratch<B, L> {
-    fn empty() -> Self {
-        Scratch(TableOptions::new().create_unique("/manycore-bench-XXXXXX").unwrap())
-    }
-
-    fn filled(keys: &[i32]) -> Self {
-        let table = Self::empty();
-        table.0.group(|group| keys.iter().try_for_each(|key| group.add(*key, &[*key]))).unwrap();
-        table
-    }
+fn name(subject: Subject) -> BenchmarkId {
+    BenchmarkId::from_parameter(subject.name())
 }
 
-impl<B: ShmBackend, L: LockMethod<B>> Drop for Scratch<B, L> {
-    fn drop(&mut self) {
-        let _ = self.0.unlink();
-    }
+/// Calls `operation` with one item after the other, round and round.
+fn cycle<T>(bencher: &mut Bencher<'_>, items: &[T], mut operation: impl FnMut(&T)) {
+    let mut items = items.iter().cycle();
+    bencher.iter(|| operation(items.next().expect("there are some")));
 }
 
-fn anchor(keys: &[i32]) -> RwLock<HashMap<i32, Vec<i32>>> {
-    RwLock::new(keys.iter().map(|key| (*key, vec![*key])).collect())
-}
-
-/// Calls `operation` with one key after the other, round and round.
-fn cycle(bencher: &mut criterion::Bencher<'_>, keys: &[i32], mut operation: impl FnMut(i32)) {
-    let mut next = 0;
-    bencher.iter(|| {
-        operation(keys[next]);
-        next = if next + 1 == keys.len() { 0 } else { next + 1 };
-    });
-}
-
-fn lookups(criterion: &mut Criterion) {
-    for size in SIZES {
+/// What leaves the keys as they are.
+fn visits(criterion: &mut Criterion) {
+    for case in CASES {
+        let (size, words) = case;
         let all = keys(2 * size);
         let (present, absent) = all.split_at(size);
-        let map = anchor(present);
-        let unlocked = Scratch::<Heap, NoLock>::filled(present);
-        let locked = Scratch::<PosixShm, Fcntl>::filled(present);
-        for (name, wanted) in [("hit", present), ("miss", absent)] {
-            let mut group = criterion.benchmark_group(name);
-            group.throughput(Throughput::Elements(1));
-            group.bench_function(BenchmarkId::new("anchor", size), |bencher| {
-                cycle(bencher, wanted, |key| drop(black_box(map.read().get(&key).cloned())));
-            });
-            group.bench_function(BenchmarkId::new("NoLock", size), |bencher| {
-                cycle(bencher, wanted, |key| drop(black_box(unlocked.0.find(key).unwrap())));
-            });
-            group.bench_function(BenchmarkId::new("Fcntl", size), |bencher| {
-                cycle(bencher, wanted, |key| drop(black_box(locked.0.find(key).unwrap())));
-            });
-            group.finish();
+        let order = shuffled(present);
+        let groups: Vec<&[i32]> = order.chunks(GROUP).collect();
+        let mut value = vec![7; words];
+        let mut buffer = Vec::new();
+        let stores = Subject::ALL.map(|subject| (subject, subject.empty()));
+        for (_, store) in &stores {
+            present.chunks(GROUP).for_each(|keys| store.add_group(keys, &mut value));
         }
-    }
-}
 
-fn changes(criterion: &mut Criterion) {
-    for size in SIZES {
-        let keys = keys(size);
-        let map = anchor(&keys);
-        let unlocked = Scratch::<Heap, NoLock>::filled(&keys);
-        let locked = Scratch::<PosixShm, Fcntl>::filled(&keys);
-        let mut group = criterion.benchmark_group("replace");
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::new("anchor", size), |bencher| {
-            cycle(bencher, &keys, |key| drop(map.write().insert(key, vec![!key])));
-        });
-        group.bench_function(BenchmarkId::new("NoLock", size), |bencher| {
-            cycle(bencher, &keys, |key| unlocked.0.replace(key, &[!key]).unwrap());
-        });
-        group.bench_function(BenchmarkId::new("Fcntl", size), |bencher| {
-            cycle(bencher, &keys, |key| locked.0.replace(key, &[!key]).unwrap());
-        });
-        group.bench_function(BenchmarkId::new("Fcntl group", size), |bencher| {
-            bencher.iter_custom(|rounds| grouped(rounds, &locked.0, &keys));
-        });
-        group.finish();
+        let mut hit = group(criterion, "hit, find", case, 1);
+        for (subject, store) in &stores {
+            let find = |key: &i32| drop(black_box(store.find(*key).unwrap()));
+            hit.bench_function(name(*subject), |bencher| cycle(bencher, &order, find));
+        }
+        hit.finish();
+        let mut hit = group(criterion, "hit, find_into", case, 1);
+        for (subject, store) in &stores {
+            let mut find = |key: &i32| assert!(store.find_into(*key, &mut buffer));
+            hit.bench_function(name(*subject), |bencher| cycle(bencher, &order, &mut find));
+        }
+        hit.finish();
+        let mut miss = group(criterion, "miss", case, 1);
+        for (subject, store) in &stores {
+            let find = |key: &i32| assert!(store.find(*key).is_none());
+            miss.bench_function(name(*subject), |bencher| cycle(bencher, absent, find));
+        }
+        miss.finish();
+        let mut hits = group(criterion, "hit, groups of 1000", case, GROUP);
+        for (subject, store) in &stores {
+            let mut find = |keys: &&[i32]| assert_eq!(store.find_group(keys, &mut buffer), GROUP);
+            hits.bench_function(name(*subject), |bencher| cycle(bencher, &groups, &mut find));
+        }
+        hits.finish();
+        let mut hits = group(criterion, "get_many of 1000", case, GROUP);
+        for (subject, store) in &stores {
+            let show = |keys: &&[i32]| {
+                black_box(store.find_many(keys));
+            };
+            hits.bench_function(name(*subject), |bencher| cycle(bencher, &groups, show));
+        }
+        hits.finish();
+        let mut iterate = group(criterion, "iterate", case, size);
+        for (subject, store) in &stores {
+            iterate.bench_function(name(*subject), |bencher| bencher.iter(|| store.sum()));
+        }
+        iterate.finish();
+        let mut replace = group(criterion, "replace", case, 1);
+        for (subject, store) in &stores {
+            let mut replacement = |key: &i32| {
+                value[0] = !*key;
+                store.replace(*key, &value);
+            };
+            replace.bench_function(name(*subject), |bencher| cycle(bencher, &order, &mut replacement));
+        }
+        replace.finish();
     }
-}
-
-/// Replaces in groups of a thousand.
-fn grouped<B: ShmBackend, L: LockMethod<B>>(rounds: u64, table: &ShmTable<B, L>, keys: &[i32]) -> Duration {
-    let start = Instant::now();
-    let mut left = rounds as usize;
-    let mut next = keys.iter().cycle();
-    while left > 0 {
-        let count = left.min(1000);
-        table
-            .group(|group| {
-                next.by_ref().take(count).try_for_each(|key| group.replace(*key, &[!*key]))?;
-                Ok::<_, TableError>(())
-            })
-            .unwrap();
-        left -= count;
-    }
-    start.elapsed()
 }
 
 /// Inserting all keys into an empty table that grows, and removing them again; per key.
 fn growth(criterion: &mut Criterion) {
-    for size in SIZES {
+    for case in CASES {
+        let (size, words) = case;
         let keys = keys(size);
-        let mut group = criterion.benchmark_group("insert and remove all");
-        group.throughput(Throughput::Elements(size as u64)).sample_size(10);
-        group.bench_function(BenchmarkId::new("anchor", size), |bencher| {
-            bencher.iter(|| {
-                let map = RwLock::new(HashMap::new());
-                keys.iter().for_each(|key| drop(map.write().insert(*key, vec![*key])));
-                keys.iter().for_each(|key| drop(map.write().remove(key)));
-            });
-        });
-        group.bench_function(BenchmarkId::new("NoLock", size), |bencher| {
-            bencher.iter(|| {
-                let table = Scratch::<Heap, NoLock>::empty();
-                keys.iter().for_each(|key| table.0.add(*key, &[*key]).unwrap());
-                keys.iter().for_each(|key| assert!(table.0.remove(*key).unwrap()));
-            });
-        });
-        group.bench_function(BenchmarkId::new("Fcntl", size), |bencher| {
-            bencher.iter(|| {
-                let table = Scratch::<PosixShm, Fcntl>::empty();
-                keys.iter().for_each(|key| table.0.add(*key, &[*key]).unwrap());
-                keys.iter().for_each(|key| assert!(table.0.remove(*key).unwrap()));
-            });
-        });
-        group.finish();
+        let order = shuffled(&keys);
+        let mut value = vec![7; words];
+        let mut single = group(criterion, "insert and remove all", case, size);
+        for subject in Subject::ALL {
+            let mut life = || {
+                let store = subject.empty();
+                let start = Instant::now();
+                for key in &keys {
+                    value[0] = *key;
+                    store.add(*key, &value);
+                }
+                order.iter().for_each(|key| assert!(store.remove(*key)));
+                start.elapsed()
+            };
+            single.bench_function(name(subject), |bencher| lives(bencher, &mut life));
+        }
+        single.finish();
+        let mut grouped = group(criterion, "insert all, groups of 1000", case, size);
+        for subject in Subject::ALL {
+            let mut life = || {
+                let store = subject.empty();
+                let start = Instant::now();
+                keys.chunks(GROUP).for_each(|keys| store.add_group(keys, &mut value));
+                start.elapsed()
+            };
+            grouped.bench_function(name(subject), |bencher| lives(bencher, &mut life));
+        }
+        grouped.finish();
     }
 }
 
-fn iteration(criterion: &mut Criterion) {
-    for size in SIZES {
-        let keys = keys(size);
-        let map = anchor(&keys);
-        let table = Scratch::<PosixShm, Fcntl>::filled(&keys);
-        let mut group = criterion.benchmark_group("iterate");
-        group.throughput(Throughput::Elements(size as u64));
-        group.bench_function(BenchmarkId::new("anchor", size), |bencher| {
-            bencher
-                .iter(|| map.read().iter().map(|(key, value)| *key as i64 + value.len() as i64).sum::<i64>());
-        });
-        group.bench_function(BenchmarkId::new("Fcntl", size), |bencher| {
-            bencher.iter(|| {
-                table.0.fold(0, |sum, key, value| sum + i64::from(key) + value.len() as i64).unwrap()
-            });
-        });
-        group.finish();
-    }
+/// Counts what `life` says it took, without making and dropping the table.
+fn lives(bencher: &mut Bencher<'_>, mut life: impl FnMut() -> Duration) {
+    bencher.iter_custom(|rounds| (0..rounds).map(|_| life()).sum());
 }
 
-criterion_group!(benches, lookups, changes, growth, iteration);
+criterion_group!(benches, visits, growth);
 criterion_main!(benches);
