@@ -34,8 +34,6 @@ pub(crate) enum Verdict {
 /// What is in a slot.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    /// Which slot, if it is in one already.
-    index: u32,
     key: u32,
     kind: u32,
     value: u32,
@@ -70,7 +68,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             return self.put(AT_BINDINGS, bindings);
         }
         let (kind, word) = self.write_value(key, 0, value)?;
-        let kinds = self.insert(bucket, Cell { index: 0, key: key as u32, kind, value: word })?;
+        let kinds = self.insert(bucket, Cell { key: key as u32, kind, value: word })?;
         let keys = self.view().load(AT_KEYS)?.wrapping_add(1);
         self.put_all([kinds, (AT_BINDINGS, bindings), (AT_KEYS, keys)])?;
         if u64::from(keys) > u64::from(LOAD) * u64::from(self.view().buckets()?) {
@@ -323,7 +321,6 @@ impl<B: ShmBackend> Transaction<'_, B> {
     fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Result<(u32, u32)> {
         let (key, value) = (at + BUCKET_KEYS + LINK_SLOT, at + BUCKET_VALUES + LINK_SLOT);
         let last = Cell {
-            index: LINK_SLOT,
             key: self.view().load(key)?,
             kind: kind_of(kinds, LINK_SLOT),
             value: self.view().load(value)?,
@@ -363,7 +360,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
                 if kind != SLOT_NOTHING {
                     let key = words[(BUCKET_KEYS + index) as usize];
                     let value = words[(BUCKET_VALUES + index) as usize];
-                    cells.push(Cell { index, key, kind, value });
+                    cells.push(Cell { key, kind, value });
                 }
             }
             let Some(next) = self.view().behind(at, kinds)? else { return Ok((cells, blocks)) };
@@ -397,22 +394,36 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let target = self.new_bucket(buckets)?;
         let source = self.view().bucket(bucket_of(buckets, buckets))?;
         let seed = self.view().load(AT_SEED)?;
-        let (cells, blocks) = self.cells(source)?;
-        let moves = |cell: &Cell| bucket_of(hash(cell.key as i32, seed), buckets + 1) == buckets;
-        let (moving, staying): (Cells, Cells) = cells.into_iter().partition(moves);
-        // The new bucket has no meaning yet, so nothing is lost by writing it without journal.
-        let words = self.bucket_words(&moving)?;
-        self.fill(target, &words)?;
-        if blocks.is_empty() {
-            let stay = staying.iter().fold(0, |kinds, cell| kinds | cell.kind << (2 * cell.index));
-            self.put(source + BUCKET_KINDS, stay)?;
-        } else {
-            let words = self.bucket_words(&staying)?;
-            for (index, word) in words.into_iter().enumerate().skip(BUCKET_KINDS as usize) {
-                self.put(source + index as u32, word)?;
+        let moves = |key: u32| bucket_of(hash(key as i32, seed), buckets + 1) == buckets;
+        let words: [u32; BUCKET_WORDS as usize] = self.view().memory().read_array(source as usize)?;
+        let kinds = words[BUCKET_KINDS as usize];
+        let mut moved = [0; BUCKET_WORDS as usize];
+        if kinds & LINK == 0 {
+            let (mut staying, mut next) = (kinds, 0);
+            for slot in 0..SLOTS {
+                let kind = kind_of(kinds, slot);
+                let key = words[(BUCKET_KEYS + slot) as usize];
+                if kind != SLOT_NOTHING && moves(key) {
+                    staying &= !(3 << (2 * slot));
+                    moved[BUCKET_KINDS as usize] |= kind << (2 * next);
+                    moved[BUCKET_KEYS as usize + next] = key;
+                    moved[BUCKET_VALUES as usize + next] = words[(BUCKET_VALUES + slot) as usize];
+                    next += 1;
+                }
             }
-            blocks.into_iter().for_each(|block| self.give_up(block));
+            // The new bucket has no meaning yet, so nothing is lost by writing it without journal.
+            self.fill(target, &moved)?;
+            return self.put_all([(source + BUCKET_KINDS, staying), (AT_BUCKETS, buckets + 1)]);
         }
+        let (cells, blocks) = self.cells(source)?;
+        let (moving, staying): (Cells, Cells) = cells.into_iter().partition(|cell| moves(cell.key));
+        moved = self.bucket_words(&moving)?;
+        self.fill(target, &moved)?;
+        let words = self.bucket_words(&staying)?;
+        for (index, word) in words.into_iter().enumerate().skip(BUCKET_KINDS as usize) {
+            self.put(source + index as u32, word)?;
+        }
+        blocks.into_iter().for_each(|block| self.give_up(block));
         self.put(AT_BUCKETS, buckets + 1)
     }
 
