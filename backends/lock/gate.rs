@@ -138,7 +138,7 @@ impl Gate {
         state.leave_queue(mode, counted);
         if let Err(error) = outcome {
             // Others may have waited behind this one.
-            self.changed.notify_all();
+            self.wake(&state);
             return Err(error);
         }
         state.asking = true;
@@ -159,8 +159,15 @@ impl Gate {
                 Mode::Write => state.writer = Some(me),
             }
         }
-        self.changed.notify_all();
+        self.wake(&state);
         answer
+    }
+
+    /// Wakes those who wait, if there are any: telling nobody is a system call, too.
+    fn wake(&self, state: &State) {
+        if state.readers_waiting + state.writers_waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Gives one hold of the calling thread back; `system` gives the system's lock back, if it was the last.
@@ -181,7 +188,7 @@ impl Gate {
         if state.is_free() {
             // Under the mutex: nobody can ask the system again before it has been told.
             let told = system();
-            self.changed.notify_all();
+            self.wake(&state);
             told
         } else {
             Ok(())
