@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::check_length;
 use super::error::{Result, TableError};
-use super::journal::{Scope, Transaction};
+use super::journal::{Counts, Scope, Transaction};
 use super::layout::*;
 use super::view::{Content, Place, Record, Slot, corrupt, kind_of, occupied};
 
@@ -53,8 +53,6 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// The same, where `newest` is what the key's bucket has for it.
     fn bind_at(&mut self, bucket: u32, newest: Option<Place>, key: i32, value: &[u32]) -> Result<()> {
         check_length(value.len())?;
-        let bindings = self.view().load(AT_BINDINGS)?;
-        let bindings = bindings.checked_add(1).ok_or(TableError::FormatFull)?;
         self.open_bucket(bucket)?;
         if let Some(place) = newest {
             let older = match place.content {
@@ -63,14 +61,13 @@ impl<B: ShmBackend> Transaction<'_, B> {
                 Content::Word(word) => self.write_record(key, 0, &[word])?,
             };
             let record = self.write_record(key, older, value)?;
-            self.put(place.link, record)?;
             self.set_kind(&place.slot, SLOT_RECORD)?;
-            return self.put(AT_BINDINGS, bindings);
+            self.put_and_count(place.link, record, 1, 0)?;
+            return Ok(());
         }
         let (kind, word) = self.write_value(key, 0, value)?;
-        let kinds = self.insert(bucket, Cell { key: key as u32, kind, value: word })?;
-        let keys = self.view().load(AT_KEYS)?.wrapping_add(1);
-        self.put_all([kinds, (AT_BINDINGS, bindings), (AT_KEYS, keys)])?;
+        let (at, kinds) = self.insert(bucket, Cell { key: key as u32, kind, value: word })?;
+        let Counts { keys } = self.put_and_count(at, kinds, 1, 1)?;
         if u64::from(keys) > u64::from(LOAD) * u64::from(self.view().buckets()?) {
             self.split_if_possible()?;
         }
@@ -81,13 +78,11 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn unbind(&mut self, place: &Place) -> Result<()> {
         self.open_bucket(place.slot.bucket)?;
         let older = place.content.older();
-        let bindings = (AT_BINDINGS, self.view().load(AT_BINDINGS)?.wrapping_sub(1));
         if place.hidden || older != 0 {
-            self.put_all([(place.link, older), bindings])?;
+            self.put_and_count(place.link, older, -1, 0)?;
         } else {
-            let kinds = self.vacate(&place.slot)?;
-            let keys = (AT_KEYS, self.view().load(AT_KEYS)?.wrapping_sub(1));
-            self.put_all([kinds, bindings, keys])?;
+            let (at, word) = self.vacate(&place.slot)?;
+            self.put_and_count(at, word, -1, -1)?;
         }
         self.give_up_content(&place.content);
         Ok(())
@@ -413,7 +408,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
             }
             // The new bucket has no meaning yet, so nothing is lost by writing it without journal.
             self.fill(target, &moved)?;
-            return self.put_all([(source + BUCKET_KINDS, staying), (AT_BUCKETS, buckets + 1)]);
+            self.put(source + BUCKET_KINDS, staying)?;
+            return self.put(AT_BUCKETS, buckets + 1);
         }
         let (cells, blocks) = self.cells(source)?;
         let (moving, staying): (Cells, Cells) = cells.into_iter().partition(|cell| moves(cell.key));

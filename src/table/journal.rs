@@ -27,11 +27,14 @@ pub(super) enum Scope {
 pub(super) struct Transaction<'a, B: ShmBackend> {
     view: View<'a, B>,
     scope: Scope,
-    /// Whether the transaction word is odd, and the table's sequence word.
+    /// What the transaction word was, and whether it is odd now.
+    before: u32,
     begun: bool,
+    /// Whether the table's sequence word is odd.
     table_open: bool,
-    /// The bucket whose sequence word is odd, or 0.
+    /// The bucket whose sequence word is odd, or 0, and that word.
     bucket_open: u32,
+    bucket_sequence: u32,
     /// The journal block, its capacity, and the entries in it; copies of what the object says, which nobody
     /// else changes while the write lock is held.
     area: u32,
@@ -43,6 +46,11 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     pub(super) given_up: SmallVec<[u32; 4]>,
     /// Room for a value and its replacement, kept for the next operation.
     pub(super) buffers: [Vec<u32>; 2],
+}
+
+/// What was counted.
+pub(super) struct Counts {
+    pub(super) keys: u32,
 }
 
 /// A moment in a transaction to which it can be undone.
@@ -57,17 +65,19 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     #[inline(always)]
     pub(super) fn begin(object: &'a B, scope: Scope) -> Result<Transaction<'a, B>> {
         let view = View::glance(object);
-        let [transaction, _, _, mut area, top] = view.memory().read_array(AT_TRANSACTION as usize)?;
-        if is_odd(transaction) || !view.is_top(top) {
-            area = take_over(object)?;
+        let [mut before, _, _, mut area, top] = view.memory().read_array(AT_TRANSACTION as usize)?;
+        if is_odd(before) || !view.is_top(top) {
+            (before, area) = take_over(object)?;
         }
         let capacity = capacity(&view, area)?;
         Ok(Transaction {
             view,
             scope,
+            before,
             begun: false,
             table_open: false,
             bucket_open: 0,
+            bucket_sequence: 0,
             area,
             capacity,
             length: 0,
@@ -94,11 +104,16 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             return self.open_table();
         }
         if self.bucket_open == 0 {
-            self.enter()?;
-            self.view.store(AT_OPEN, bucket)?;
-            let sequence = self.view.load(bucket)?;
-            self.view.store(bucket, sequence | 1)?;
-            self.bucket_open = bucket;
+            let sequence = self.view.load(bucket)? | 1;
+            if self.begun {
+                self.view.store(AT_OPEN, bucket)?;
+            } else {
+                // The transaction word, the journal length and the open bucket, one after the other.
+                self.fill(AT_TRANSACTION, &[self.before | 1, 0, bucket])?;
+                self.begun = true;
+            }
+            self.view.store(bucket, sequence)?;
+            (self.bucket_open, self.bucket_sequence) = (bucket, sequence);
         }
         Ok(())
     }
@@ -117,8 +132,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     #[inline(always)]
     fn enter(&mut self) -> Result<()> {
         if !self.begun {
-            let transaction = self.view.load(AT_TRANSACTION)?;
-            self.view.store(AT_TRANSACTION, transaction | 1)?;
+            self.view.store(AT_TRANSACTION, self.before | 1)?;
             self.begun = true;
         }
         Ok(())
@@ -131,12 +145,13 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             return Ok(());
         }
         if self.bucket_open != 0 {
-            make_even(&self.view, self.bucket_open)?;
+            self.view.store(self.bucket_open, self.bucket_sequence.wrapping_add(1))?;
         }
         if self.table_open {
             make_even(&self.view, AT_SEQUENCE)?;
         }
-        make_even(&self.view, AT_TRANSACTION)?;
+        self.before = (self.before | 1).wrapping_add(1);
+        self.view.store(AT_TRANSACTION, self.before)?;
         (self.begun, self.table_open, self.bucket_open) = (false, false, 0);
         Ok(())
     }
@@ -153,23 +168,22 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         Ok(self.view.store(at, value)?)
     }
 
-    /// Changes some words, noting what they were.
+    /// Changes the word `at` and the numbers of bindings and keys by so many, noting what they were.
     #[inline(always)]
-    pub(super) fn put_all<const N: usize>(&mut self, changes: [(u32, u32); N]) -> Result<()> {
-        self.make_room(N as u32)?;
+    pub(super) fn put_and_count(&mut self, at: u32, value: u32, bindings: i32, keys: i32) -> Result<Counts> {
+        self.make_room(3)?;
         debug_assert!(self.begun, "readers are kept away first");
-        let mut entry = self.area + JOURNAL_WORDS + 2 * self.length;
-        for (at, _) in changes {
-            let old = self.view.load(at)?;
-            self.view.memory().write(entry as usize, &[at, old])?;
-            entry += 2;
-        }
-        self.length += N as u32;
+        let [old_bindings, old_keys] = self.view.memory().read_array(AT_BINDINGS as usize)?;
+        let old = self.view.load(at)?;
+        let entries = [at, old, AT_BINDINGS, old_bindings, AT_KEYS, old_keys];
+        self.fill(self.area + JOURNAL_WORDS + 2 * self.length, &entries)?;
+        self.length += 3;
         self.view.store(AT_JOURNAL_LENGTH, self.length)?;
-        for (at, value) in changes {
-            self.view.store(at, value)?;
-        }
-        Ok(())
+        self.view.store(at, value)?;
+        let bindings = old_bindings.wrapping_add_signed(bindings);
+        let keys = old_keys.wrapping_add_signed(keys);
+        self.fill(AT_BINDINGS, &[bindings, keys])?;
+        Ok(Counts { keys })
     }
 
     /// Notes what the word `at` is, so that it can be changed in any way.
@@ -315,9 +329,10 @@ fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
     Ok(())
 }
 
-/// Learns of what others have added to the object, and ends what a dead writer left. Returns the journal block.
+/// Learns of what others have added to the object, and ends what a dead writer left. Returns the transaction word and
+/// the journal block.
 #[cold]
-fn take_over<B: ShmBackend>(object: &B) -> Result<u32> {
+fn take_over<B: ShmBackend>(object: &B) -> Result<(u32, u32)> {
     let view = View::new(object)?;
     if is_odd(view.load(AT_TRANSACTION)?) {
         let recovered = recover(&view);
@@ -325,7 +340,7 @@ fn take_over<B: ShmBackend>(object: &B) -> Result<u32> {
         // What was undone may be anything, if the journal was not ours.
         View::new(object)?;
     }
-    Ok(view.load(AT_JOURNAL)?)
+    Ok((view.load(AT_TRANSACTION)?, view.load(AT_JOURNAL)?))
 }
 
 /// Ends the transaction that a writer left when it died: it happened if nothing is left to undo.

@@ -77,7 +77,7 @@
 //! word is in the slot itself, unless it hides others.
 //!
 //! Keys are spread over N buckets by linear hashing: with M the smallest power of two >= N, a key of hash h
-//! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond four per bucket takes
+//! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond three per bucket takes
 //! bucket N into use: keys move over from one bucket, `N mod M/2` as N is then. Buckets 0 to 15 are segment 0,
 //! segment s up to 6 has buckets 2^(s+3) to 2^(s+4) - 1, and from bucket 1024 on each segment has 1024, so
 //! bucket b is in segment 6 + b/1024. The directory tells where a segment is; what it says of segments that N buckets
@@ -224,7 +224,7 @@ pub(super) const SLOT_WORD: u32 = 2;
 pub(super) const SLOT_RECORD: u32 = 3;
 
 /// Keys per bucket beyond which another bucket is taken into use.
-pub(super) const LOAD: u32 = 4;
+pub(super) const LOAD: u32 = 3;
 
 pub(super) const LEAVES: u32 = 512;
 pub(super) const LEAF_SEGMENTS: u32 = 512;

@@ -166,15 +166,28 @@ pub(super) struct Head {
     seed: u32,
 }
 
-/// The slot in which a bucket has `key`, if one has.
+/// The slot in which a bucket has `key`, and the kind of what is there, if one has.
 #[inline(always)]
-fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> Option<u32> {
-    let mut equal = 0;
-    for slot in 0..SLOTS as usize {
-        equal |= u32::from(words[BUCKET_KEYS as usize + slot] == key as u32) << (2 * slot);
+fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> Option<(u32, u32)> {
+    let mut found = SLOTS;
+    for slot in 0..SLOTS {
+        found = if words[(BUCKET_KEYS + slot) as usize] == key as u32 { slot } else { found };
     }
-    let found = equal & occupied(words[BUCKET_KINDS as usize]);
-    (found != 0).then(|| found.trailing_zeros() / 2)
+    if found == SLOTS {
+        return None;
+    }
+    let kind = kind_of(words[BUCKET_KINDS as usize], found);
+    // A slot with nothing in it may still have the key, and another really has it.
+    if kind == SLOT_NOTHING { match_key_carefully(words, key) } else { Some((found, kind)) }
+}
+
+#[cold]
+fn match_key_carefully(words: &[u32; BUCKET_HEAD], key: i32) -> Option<(u32, u32)> {
+    let kinds = words[BUCKET_KINDS as usize];
+    let has = |slot: &u32| {
+        words[(BUCKET_KEYS + slot) as usize] == key as u32 && kind_of(kinds, *slot) != SLOT_NOTHING
+    };
+    (0..SLOTS).find(has).map(|slot| (slot, kind_of(kinds, slot)))
 }
 
 /// The even bit of each slot that has something in it.
@@ -376,8 +389,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     #[inline(always)]
     pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
         let kinds = bucket.words[BUCKET_KINDS as usize];
-        if let Some(index) = match_key(&bucket.words, key) {
-            let kind = kind_of(kinds, index);
+        if let Some((index, kind)) = match_key(&bucket.words, key) {
             return Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }));
         }
         if kinds & LINK == 0 { Ok(None) } else { self.slot_behind(bucket.at, key) }
@@ -390,8 +402,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
         loop {
             let Some(next) = self.behind(at, self.load(at + BUCKET_KINDS)?)? else { return Ok(None) };
             let here = self.read_bucket(next)?;
-            if let Some(index) = match_key(&here.words, key) {
-                let kind = kind_of(here.words[BUCKET_KINDS as usize], index);
+            if let Some((index, kind)) = match_key(&here.words, key) {
                 return Ok(Some(Slot { bucket, at: next, before: at, index, kind }));
             }
             at = next;
