@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use super::{Mapping, Memory, Open, OutOfBounds, ShmBackend, ShmError, WORD};
+use super::{Mapped, Mapping, Memory, Open, ShmBackend, ShmError, WORD};
 use crate::generation::Generation;
 use crate::name;
 use crate::sync::global::{Arc, Mutex, lock};
@@ -33,48 +33,12 @@ pub struct HeapMemory {
     read_only: bool,
 }
 
-impl HeapMemory {
-    fn check_writable(&self, at: usize, count: usize) -> Result<(), OutOfBounds> {
-        if self.read_only { Err(OutOfBounds { at, count, words: 0 }) } else { Ok(()) }
-    }
-}
-
 impl Memory for HeapMemory {
-    #[inline]
-    fn words(&self) -> usize {
-        self.object.mapping.words()
-    }
+    type Window<'a> = Mapped<'a>;
 
-    #[inline]
-    fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
-        self.object.mapping.load(at)
-    }
-
-    #[inline]
-    fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
-        self.check_writable(at, 1)?;
-        self.object.mapping.store(at, value)
-    }
-
-    #[inline]
-    fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
-        self.object.mapping.read(at, into)
-    }
-
-    #[inline]
-    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
-        self.check_writable(at, from.len())?;
-        self.object.mapping.write(at, from)
-    }
-
-    #[inline]
-    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
-        self.object.mapping.read_array(at)
-    }
-
-    #[inline]
-    fn prefetch(&self, at: usize) {
-        self.object.mapping.prefetch(at);
+    #[inline(always)]
+    fn window(&self) -> Mapped<'_> {
+        self.object.mapping.window_for(self.read_only)
     }
 }
 

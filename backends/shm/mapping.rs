@@ -18,12 +18,13 @@
 
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::guard::Guard;
-use super::{Memory, OutOfBounds, WORD};
+use super::{Memory, OutOfBounds, WORD, Window};
 use crate::sync::global::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space reserved for an object in a file or in shared memory, in bytes: 64 GiB, or as much as
@@ -39,8 +40,6 @@ pub struct Mapping {
     guard: Option<Guard>,
     raw: MmapRaw,
     words: AtomicUsize,
-    /// How many of them may be written: none of an object that is only read.
-    writable: AtomicUsize,
     read_only: bool,
 }
 
@@ -64,8 +63,7 @@ impl Mapping {
             }
         };
         let guard = Some(Guard::new(raw.as_ptr() as usize, raw.len()));
-        let [words, writable] = [const { AtomicUsize::new(0) }; 2];
-        let mapping = Mapping { guard, raw, words, writable, read_only };
+        let mapping = Mapping { guard, raw, words: AtomicUsize::new(0), read_only };
         mapping.extend_to(size);
         Ok(mapping)
     }
@@ -73,8 +71,7 @@ impl Mapping {
     /// Maps memory of the process's own, zeroed; nothing of it is there yet.
     pub(super) fn private() -> io::Result<Mapping> {
         let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;
-        let [words, writable] = [const { AtomicUsize::new(0) }; 2];
-        Ok(Mapping { guard: None, raw: raw.into(), words, writable, read_only: false })
+        Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0), read_only: false })
     }
 
     /// Whether somebody cut the file off, and that was noticed by an access: what was read since may be zeros,
@@ -98,84 +95,109 @@ impl Mapping {
     pub(super) fn extend_to(&self, bytes: u64) {
         let words = bytes.min(self.reserved()) / WORD;
         self.words.fetch_max(words as usize, Ordering::AcqRel);
-        if !self.read_only {
-            self.writable.fetch_max(words as usize, Ordering::AcqRel);
-        }
     }
 
+    /// The words known now; none may be written through it if it is `read_only`.
     #[inline]
-    fn check(&self, at: usize, count: usize) -> Result<*mut u32, OutOfBounds> {
-        self.within(at, count, self.words())
+    pub(super) fn window_for(&self, read_only: bool) -> Mapped<'_> {
+        let words = self.words.load(Ordering::Acquire);
+        let writable = if self.read_only || read_only { 0 } else { words };
+        Mapped { base: self.raw.as_mut_ptr().cast(), words, writable, of: PhantomData }
     }
+}
 
-    #[inline]
-    fn check_writable(&self, at: usize, count: usize) -> Result<*mut u32, OutOfBounds> {
-        self.within(at, count, self.writable.load(Ordering::Acquire))
-    }
+/// Words of shared memory that were known when this was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped<'a> {
+    base: *mut u32,
+    words: usize,
+    /// How many of them may be written.
+    writable: usize,
+    /// The mapping, which stays where it is and does not shrink.
+    of: PhantomData<&'a Mapping>,
+}
 
-    #[inline]
-    fn within(&self, at: usize, count: usize, words: usize) -> Result<*mut u32, OutOfBounds> {
+impl<'a> Mapped<'a> {
+    #[inline(always)]
+    fn check(&self, at: usize, count: usize, words: usize) -> Result<*mut u32, OutOfBounds> {
         match at.checked_add(count) {
-            Some(end) if end <= words => Ok(self.raw.as_mut_ptr().cast::<u32>().wrapping_add(at)),
-            _ => Err(OutOfBounds { at, count, words }),
+            Some(end) if end <= words => Ok(self.base.wrapping_add(at)),
+            _ => Err(outside(at, count, words)),
         }
     }
+
+    /// The word at `word`.
+    ///
+    /// # Safety
+    /// `word` must have come from [`check`](Mapped::check) of `self`, advanced by less than the count that was
+    /// checked.
+    #[inline(always)]
+    unsafe fn atomic(self, word: *mut u32) -> &'a AtomicU32 {
+        // SAFETY: `check` found the word among those that the object covers, and so inside the mapping, which lives as
+        // long as `'a` and does not move; mappings begin at a page, so word offsets are aligned; and all accesses in
+        // this process are atomic (they are all in this file).
+        unsafe { AtomicU32::from_ptr(word) }
+    }
 }
 
-/// The word at `word`.
-///
-/// # Safety
-/// `word` must have come from [`Mapping::check`] of a mapping that outlives `'a`, advanced by less than the
-/// count that was checked.
-#[inline]
-unsafe fn atomic<'a>(word: *mut u32) -> &'a AtomicU32 {
-    // SAFETY: `check` found the word inside the mapping; mappings begin at a page, so word offsets are
-    // aligned; the mapping lives as long as `'a`; and all accesses in this process are atomic (they are
-    // all in this file).
-    unsafe { AtomicU32::from_ptr(word) }
+#[cold]
+fn outside(at: usize, count: usize, words: usize) -> OutOfBounds {
+    OutOfBounds { at, count, words }
 }
 
-impl Memory for Mapping {
-    #[inline]
+impl Window for Mapped<'_> {
+    #[inline(always)]
     fn words(&self) -> usize {
-        self.words.load(Ordering::Acquire)
+        self.words
     }
 
-    #[inline]
+    #[inline(always)]
     fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
-        let word = self.check(at, 1)?;
+        let word = self.check(at, 1, self.words)?;
         // SAFETY: `word` was checked for one word of `self`.
-        Ok(unsafe { atomic(word) }.load(Ordering::Acquire))
+        Ok(unsafe { self.atomic(word) }.load(Ordering::Acquire))
     }
 
-    #[inline]
+    #[inline(always)]
     fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
-        let word = self.check_writable(at, 1)?;
+        let word = self.check(at, 1, self.writable)?;
         // SAFETY: `word` was checked for one word of `self`, which may be written.
-        unsafe { atomic(word) }.store(value, Ordering::Release);
+        unsafe { self.atomic(word) }.store(value, Ordering::Release);
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
-        let first = self.check(at, into.len())?;
+        let first = self.check(at, into.len(), self.words)?;
         for (index, value) in into.iter_mut().enumerate() {
             // SAFETY: `index` is less than the count that was checked for `self`.
-            *value = unsafe { atomic(first.wrapping_add(index)) }.load(Ordering::Acquire);
+            *value = unsafe { self.atomic(first.wrapping_add(index)) }.load(Ordering::Acquire);
         }
         Ok(())
     }
 
-    #[inline]
-    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
-        let first = self.check(at, N)?;
-        // SAFETY: `index` is less than the count that was checked for `self`.
-        Ok(std::array::from_fn(|index| unsafe { atomic(first.wrapping_add(index)) }.load(Ordering::Acquire)))
+    #[inline(always)]
+    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
+        let first = self.check(at, from.len(), self.writable)?;
+        for (index, value) in from.iter().enumerate() {
+            // SAFETY: `index` is less than the count that was checked for `self`, which may be written.
+            unsafe { self.atomic(first.wrapping_add(index)) }.store(*value, Ordering::Release);
+        }
+        Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
+    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
+        let first = self.check(at, N, self.words)?;
+        Ok(std::array::from_fn(|index| {
+            // SAFETY: `index` is less than the count that was checked for `self`.
+            unsafe { self.atomic(first.wrapping_add(index)) }.load(Ordering::Acquire)
+        }))
+    }
+
+    #[inline(always)]
     fn prefetch(&self, at: usize) {
-        if let Ok(word) = self.check(at, 1) {
+        if let Ok(word) = self.check(at, 1, self.words) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a hint, which reads nothing that the program could see.
             unsafe {
@@ -185,15 +207,14 @@ impl Memory for Mapping {
             let _ = word;
         }
     }
+}
 
-    #[inline]
-    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
-        let first = self.check_writable(at, from.len())?;
-        for (index, value) in from.iter().enumerate() {
-            // SAFETY: `index` is less than the count that was checked for `self`, which may be written.
-            unsafe { atomic(first.wrapping_add(index)) }.store(*value, Ordering::Release);
-        }
-        Ok(())
+impl Memory for Mapping {
+    type Window<'a> = Mapped<'a>;
+
+    #[inline(always)]
+    fn window(&self) -> Mapped<'_> {
+        self.window_for(false)
     }
 }
 

@@ -58,7 +58,7 @@ use crate::name::{self, NameError};
 
 pub use file::File;
 pub use heap::{Heap, HeapMemory};
-pub use mapping::Mapping;
+pub use mapping::{Mapped, Mapping};
 pub use posix::PosixShm;
 
 /// Bytes in a word.
@@ -154,11 +154,68 @@ pub enum Open {
 /// Words in shared memory, counted from the start of the object. Every access copies: there are no
 /// references into the memory, because others change it at any time.
 ///
-/// A single word is read and written whole. [`load`](Memory::load) acquires and [`store`](Memory::store)
+/// What is known of an object is looked at through a [`Window`](Memory::Window); the accessors here open one for each
+/// access.
+pub trait Memory: Send + Sync + 'static {
+    /// The words that were known at some moment.
+    type Window<'a>: Window
+    where
+        Self: 'a;
+
+    /// The words known now (law 4).
+    fn window(&self) -> Self::Window<'_>;
+
+    /// As [`Window::words`].
+    #[inline]
+    fn words(&self) -> usize {
+        self.window().words()
+    }
+
+    /// As [`Window::load`].
+    ///
+    /// # Errors
+    /// The same.
+    #[inline]
+    fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
+        self.window().load(at)
+    }
+
+    /// As [`Window::store`].
+    ///
+    /// # Errors
+    /// The same.
+    #[inline]
+    fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
+        self.window().store(at, value)
+    }
+
+    /// As [`Window::read`].
+    ///
+    /// # Errors
+    /// The same.
+    #[inline]
+    fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
+        self.window().read(at, into)
+    }
+
+    /// As [`Window::write`].
+    ///
+    /// # Errors
+    /// The same.
+    #[inline]
+    fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
+        self.window().write(at, from)
+    }
+}
+
+/// The words of an object that were known when it was opened. It stays as it is when the object grows, and the words
+/// in it stay where they are.
+///
+/// A single word is read and written whole. [`load`](Window::load) acquires and [`store`](Window::store)
 /// releases: whoever loads a stored value also sees what was written before it. Runs of words are copied
 /// word by word, in rising order; they are not atomic as a whole.
-pub trait Memory: Send + Sync + 'static {
-    /// Words known to be there (law 4).
+pub trait Window: Copy {
+    /// How many there are.
     fn words(&self) -> usize;
 
     /// Reads the word `at`.

@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 
-use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError};
+use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Window};
 
 thread_local! {
     static LOG: RefCell<Option<Vec<Store>>> = const { RefCell::new(None) };
@@ -81,6 +81,10 @@ pub struct Recorder<B: ShmBackend>(Recording<B>);
 #[derive(Debug)]
 pub struct Recording<B: ShmBackend>(B);
 
+/// The window of a [`Recorder`]'s memory.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordingWindow<W>(W);
+
 impl<B: ShmBackend> ShmBackend for Recorder<B> {
     type Memory = Recording<B>;
 
@@ -122,30 +126,34 @@ impl<B: ShmBackend> ShmBackend for Recorder<B> {
 }
 
 impl<B: ShmBackend> Memory for Recording<B> {
+    type Window<'a> = RecordingWindow<<B::Memory as Memory>::Window<'a>>;
+
+    fn window(&self) -> Self::Window<'_> {
+        RecordingWindow(self.0.memory().window())
+    }
+}
+
+impl<W: Window> Window for RecordingWindow<W> {
     fn words(&self) -> usize {
-        self.0.memory().words()
+        self.0.words()
     }
 
     fn load(&self, at: usize) -> Result<u32, OutOfBounds> {
-        self.0.memory().load(at)
+        self.0.load(at)
     }
 
     fn store(&self, at: usize, value: u32) -> Result<(), OutOfBounds> {
-        self.0.memory().store(at, value)?;
+        self.0.store(at, value)?;
         note(at, &[value]);
         Ok(())
     }
 
     fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
-        self.0.memory().read(at, into)
-    }
-
-    fn read_array<const N: usize>(&self, at: usize) -> Result<[u32; N], OutOfBounds> {
-        self.0.memory().read_array(at)
+        self.0.read(at, into)
     }
 
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
-        self.0.memory().write(at, from)?;
+        self.0.write(at, from)?;
         note(at, from);
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! This module does not know what the words mean.
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::Window;
 
 use super::error::{Result, TableError};
 use super::index::Verdict;
@@ -133,7 +133,7 @@ impl<B: ShmBackend> std::fmt::Debug for FragmentMut<'_, '_, B> {
 
 impl<B: ShmBackend> FragmentMut<'_, '_, B> {
     fn fragment(&self) -> Fragment<'_, B> {
-        Fragment { view: *self.transaction.view(), start: self.start, words: self.words }
+        Fragment { view: self.transaction.view().reborrow(), start: self.start, words: self.words }
     }
 
     /// As [`Fragment::len`].

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;

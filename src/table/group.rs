@@ -31,7 +31,7 @@ macro_rules! lookups {
         /// The same.
         pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_in(&bucket, key)))
         }
 
@@ -41,7 +41,7 @@ macro_rules! lookups {
         /// The same.
         pub fn find_into(&self, key: i32, value: &mut Vec<i32>) -> Result<bool> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_into_in(&bucket, key, value)))
         }
 
@@ -51,7 +51,7 @@ macro_rules! lookups {
         /// The same.
         pub fn find_all(&self, key: i32) -> Result<Vec<Vec<i32>>> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             $view.believe($view.bucket_of_key(key).and_then(|bucket| $view.find_all_in(&bucket, key)))
         }
 
@@ -61,7 +61,7 @@ macro_rules! lookups {
         /// The same.
         pub fn mem(&self, key: i32) -> Result<bool> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             let slot = $view.bucket_of_key(key).and_then(|bucket| $view.slot(&bucket, key));
             Ok($view.believe(slot)?.is_some())
         }
@@ -72,7 +72,7 @@ macro_rules! lookups {
         /// The same.
         pub fn get_many(&self, keys: &[i32], visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             $view.believe($view.get_many(keys, visit))
         }
 
@@ -82,7 +82,7 @@ macro_rules! lookups {
         /// The same.
         pub fn length(&self) -> Result<usize> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             Ok($view.believe($view.load(AT_BINDINGS))? as usize)
         }
 
@@ -92,8 +92,8 @@ macro_rules! lookups {
         /// The same.
         pub fn iter(&self) -> Result<Iter<'_, B, ()>> {
             let $group = self;
-            let $view = $from;
-            Iter::new((), $view)
+            let $view = &$from;
+            Iter::new((), $view.reborrow())
         }
 
         /// As [`ShmTable::iter_keys`](super::ShmTable::iter_keys).
@@ -102,8 +102,8 @@ macro_rules! lookups {
         /// The same.
         pub fn iter_keys(&self) -> Result<Keys<'_, B, ()>> {
             let $group = self;
-            let $view = $from;
-            Keys::new((), $view)
+            let $view = &$from;
+            Keys::new((), $view.reborrow())
         }
 
         /// As [`ShmTable::fold`](super::ShmTable::fold).
@@ -112,9 +112,9 @@ macro_rules! lookups {
         /// The same.
         pub fn fold<T>(&self, init: T, mut combine: impl FnMut(T, i32, &[i32]) -> T) -> Result<T> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             let mut result = Some(init);
-            let visited = visit_all($view, |key, value| {
+            let visited = visit_all(*$view, |key, value| {
                 result = result.take().map(|result| combine(result, key, value));
                 Ok::<(), TableError>(())
             });
@@ -132,7 +132,7 @@ macro_rules! lookups {
             visit: impl FnMut(Option<Fragment<'_, B>>) -> Step,
         ) -> Result<()> {
             let $group = self;
-            let $view = $from;
+            let $view = &$from;
             $view.believe($view.read_blocks(key, visit))
         }
     };

@@ -30,7 +30,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             .and_then(|words| top.checked_add(words))
             .filter(|_| granules <= GRANULES_MAX)
             .ok_or(TableError::FormatFull)?;
-        self.view().reach(end)?;
+        self.reach(end)?;
         self.put(AT_TOP, end)?;
         self.fill(top, &[BlockHead::new(kind, granules).word()])?;
         Ok(top)

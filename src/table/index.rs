@@ -3,7 +3,7 @@
 //! This module does not know where room comes from.
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::{Memory, ShmError};
+use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
 use super::check_length;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::{Memory, Window};
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;

@@ -5,7 +5,7 @@
 use std::iter::FusedIterator;
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::Window;
 
 use super::error::Result;
 use super::layout::*;

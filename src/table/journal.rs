@@ -7,7 +7,7 @@
 //! This module does not know what the words mean, and does not hold the lock.
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::Window;
 use smallvec::SmallVec;
 
 use super::error::{Result, TableError};
@@ -64,10 +64,11 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Begins a transaction. The write lock must be held; what a dead writer left undone is undone first.
     #[inline(always)]
     pub(super) fn begin(object: &'a B, scope: Scope) -> Result<Transaction<'a, B>> {
-        let view = View::glance(object);
+        let mut view = View::glance(object);
         let [mut before, _, _, mut area, top] = view.memory().read_array(AT_TRANSACTION as usize)?;
         if is_odd(before) || !view.is_top(top) {
             (before, area) = take_over(object)?;
+            view = View::glance(object);
         }
         let capacity = capacity(&view, area)?;
         Ok(Transaction {
@@ -201,6 +202,11 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             self.move_journal()?;
         }
         Ok(())
+    }
+
+    /// Makes the words below `end` exist.
+    pub(super) fn reach(&mut self, end: u32) -> Result<()> {
+        self.view.reach(end)
     }
 
     /// Writes words that nobody can reach before the transaction links to them.

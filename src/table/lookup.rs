@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 
-use manycore_backends::shm::Memory;
+use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
-use manycore_backends::shm::{Memory, Open, create_unique};
+use manycore_backends::shm::{Memory, Open, Window, create_unique};
 use manycore_backends::{Heap, LockMethod, ShmBackend};
 
 use super::ShmTable;

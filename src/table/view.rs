@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use bytemuck::Pod;
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::{Memory, OutOfBounds, ShmError};
+use manycore_backends::shm::{Memory, OutOfBounds, ShmError, Window};
 
 use super::error::{Result, TableError};
 use super::layout::*;
@@ -24,8 +24,10 @@ const GROWTH_MAX: u64 = 64 << 10;
 /// An object that holds a table.
 pub(super) struct View<'a, B: ShmBackend> {
     object: &'a B,
-    memory: &'a B::Memory,
+    memory: WindowOf<'a, B>,
 }
+
+type WindowOf<'a, B> = <<B as ShmBackend>::Memory as Memory>::Window<'a>;
 
 impl<B: ShmBackend> Clone for View<'_, B> {
     fn clone(&self) -> Self {
@@ -166,28 +168,14 @@ pub(super) struct Head {
     seed: u32,
 }
 
-/// The slot in which a bucket has `key`, and the kind of what is there, if one has.
+/// The last slot in which a bucket has `key`, be there anything in it or not; [`SLOTS`] if none has.
 #[inline(always)]
-fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> Option<(u32, u32)> {
+fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> u32 {
     let mut found = SLOTS;
     for slot in 0..SLOTS {
         found = if words[(BUCKET_KEYS + slot) as usize] == key as u32 { slot } else { found };
     }
-    if found == SLOTS {
-        return None;
-    }
-    let kind = kind_of(words[BUCKET_KINDS as usize], found);
-    // A slot with nothing in it may still have the key, and another really has it.
-    if kind == SLOT_NOTHING { match_key_carefully(words, key) } else { Some((found, kind)) }
-}
-
-#[cold]
-fn match_key_carefully(words: &[u32; BUCKET_HEAD], key: i32) -> Option<(u32, u32)> {
-    let kinds = words[BUCKET_KINDS as usize];
-    let has = |slot: &u32| {
-        words[(BUCKET_KEYS + slot) as usize] == key as u32 && kind_of(kinds, *slot) != SLOT_NOTHING
-    };
-    (0..SLOTS).find(has).map(|slot| (slot, kind_of(kinds, slot)))
+    found
 }
 
 /// The even bit of each slot that has something in it.
@@ -205,30 +193,27 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
     #[inline(always)]
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
-        let view = View::glance(object);
-        view.believe(view.check_top()).map(|()| view)
+        let mut view = View::glance(object);
+        if !view.is_top(view.load(AT_TOP)?) {
+            let size = object.size();
+            view = View::glance(object);
+            size?;
+        }
+        let top = view.load(AT_TOP)?;
+        if view.is_top(top) {
+            object.intact()?;
+            return Ok(view);
+        }
+        view.believe(Err(match top as usize > view.memory().words() {
+            true => corrupt(AT_TOP, "the table says that it is longer than its object"),
+            false => corrupt(AT_TOP, "impossible end of the heap"),
+        }))
     }
 
     /// Looks at the object as far as it is known: for a glance without a lock.
     #[inline]
     pub(super) fn glance(object: &'a B) -> View<'a, B> {
-        View { object, memory: object.memory() }
-    }
-
-    #[inline(always)]
-    fn check_top(&self) -> Result<()> {
-        let mut top = self.load(AT_TOP)?;
-        if top as usize > self.memory().words() {
-            self.object.size()?;
-            top = self.load(AT_TOP)?;
-        }
-        if top as usize > self.memory().words() {
-            Err(corrupt(AT_TOP, "the table says that it is longer than its object").into())
-        } else if top < HEADER_WORDS || top % GRANULE != 0 {
-            Err(corrupt(AT_TOP, "impossible end of the heap").into())
-        } else {
-            Ok(())
-        }
+        View { object, memory: object.memory().window() }
     }
 
     /// The result of an operation, unless what it saw was not there: an object that somebody has cut off reads as
@@ -268,6 +253,12 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
     }
 
+    /// The same view, for no longer than this one is borrowed.
+    #[inline(always)]
+    pub(super) fn reborrow(&self) -> View<'_, B> {
+        View::glance(self.object)
+    }
+
     /// Whether the heap may end there, as far as this process knows the object.
     #[inline(always)]
     pub(super) fn is_top(&self, top: u32) -> bool {
@@ -275,7 +266,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     #[inline]
-    pub(super) fn memory(&self) -> &'a B::Memory {
+    pub(super) fn memory(&self) -> WindowOf<'a, B> {
         self.memory
     }
 
@@ -290,11 +281,17 @@ impl<'a, B: ShmBackend> View<'a, B> {
     }
 
     /// Makes the words below `end` exist, growing the object if it must.
-    pub(super) fn reach(&self, end: u32) -> Result<()> {
+    pub(super) fn reach(&mut self, end: u32) -> Result<()> {
         let words = self.memory().words() as u64;
         if u64::from(end) <= words {
             return Ok(());
         }
+        let grown = self.grow(end, words);
+        *self = View::glance(self.object);
+        grown
+    }
+
+    fn grow(&self, end: u32, words: u64) -> Result<()> {
         let page = self.page_size()? as u64;
         let need = (u64::from(end) * 4).div_ceil(page) * page;
         let size = words * 4;
@@ -389,23 +386,33 @@ impl<'a, B: ShmBackend> View<'a, B> {
     #[inline(always)]
     pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
         let kinds = bucket.words[BUCKET_KINDS as usize];
-        if let Some((index, kind)) = match_key(&bucket.words, key) {
-            return Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }));
+        let index = match_key(&bucket.words, key);
+        if index == SLOTS {
+            return if kinds & LINK == 0 { Ok(None) } else { self.search_chain(bucket.at, key) };
         }
-        if kinds & LINK == 0 { Ok(None) } else { self.slot_behind(bucket.at, key) }
+        let kind = kind_of(kinds, index);
+        if kind == SLOT_NOTHING {
+            // What is left of a key that was there; it may be in another slot again.
+            return self.search_chain(bucket.at, key);
+        }
+        Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }))
     }
 
-    /// The same in the overflow blocks behind the bucket at `bucket`.
+    /// The same, slot by slot, in the bucket and the overflow blocks behind it.
     #[inline(never)]
-    fn slot_behind(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
-        let (mut at, mut steps) = (bucket, 0);
+    fn search_chain(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
+        let (mut at, mut before, mut steps) = (bucket, 0, 0);
         loop {
-            let Some(next) = self.behind(at, self.load(at + BUCKET_KINDS)?)? else { return Ok(None) };
-            let here = self.read_bucket(next)?;
-            if let Some((index, kind)) = match_key(&here.words, key) {
-                return Ok(Some(Slot { bucket, at: next, before: at, index, kind }));
+            let words = self.read_bucket(at)?.words;
+            let kinds = words[BUCKET_KINDS as usize];
+            let has = |slot: &u32| {
+                words[(BUCKET_KEYS + slot) as usize] == key as u32 && kind_of(kinds, *slot) != SLOT_NOTHING
+            };
+            if let Some(index) = (0..SLOTS).find(has) {
+                return Ok(Some(Slot { bucket, at, before, index, kind: kind_of(kinds, index) }));
             }
-            at = next;
+            let Some(next) = self.behind(at, kinds)? else { return Ok(None) };
+            (before, at) = (at, next);
             steps += 1;
             self.check_steps(steps, next)?;
         }
