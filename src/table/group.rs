@@ -146,6 +146,8 @@ impl<B: ShmBackend> ReadGroup<'_, B> {
 /// that fails leaves the group as it was before that operation, and the group can go on.
 pub struct Group<'a, B: ShmBackend> {
     pub(super) transaction: Transaction<'a, B>,
+    /// Room for a value and its replacement, kept for the next operation.
+    buffers: [Vec<u32>; 2],
 }
 
 impl<B: ShmBackend> std::fmt::Debug for Group<'_, B> {
@@ -155,6 +157,10 @@ impl<B: ShmBackend> std::fmt::Debug for Group<'_, B> {
 }
 
 impl<'a, B: ShmBackend> Group<'a, B> {
+    pub(super) fn new(transaction: Transaction<'a, B>) -> Group<'a, B> {
+        Group { transaction, buffers: Default::default() }
+    }
+
     lookups!(view => |group| *group.transaction.view());
 
     /// As [`ShmTable::add`](super::ShmTable::add).
@@ -262,7 +268,8 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         key: i32,
         judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
     ) -> Result<bool> {
-        Ok(self.attempt(|group| group.transaction.judge(key, judge))? != 0)
+        let judged = self.attempt(|group| group.transaction.judge(key, &mut group.buffers, judge));
+        Ok(judged? != 0)
     }
 
     /// Adds a binding of words.

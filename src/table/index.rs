@@ -168,25 +168,23 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Walks the bindings of `key`, newest first, as `judge` says, which is given a value and a buffer for
-    /// another. Returns how many bindings were changed.
+    /// another; these are the `buffers`. Returns how many bindings were changed.
     pub(super) fn judge(
         &mut self,
         key: i32,
+        [value, replacement]: &mut [Vec<u32>; 2],
         mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
     ) -> Result<usize> {
-        let [mut value, mut replacement] = std::mem::take(&mut self.buffers);
-        let changed = self.walk_key(key, |transaction, place| {
+        self.walk_key(key, |transaction, place| {
             value.clear();
             replacement.clear();
-            transaction.view().append(&place.content, &mut value)?;
-            let verdict = judge(&value, &mut replacement)?;
+            transaction.view().append(&place.content, value)?;
+            let verdict = judge(value, replacement)?;
             if verdict == Verdict::Replace {
-                transaction.rebind(place, key, &replacement)?;
+                transaction.rebind(place, key, replacement)?;
             }
             Ok(verdict)
-        })?;
-        self.buffers = [value, replacement];
-        Ok(changed)
+        })
     }
 
     /// Walks the bindings of `key`, newest first, and removes those of which `visit` says so. It does what else

@@ -44,8 +44,6 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     broken: bool,
     /// Blocks given up; free when the transaction is committed.
     pub(super) given_up: SmallVec<[u32; 4]>,
-    /// Room for a value and its replacement, kept for the next operation.
-    pub(super) buffers: [Vec<u32>; 2],
 }
 
 /// What was counted.
@@ -84,7 +82,6 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             length: 0,
             broken: false,
             given_up: SmallVec::new(),
-            buffers: Default::default(),
         })
     }
 

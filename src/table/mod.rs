@@ -437,7 +437,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         body: impl FnOnce(&mut Group<'_, B>) -> Result<T, E>,
     ) -> Result<T, E> {
         let (_guard, transaction) = self.begin_write(Scope::Table)?;
-        let mut group = Group { transaction };
+        let mut group = Group::new(transaction);
         match body(&mut group) {
             Ok(value) => {
                 group.transaction.finish()?;
