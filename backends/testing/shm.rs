@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::TestCase;
 use crate::name::{self, NameError};
-use crate::shm::{Memory, Open, ShmBackend, ShmError, create_unique};
+use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Window, create_unique};
 use crate::spawn::{Child, Exit, Fork, Spawner};
 
 /// What a suite needs to know of a backend.
@@ -86,6 +86,9 @@ pub fn all<B: Subject>() -> Vec<TestCase> {
         ("bad_names_are_refused", bad_names_are_refused::<B>),
         ("an_unlinked_object_lives_on_without_a_name", an_unlinked_object_lives_on_without_a_name::<B>),
         ("unique_names_are_fresh", unique_names_are_fresh::<B>),
+        ("a_handle_for_reading_only_reads_only", a_handle_for_reading_only_reads_only::<B>),
+        ("a_window_stays_as_it_is", a_window_stays_as_it_is::<B>),
+        ("permissions_and_owner_can_be_set", permissions_and_owner_can_be_set::<B>),
         ("a_handle_is_refused_after_a_fork", a_handle_is_refused_after_a_fork::<B>),
     ]
 }
@@ -263,6 +266,60 @@ pub fn unique_names_are_fresh<B: Subject>() {
     ));
 }
 
+/// Law 10.
+pub fn a_handle_for_reading_only_reads_only<B: Subject>() {
+    let name = Fresh::<B>::name();
+    assert!(matches!(B::open(&name, Open::ReadOnly), Err(ShmError::NotFound { .. })));
+    let writer = B::open(&name, NEW).unwrap();
+    writer.grow(64).unwrap();
+    writer.memory().store(3, 7).unwrap();
+    let reader = B::open(&name, Open::ReadOnly).unwrap();
+    assert_eq!(reader.memory().load(3), Ok(7));
+    let nothing = |at, count| Err(OutOfBounds { at, count, words: 0 });
+    assert_eq!(reader.memory().store(3, 8), nothing(3, 1));
+    assert_eq!(reader.memory().write(0, &[1, 2]), nothing(0, 2));
+    assert!(matches!(reader.grow(128), Err(ShmError::ReadOnly { .. })));
+    // The other one is not bound by that, whichever was there first, and is seen.
+    writer.grow(128).unwrap();
+    writer.memory().store(31, 9).unwrap();
+    assert_eq!((reader.size().unwrap(), reader.memory().load(31)), (128, Ok(9)));
+    drop(writer);
+    let writer = B::open(&name, Open::Existing).unwrap();
+    writer.memory().store(3, 10).unwrap();
+    assert_eq!(reader.memory().load(3), Ok(10));
+}
+
+/// Law 4: a window knows what was known when it was made, and goes on showing it.
+pub fn a_window_stays_as_it_is<B: Subject>() {
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, NEW).unwrap();
+    object.grow(64).unwrap();
+    let window = object.memory().window();
+    object.grow(1 << 20).unwrap();
+    object.memory().store(1, 5).unwrap();
+    assert_eq!((window.words(), window.load(1)), (16, Ok(5)));
+    assert_eq!(window.load(16), Err(OutOfBounds { at: 16, count: 1, words: 16 }));
+    assert_eq!(object.memory().window().words(), 1 << 18);
+    object.memory().write(0, &[1, 2, 3, 4]).unwrap();
+    assert_eq!(window.read_array(1), Ok([2, 3, 4]));
+    assert_eq!(window.read_array::<4>(13), Err(OutOfBounds { at: 13, count: 4, words: 16 }));
+    // Only hints, wherever they lead.
+    window.prefetch(1);
+    window.prefetch(usize::MAX);
+}
+
+/// Changing permissions and owner keeps the object usable. What they mean to others is for the backend's own tests.
+pub fn permissions_and_owner_can_be_set<B: Subject>() {
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, NEW).unwrap();
+    assert!(B::supported());
+    object.chmod(0o640).unwrap();
+    object.chown(None, None).unwrap();
+    object.grow(64).unwrap();
+    object.chmod(0o600).unwrap();
+    assert_eq!(object.size().unwrap(), 64);
+}
+
 /// Law 8.
 pub fn a_handle_is_refused_after_a_fork<B: Subject>() {
     let name = Fresh::<B>::name();
@@ -271,7 +328,9 @@ pub fn a_handle_is_refused_after_a_fork<B: Subject>() {
     let child = Fork
         .spawn(&[], move || {
             let refused = matches!(object.size(), Err(ShmError::Forked { .. }))
-                && matches!(object.grow(128), Err(ShmError::Forked { .. }));
+                && matches!(object.grow(128), Err(ShmError::Forked { .. }))
+                && matches!(object.chmod(0o600), Err(ShmError::Forked { .. }))
+                && matches!(object.chown(None, None), Err(ShmError::Forked { .. }));
             drop(object);
             refused as i32
         })

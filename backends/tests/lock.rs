@@ -1,6 +1,6 @@
 //! Every lock method keeps the laws of `LockMethod` on every backend that it works on.
 
-use manycore_backends::lock::{LockMethod, Mode, Protocol, Wait};
+use manycore_backends::lock::{LockError, LockMethod, Mode, Protocol, Wait};
 use manycore_backends::shm::Open;
 use manycore_backends::testing::lock::all;
 use manycore_backends::testing::run_tests;
@@ -8,17 +8,31 @@ use manycore_backends::testing::shm::Fresh;
 use manycore_backends::{Fcntl, File, Heap, NoLock, PosixShm, ShmBackend};
 
 fn main() {
-    let own = vec![("no_lock_grants_everything", no_lock_grants_everything as fn())];
+    let own = vec![("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn())];
     run_tests(&[all::<PosixShm, Fcntl>(), all::<File, Fcntl>(), own].concat());
 }
 
-fn no_lock_grants_everything() {
+fn no_lock() {
     let name = Fresh::<Heap>::name();
     let object = Heap::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
-    let method = <NoLock as LockMethod<Heap>>::attach(&object).unwrap();
-    for mode in [Mode::Read, Mode::Write, Mode::Write] {
-        method.lock(&object, mode, Wait::Forever).unwrap();
+    let attach = || <NoLock as LockMethod<Heap>>::attach(&object).unwrap();
+    let (one, other) = (attach(), attach());
+    let lock = |method: &NoLock, mode| method.lock(&object, mode, Wait::Forever);
+    for mode in [Mode::Read, Mode::Write] {
+        lock(&one, mode).unwrap();
+        lock(&other, Mode::Write).unwrap();
+        assert!(matches!(lock(&one, Mode::Write), Err(LockError::LockedByCaller)));
+        one.unlock(&object).unwrap();
+        other.unlock(&object).unwrap();
+        assert!(matches!(one.unlock(&object), Err(LockError::NotHeld)));
     }
-    method.unlock(&object).unwrap();
+    lock(&one, Mode::Read).unwrap();
+    lock(&one, Mode::Read).unwrap();
+    one.unlock(&object).unwrap();
+    assert!(matches!(lock(&one, Mode::Write), Err(LockError::LockedByCaller)));
+    one.unlock(&object).unwrap();
+    lock(&one, Mode::Write).unwrap();
+    assert!(matches!(lock(&one, Mode::Read), Err(LockError::LockedByCaller)));
+    one.unlock(&object).unwrap();
     assert_eq!(<NoLock as LockMethod<Heap>>::PROTOCOL, Protocol::NONE);
 }

@@ -3,10 +3,12 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use manycore_backends::lock::{LockError, Mode, Wait};
 use manycore_backends::shm::{Memory, Open, ShmError};
+use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
 use manycore_backends::testing::shm::{Fresh, Subject, all};
 use manycore_backends::testing::{TestCase, run_tests};
-use manycore_backends::{File, Heap, PosixShm, ShmBackend};
+use manycore_backends::{Fcntl, File, Heap, LockMethod, PosixShm, ShmBackend};
 
 fn main() {
     let own: Vec<TestCase> = vec![
@@ -16,6 +18,8 @@ fn main() {
         ("a_truncated_object_is_reported", a_truncated_object_is_reported),
         ("what_was_cut_off_reads_as_zeros", what_was_cut_off_reads_as_zeros),
         ("the_mode_is_the_one_asked_for", the_mode_is_the_one_asked_for),
+        ("the_mode_and_the_owner_change", the_mode_and_the_owner_change::<File>),
+        ("a_read_only_handle_keeps_the_locks_of_others", a_read_only_handle_keeps_the_locks_of_others),
         ("posix_names_with_and_without_slash_are_one", posix_names_with_and_without_slash_are_one),
         ("posix_names_have_no_directories", posix_names_have_no_directories),
         ("a_full_file_system_is_an_error", a_full_file_system_is_an_error),
@@ -104,6 +108,53 @@ fn the_mode_is_the_one_asked_for() {
     let name = Fresh::<File>::name();
     File::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
     assert_eq!(std::fs::metadata(&*name).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn the_mode_and_the_owner_change<B: Subject>() {
+    use std::os::unix::fs::MetadataExt;
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, NEW).unwrap();
+    let path = Path::new(&*name);
+    object.chmod(0o440).unwrap();
+    assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o440);
+    if rustix::process::geteuid().is_root() {
+        object.chown(Some(12_345), Some(54_321)).unwrap();
+        object.chown(None, Some(321)).unwrap();
+        let metadata = std::fs::metadata(path).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (12_345, 321));
+    } else {
+        let refused = object.chown(Some(0), None).unwrap_err();
+        assert!(matches!(refused, ShmError::Io { op: "fchown", .. }), "{refused}");
+    }
+}
+
+/// A process loses its record locks on a file when it closes any descriptor of it.
+fn a_read_only_handle_keeps_the_locks_of_others() {
+    let name = Fresh::<File>::name();
+    let writer = File::open(&name, NEW).unwrap();
+    let lock = Fcntl::attach(&writer).unwrap();
+    LockMethod::lock(&lock, &writer, Mode::Write, Wait::Try).unwrap();
+    let before = descriptors();
+    let reader = File::open(&name, Open::ReadOnly).unwrap();
+    drop(File::open(&name, Open::ReadOnly).unwrap());
+    assert_eq!(descriptors(), before + 1);
+    drop(reader);
+    // Seen by another process, to which the lock means something.
+    let child = Fork
+        .spawn(&[], {
+            let name = name.to_owned();
+            move || {
+                let object = File::open(&name, Open::Existing).unwrap();
+                let lock = Fcntl::attach(&object).unwrap();
+                let result = LockMethod::lock(&lock, &object, Mode::Read, Wait::Try);
+                i32::from(matches!(result, Err(LockError::Busy)))
+            }
+        })
+        .unwrap();
+    assert_eq!(child.wait().unwrap(), Exit::Code(1));
+    LockMethod::unlock(&lock, &writer).unwrap();
+    drop((lock, writer, child));
+    assert_eq!(descriptors(), before - 1);
 }
 
 fn posix_names_with_and_without_slash_are_one() {
