@@ -117,6 +117,12 @@ pub struct Mapped<'a> {
     of: PhantomData<&'a Mapping>,
 }
 
+// SAFETY: it gives what a `&Mapping` gives, which may be sent and shared: atomic accesses to memory that stays where
+// it is as long as the mapping is borrowed.
+unsafe impl Send for Mapped<'_> {}
+// SAFETY: as above; nothing in it changes.
+unsafe impl Sync for Mapped<'_> {}
+
 impl<'a> Mapped<'a> {
     #[inline(always)]
     fn check(&self, at: usize, count: usize, words: usize) -> Result<*mut u32, OutOfBounds> {

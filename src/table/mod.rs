@@ -26,11 +26,18 @@
 //!
 //! This module does not interpret values ([`ShmMap`](crate::ShmMap) does), and knows nothing of workers.
 //!
+//! # Who waits for whom
+//!
+//! Changes take the write lock; iterating, groups of reads and reading in place take the read lock. Lookups of
+//! single keys take none: they read, and read again if somebody wrote there meanwhile, and only after many attempts
+//! take the lock. So a reader never delays a writer, and a reader that is killed leaves nothing behind. No lookup sees
+//! the middle of an operation or of a group.
+//!
 //! # Who may use a handle
 //!
-//! Threads may share a handle, and a process may open one table several times: the lock method excludes all
-//! users from each other. A handle carried into a forked child refuses to work; open the table anew there.
-//! A thread that iterates, or is inside a group, must go on through that: calling the table itself is
+//! Threads may share a handle or its clones, and a process may open one table several times: the lock method excludes
+//! all users from each other. A handle carried into a forked child refuses to work; open the table anew there.
+//! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
 //! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
 
 mod blocks;
