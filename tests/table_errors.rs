@@ -9,7 +9,7 @@ use manycore::codec::CodecError;
 use manycore::lock::{LockError, Protocol};
 use manycore::name::NameError;
 use manycore::shm::{Memory, Open, ShmError};
-use manycore::table::VALUE_MAX;
+use manycore::table::{Announced, Answer, Step, VALUE_MAX};
 use manycore::{Fcntl, File, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::{restore, snapshot};
@@ -29,6 +29,26 @@ macro_rules! refused {
 }
 
 const DEFAULT: fn() -> TableOptions = TableOptions::new;
+
+/// Words of an object that tests look at or damage; all are drawn in `src/table/layout.rs`.
+const PAGE_SIZE: usize = 4;
+const PROTOCOL: usize = 5;
+const STATE: usize = 6;
+const BUCKETS: usize = 17;
+const JOURNAL: usize = 35;
+const TOP: usize = 36;
+const BINDINGS: usize = 37;
+const KEYS: usize = 38;
+const LEAVES: usize = 512;
+const HEADER_WORDS: usize = 1024;
+
+/// The first word of a block: the mark, the kind, and the length in granules of four words.
+const BLOCK: u32 = 0xB000_0000;
+const RECORD: u32 = 1 << 24;
+const SEGMENT: u32 = 3 << 24;
+const LEAF: u32 = 4 << 24;
+/// What tells that it is a block of that kind, whatever its length and neighbours.
+const KIND: u32 = 0xF700_0000;
 
 /// A new table in the heap.
 fn heap(options: TableOptions) -> (Fresh<Heap>, ShmTable<Heap, NoLock>) {
@@ -79,7 +99,7 @@ fn a_missing_table_and_one_that_exists_are_told_apart() {
 
 #[test]
 fn a_file_of_something_else_is_refused_and_not_touched() {
-    for length in [5, 511, 512, 5000] {
+    for length in [5, 4095, 4096, 10_000] {
         let name = Fresh::<File>::name();
         let text: Vec<u8> = b"Some text. ".iter().copied().cycle().take(length).collect();
         fs::write(&*name, &text).unwrap();
@@ -116,7 +136,7 @@ fn all_users_must_lock_alike() {
             "is locked by NoLock, and was opened with Fcntl"
         );
     }
-    poke::<File>(&name, 5, 99);
+    poke::<File>(&name, PROTOCOL, 99);
     let unknown = DEFAULT().open::<File, Fcntl>(&name);
     refused!(unknown, TableError::Protocol { .. }, "unknown protocol 99");
 }
@@ -129,7 +149,7 @@ fn an_unfinished_table_can_be_created_again() {
     refused!(DEFAULT().open::<Heap, NoLock>(&name), TableError::Unfinished { .. }, advice);
     let table: ShmTable<Heap, NoLock> = DEFAULT().open_or_create(&name).unwrap();
     table.add(1, &[1]).unwrap();
-    poke::<Heap>(&name, 6, 0);
+    poke::<Heap>(&name, STATE, 0);
     refused!(DEFAULT().open::<Heap, NoLock>(&name), TableError::Unfinished { .. }, advice);
 }
 
@@ -151,21 +171,27 @@ fn foreign_headers_are_refused_and_not_formatted_anew() {
     let swapped = open(&|image| image.iter_mut().for_each(|word| *word = word.swap_bytes()));
     refused!(swapped, TableError::NotATable { .. }, "the other byte order");
     refused!(open(&|image| image[3] = 7), TableError::NotATable { .. }, "byte order mark is damaged");
-    refused!(open(&|image| image[6] = 7), TableError::NotATable { .. }, "state word is damaged");
-    let format = open(&|image| image[2] = 2);
-    refused!(format, TableError::Format { expected: 1, found: 2, .. }, "copy it with the version");
+    refused!(open(&|image| image[STATE] = 7), TableError::NotATable { .. }, "state word is damaged");
+    for other in [1, 3] {
+        let format = open(&|image| image[2] = other);
+        refused!(format, TableError::Format { expected: 2, .. }, "copy it with the version");
+    }
     // Another format's words mean other things.
-    let format = open(&|image| image[2..8].copy_from_slice(&[2, 0, 0, 0, 0, 0]));
-    refused!(format, TableError::Format { found: 2, .. }, "format 2");
+    let format = open(&|image| image[2..8].copy_from_slice(&[3, 0, 0, 0, 0, 0]));
+    refused!(format, TableError::Format { found: 3, .. }, "format 3");
     refused!(open(&|image| image[2] = 0), TableError::Format { found: 0, .. }, "format 0");
-    refused!(open(&|image| image[4] = 3), TableError::Corrupt { at: 4, .. }, "impossible page size");
+    refused!(
+        open(&|image| image[PAGE_SIZE] = 3),
+        TableError::Corrupt { at: PAGE_SIZE, .. },
+        "impossible page size"
+    );
 }
 
 #[test]
 fn a_value_that_is_too_long_is_refused() {
     let (_name, table) = heap(DEFAULT());
     let value = vec![0; VALUE_MAX + 1];
-    let most = "at most 67108864 are possible";
+    let most = "at most 62914556 are possible";
     refused!(table.add(1, &value), TableError::ValueTooLong { .. }, most);
     refused!(table.replace(1, &value), TableError::ValueTooLong { .. }, most);
     table
@@ -195,6 +221,9 @@ fn a_thread_inside_an_iteration_or_a_group_is_told_so() {
     assert_eq!(entries, 2);
     table
         .group(|group| {
+            // A lookup needs no lock as long as the group has changed nothing.
+            assert_eq!(table.find(1).unwrap(), Some(vec![1]));
+            group.replace(1, &[2])?;
             for handle in [&table, &other] {
                 refused!(handle.find(1), TableError::Lock(LockError::LockedByCaller), advice);
                 refused!(handle.iter(), TableError::Lock(LockError::LockedByCaller), advice);
@@ -224,24 +253,31 @@ fn a_map_of_other_types_is_noticed() {
     assert_eq!(map.find(&1).unwrap(), Some("one".to_owned()));
 }
 
-/// The format has no larger block for the next segment of buckets: a table goes on with longer chains.
+/// The directory has no room for another segment of buckets: a table goes on with longer chains.
 #[test]
 fn a_table_without_more_buckets_takes_more_keys() {
+    // All places of the directory are one segment: nothing asks whether buckets have words of their own.
+    const MOST: u32 = (512 * 512 - 6) * 1024;
     let (name, table) = heap(TableOptions::new().expected(0));
     let object = Heap::open(&name, Open::Existing).unwrap();
     let memory = object.memory();
-    let segments = memory.load(8).unwrap();
-    let top = segments + (1 << 26);
+    let leaf = memory.load(TOP).unwrap();
+    let segment = leaf + 516;
+    // The first bucket of a segment lies at the next multiple of 16 words.
+    let (first, top) = ((segment / 16 + 1) * 16, segment + 16 + 1024 * 16);
     object.grow(u64::from(top) * 4).unwrap();
-    (1..25).for_each(|segment| memory.store(16 + segment, segments).unwrap());
-    for (at, word) in [(8, top), (9, 1 << 27), (10, 1 << 27), (11, 1 << 27)] {
+    memory.store(leaf as usize, BLOCK | LEAF | (516 / 4)).unwrap();
+    memory.store(segment as usize, BLOCK | SEGMENT | ((top - segment) / 4)).unwrap();
+    (0..512).for_each(|at| memory.store(leaf as usize + 4 + at, first).unwrap());
+    (0..512).for_each(|at| memory.store(LEAVES + at, leaf).unwrap());
+    for (at, word) in [(TOP, top), (BINDINGS, 4 * MOST), (KEYS, 4 * MOST), (BUCKETS, MOST)] {
         memory.store(at, word).unwrap();
     }
-    for key in 0..3 {
+    for key in 0..10 {
         table.add(key, &[key]).unwrap();
         assert_eq!(table.find(key).unwrap(), Some(vec![key]));
     }
-    assert_eq!(memory.load(11).unwrap(), 1 << 27);
+    assert_eq!((memory.load(BUCKETS).unwrap(), memory.load(KEYS).unwrap()), (MOST, 4 * MOST + 10));
 }
 
 /// A table with a bit of everything, and its words up to the top.
@@ -257,8 +293,20 @@ fn intact() -> (Fresh<Heap>, ShmTable<Heap, NoLock>, Vec<u32>) {
         assert!(table.remove(key).unwrap());
     }
     let mut image = snapshot::<Heap>(&name).unwrap();
-    image.truncate(image[8] as usize);
+    image.truncate(image[TOP] as usize);
     (name, table, image)
+}
+
+/// Where words mean something: everywhere but in the unused parts of the header, of the journal and of the
+/// directory.
+fn meaningful(image: &[u32]) -> Vec<usize> {
+    let unused = [image[JOURNAL], image[LEAVES]].map(|block| {
+        let end = block + 4 * (image[block as usize] & 0xFF_FFFF);
+        block as usize + 10..end as usize
+    });
+    let header = (0..70).chain(LEAVES..LEAVES + 3).chain([HEADER_WORDS - 1]);
+    let places = header.chain(HEADER_WORDS..image.len());
+    places.filter(|at| !unused.iter().any(|unused| unused.contains(at))).collect()
 }
 
 /// All operations on a table that may be damaged in any way. None panics or takes more than there is.
@@ -294,7 +342,38 @@ fn exercise(name: &OsStr, table: &ShmTable<Heap, NoLock>) -> Result<(), TableErr
         group.replace(1, &[1; 20])?;
         (30..36).try_for_each(|key| group.remove(key).map(drop))
     }));
+    let mut buffer = Vec::new();
+    results.push(table.find_into(7, &mut buffer).map(drop));
+    assert!(buffer.len() <= words());
+    let count = |value: Option<&[i32]>| assert!(value.map_or(0, <[i32]>::len) <= words());
+    results.push(table.get_many(&[0, 3, 50], |_, value| count(value)));
+    results.push(table.update(2, |old| {
+        count(old);
+        Some([1; 9])
+    }));
+    let mut read = 0;
+    results.push(table.read_blocks(3, |fragment| {
+        read += fragment.map_or(0, |fragment| fragment.len());
+        Step::Continue
+    }));
+    assert!(read <= words());
+    results.push(table.write_blocks(10, Announced::Removal, |fragment| match fragment {
+        Some(mut fragment) => {
+            let _ = fragment.set(0, 7);
+            Answer::CONTINUE
+        }
+        None => Answer::remove(Step::Continue),
+    }));
+    results.push(table.read_group(|group| {
+        group.find_all(3)?;
+        group.iter_keys()?.try_for_each(|key| key.map(drop))
+    }));
+    results.push(table.check().map(drop));
+    results.push(table.stat().map(drop));
+    results.push(table.dump(&mut std::io::sink()));
+    results.push(table.retain(|key, value| (key + value.len() as i32) % 3 != 0).map(drop));
     results.push(DEFAULT().open::<Heap, NoLock>(name).map(drop));
+    results.push(table.clear());
     results.into_iter().collect()
 }
 
@@ -304,12 +383,15 @@ fn a_circle_ends_before_it_has_cost_more_than_the_object() {
     table.add(1, &[7; 3000]).unwrap();
     let object = Heap::open(&name, Open::Existing).unwrap();
     let image = snapshot::<Heap>(&name).unwrap();
-    let record = image.iter().position(|word| word & 0xFFFF_0000 == 0xB19D_0000).unwrap();
+    let record = image.iter().position(|word| word & KIND == BLOCK | RECORD).unwrap();
     object.memory().store(record + 2, record as u32).unwrap();
-    refused!(table.find_all(1), TableError::Corrupt { .. }, "a chain runs in a circle");
-    let values: Vec<_> = table.iter().unwrap().collect();
-    assert!((values.len() - 1) * 3000 <= image.len(), "{} times", values.len());
-    assert!(matches!(values.last(), Some(Err(TableError::Corrupt { .. }))));
+    refused!(table.find_all(1), TableError::Corrupt { .. }, "a chain of records runs in a circle");
+    let mut words = 0;
+    let listed = table
+        .iter()
+        .and_then(|mut entries| entries.try_for_each(|entry| entry.map(|(_, value)| words += value.len())));
+    refused!(listed, TableError::Corrupt { .. }, "a chain of records runs in a circle");
+    assert!(words <= image.len(), "{words}");
 }
 
 #[test]
@@ -318,7 +400,7 @@ fn no_flipped_bit_does_harm() {
     let object = Heap::open(&name, Open::Existing).unwrap();
     exercise(&name, &table).unwrap();
     let mut noticed = 0;
-    for at in 0..image.len() {
+    for at in meaningful(&image) {
         for bit in 0..32 {
             object.memory().write(0, &image).unwrap();
             object.memory().store(at, image[at] ^ 1 << bit).unwrap();
@@ -342,9 +424,8 @@ fn no_damaged_word_does_harm() {
         state ^= state << 17;
         (state >> 16) as usize % limit
     };
-    // Where words mean something: everywhere but in the unused part of the journal.
     let object = Heap::open(&name, Open::Existing).unwrap();
-    let places: Vec<usize> = (0..140).chain(640..image.len()).collect();
+    let places = meaningful(&image);
     for round in 0..6000 {
         object.memory().write(0, &image).unwrap();
         for _ in 0..=random(6) {

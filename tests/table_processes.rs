@@ -4,20 +4,26 @@
 //! A program without the test harness: it forks.
 
 mod accounting;
+mod held;
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::hint::black_box;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
+use std::time::Duration;
 
-use manycore::lock::{LockError, RecordLockable};
+use manycore::lock::{LockError, RecordLockable, Wait};
 use manycore::shm::{Memory, Open, ShmError};
 use manycore::spawn::{Child, Exit, Spawner};
-use manycore::table::Group;
+use manycore::table::{Announced, Answer, Group, Step};
 use manycore::{Fcntl, File, Fork, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::snapshot;
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::{Fresh, Subject};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 type ForkedChild = <Fork as Spawner>::Child;
 
@@ -31,6 +37,11 @@ fn main() {
         ("a_table_in_shared_memory_survives_killed_writers", a_table_survives_killed_writers::<PosixShm>),
         ("creators_at_once_get_one_table", creators_at_once_get_one_table),
         ("a_handle_from_before_a_fork_is_refused", a_handle_from_before_a_fork_is_refused),
+        ("who_does_not_want_to_wait_need_not", who_does_not_want_to_wait_need_not),
+        ("a_table_can_be_opened_for_reading_only", a_table_can_be_opened_for_reading_only),
+        ("who_may_only_read_is_told_of_a_dead_writer", who_may_only_read_is_told_of_a_dead_writer),
+        ("permission_to_read_is_enough_for_reading", permission_to_read_is_enough_for_reading),
+        ("handles_of_both_kinds_do_not_lose_locks", handles_of_both_kinds_do_not_lose_locks),
         ("nothing_is_left_behind", nothing_is_left_behind),
     ]);
 }
@@ -287,6 +298,22 @@ fn a_handle_from_before_a_fork_is_refused() {
                 table.iter().map(drop),
                 table.iter_keys().map(drop),
                 table.group(|group| group.add(1, &[2])),
+                table.find_into(1, &mut Vec::new()).map(drop),
+                table.get_many(&[1], |_, _| ()),
+                table.read_blocks(1, |_| Step::Stop),
+                table.write_blocks(1, Announced::Nothing, |_| Answer::STOP),
+                table.read_group(|group| group.find(1)).map(drop),
+                table.fold((), |(), _, _| ()),
+                table.update(1, |_| Some([2])),
+                table.retain(|_, _| true).map(drop),
+                table.clear(),
+                table.stat().map(drop),
+                table.check().map(drop),
+                table.dump(&mut std::io::sink()),
+                table.waiting(Wait::Try).add(1, &[2]),
+                table.clone().find(1).map(drop),
+                table.chmod(0o600),
+                table.chown(None, None),
             ];
             for result in results {
                 let error = result.expect_err("refused");
@@ -307,6 +334,251 @@ fn a_handle_from_before_a_fork_is_refused() {
     refused::<File, Fcntl>();
     refused::<File, NoLock>();
     refused::<Heap, NoLock>();
+}
+
+/// Two pipes' ends: a process says something, and waits for an answer.
+struct Dialogue {
+    says: OwnedFd,
+    answer: OwnedFd,
+}
+
+/// Begins a process that does something in a group, says so, and ends the group when it is answered.
+fn in_a_group(
+    name: &OsStr,
+    body: impl FnOnce(&mut Group<'_, PosixShm>) -> Result<(), TableError> + Send + 'static,
+) -> (ForkedChild, Dialogue) {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let ((says, say), (question, answer)) = (pipe(), pipe());
+    let (say, question) = (Arc::new(say), Arc::new(question));
+    let (of_child, name) = ((Arc::clone(&say), Arc::clone(&question)), name.to_owned());
+    let run = move || {
+        let table = ShmTable::open(&name).unwrap();
+        let done: Result<(), TableError> = table.group(|group| {
+            body(group)?;
+            rustix::io::write(&*of_child.0, b"!").unwrap();
+            assert_eq!(rustix::io::read(&*of_child.1, &mut [0; 1]), Ok(1));
+            Ok(())
+        });
+        done.unwrap();
+        0
+    };
+    let child = Fork.spawn(&[say.as_fd(), question.as_fd()], run).unwrap();
+    drop(say);
+    assert_eq!(rustix::io::read(&says, &mut [0; 1]), Ok(1));
+    (child, Dialogue { says, answer })
+}
+
+fn who_does_not_want_to_wait_need_not() {
+    let name = fresh::<PosixShm>();
+    let table = ShmTable::create(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    let (child, dialogue) = in_a_group(&name, |group| group.add(2, &[2; 10]));
+    type Change = fn(&ShmTable) -> Result<(), TableError>;
+    let changes: [Change; 9] = [
+        |table| table.add(1, &[2]),
+        |table| table.replace(1, &[2]),
+        |table| table.remove(1).map(drop),
+        |table| table.update(1, |_| Some([2])),
+        |table| table.clear(),
+        |table| table.retain(|_, _| true).map(drop),
+        |table| table.write_blocks(1, Announced::Nothing, |_| Answer::STOP),
+        |table| table.group(|_| Ok(())),
+        |table| table.read_group(|_| Ok(())),
+    ];
+    for change in changes {
+        let busy = change(&table.waiting(Wait::Try));
+        assert!(matches!(busy, Err(TableError::Lock(LockError::Busy))), "{busy:?}");
+        let late = change(&table.waiting(Wait::AtMost(Duration::from_millis(1))));
+        assert!(matches!(late, Err(TableError::Lock(LockError::TimedOut))), "{late:?}");
+    }
+    let busy = table.waiting(Wait::Try).iter().map(drop);
+    assert!(matches!(busy, Err(TableError::Lock(LockError::Busy))), "{busy:?}");
+    // What the group has added is not seen by those who look without a lock.
+    match table.waiting(Wait::Try).find(2) {
+        Ok(found) => assert_eq!(found, None),
+        Err(error) => assert!(matches!(error, TableError::Lock(LockError::Busy)), "{error:?}"),
+    }
+    rustix::io::write(&dialogue.answer, b"!").unwrap();
+    assert_eq!(rustix::io::read(&dialogue.says, &mut [0; 1]), Ok(0));
+    ended_well(&child);
+    // The handle that it was made from still waits, and so does what was made from the other.
+    let trying = table.waiting(Wait::Try);
+    assert_eq!(trying.find_all(2).unwrap(), [[2; 10]]);
+    trying.waiting(Wait::Forever).add(3, &[3]).unwrap();
+    assert!(trying.remove(3).unwrap() && table.remove(2).unwrap());
+    assert_eq!(held::locks(&name), []);
+}
+
+fn open_read_only(name: &OsStr) -> Result<ShmTable, TableError> {
+    TableOptions::new().read_only(true).open(name)
+}
+
+fn writes_are_refused(table: &ShmTable) {
+    let results = [
+        table.add(1, &[2]),
+        table.replace(1, &[2]),
+        table.remove(1).map(drop),
+        table.update(1, |_| Some([2])),
+        table.clear(),
+        table.retain(|_, _| true).map(drop),
+        table.write_blocks(1, Announced::Nothing, |_| Answer::STOP),
+        table.group(|group| group.add(1, &[2])),
+        table.waiting(Wait::Try).add(1, &[2]),
+    ];
+    for (number, result) in results.into_iter().enumerate() {
+        assert!(matches!(result, Err(TableError::ReadOnly { .. })), "{number}: {result:?}");
+    }
+}
+
+fn a_table_can_be_opened_for_reading_only() {
+    let name = fresh::<PosixShm>();
+    let missing = open_read_only(&name);
+    assert!(matches!(missing, Err(TableError::Shm(ShmError::NotFound { .. }))), "{missing:?}");
+    let writable: ShmTable = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    writable.add(1, &[1, 2, 3]).unwrap();
+    writable.add(1, &[]).unwrap();
+    let image = snapshot::<PosixShm>(&name).unwrap();
+    let table = open_read_only(&name).unwrap();
+    assert_eq!(table.find(1).unwrap(), Some(vec![]));
+    assert_eq!(table.find_all(1).unwrap(), [vec![], vec![1, 2, 3]]);
+    assert!(table.mem(1).unwrap() && !table.mem(2).unwrap());
+    assert_eq!((table.length().unwrap(), table.iter().unwrap().count()), (2, 2));
+    assert_eq!(table.read_group(|group| group.find(1)).unwrap(), Some(vec![]));
+    table.get_many(&[1], |_, value| assert_eq!(value, Some(&[][..]))).unwrap();
+    assert_eq!((table.check().unwrap(), table.stat().unwrap().keys), (vec![], 1));
+    writes_are_refused(&table);
+    assert_eq!(snapshot::<PosixShm>(&name).unwrap(), image);
+    // What another process adds is seen, also where the object has grown.
+    let child = start::<PosixShm>(&name, |table| (10..3000).try_for_each(|key| table.add(key, &[key; 9])));
+    ended_well(&child);
+    assert!((10..3000).all(|key| table.find(key).unwrap() == Some(vec![key; 9])));
+    assert_eq!((table.length().unwrap(), table.iter_keys().unwrap().count()), (2992, 2991));
+    assert_eq!(held::locks(&name), []);
+}
+
+fn who_may_only_read_is_told_of_a_dead_writer() {
+    let name = fresh::<PosixShm>();
+    let writable: ShmTable = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    (0..20).for_each(|key| writable.add(key, &[key]).unwrap());
+    let early = open_read_only(&name).unwrap();
+    let (child, _dialogue) = in_a_group(&name, |group| {
+        (0..20).try_for_each(|key| group.remove(key).map(drop))?;
+        (0..90).try_for_each(|key| group.add(key, &[-1; 9]))
+    });
+    child.kill(9).unwrap();
+    child.wait().unwrap();
+    drop(writable);
+    let late = open_read_only(&name);
+    let image = snapshot::<PosixShm>(&name).unwrap();
+    for table in [Ok(early), late] {
+        // Opening may say it already.
+        let results = table.map(|table| {
+            [
+                table.find(1).map(drop),
+                table.iter().map(drop),
+                table.read_group(|group| group.find(1)).map(drop),
+                table.find_all(1).map(drop),
+            ]
+        });
+        let results = results.map_or_else(|error| vec![Err(error)], Vec::from);
+        for result in results {
+            let error = result.expect_err("it cannot be read before it has been mended");
+            assert!(matches!(error, TableError::Interrupted { .. }), "{error:?}");
+        }
+    }
+    assert_eq!(snapshot::<PosixShm>(&name).unwrap(), image, "a reader has written");
+    // Somebody who may write mends it by opening it or using it.
+    let reading = ShmTable::open(&name).and_then(|table| table.length()).unwrap();
+    assert_eq!(reading, 20);
+    let table = open_read_only(&name).unwrap();
+    assert!((0..20).all(|key| table.find_all(key).unwrap() == [[key]]));
+    assert_eq!((table.length().unwrap(), table.check().unwrap()), (20, vec![]));
+}
+
+fn permission_to_read_is_enough_for_reading() {
+    let name = fresh::<PosixShm>();
+    let table: ShmTable = TableOptions::new().mode(0o600).create(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    let mode = || std::fs::metadata(held::path(&name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(), 0o600);
+    table.chmod(0o444).unwrap();
+    assert_eq!(mode(), 0o444);
+    table.chown(None, None).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        println!("  (only root can become somebody else)");
+        return;
+    }
+    let run = {
+        let name = name.to_os_string();
+        move || {
+            const NOBODY: u32 = 65534;
+            nix::unistd::setgid(NOBODY.into()).unwrap();
+            nix::unistd::setuid(NOBODY.into()).unwrap();
+            let refused = ShmTable::open(&name).unwrap_err();
+            let TableError::Shm(ShmError::Io { source, .. }) = &refused else { panic!("{refused:?}") };
+            assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+            let table = open_read_only(&name).unwrap();
+            assert_eq!(table.find(1).unwrap(), Some(vec![1]));
+            assert_eq!(table.iter().unwrap().count(), 1);
+            writes_are_refused(&table);
+            assert!(matches!(table.chmod(0o666), Err(TableError::Shm(ShmError::Io { .. }))));
+            0
+        }
+    };
+    ended_well(&Fork.spawn(&[], run).unwrap());
+    table.chown(Some(65534), None).unwrap();
+    assert_eq!(std::fs::metadata(held::path(&name)).unwrap().uid(), 65534);
+}
+
+/// Closing any descriptor of a file releases the process's record locks on it.
+fn handles_of_both_kinds_do_not_lose_locks() {
+    let name = fresh::<PosixShm>();
+    let writable = ShmTable::create(&name).unwrap();
+    writable.add(1, &[1]).unwrap();
+    let me = std::process::id();
+    let held = |kind: &str| assert_eq!(held::locks(&name), [(kind.to_owned(), me)]);
+    let come_and_go = || {
+        drop(open_read_only(&name));
+        drop(ShmTable::open(&name));
+        if let (Ok(one), Ok(other)) = (open_read_only(&name), ShmTable::open(&name)) {
+            let _ = (one.find(1), other.find(1), one.iter().map(drop), other.add(1, &[]));
+        }
+    };
+    for first in [0, 1] {
+        let read_only = open_read_only(&name).unwrap();
+        for table in [&read_only, &writable] {
+            let entries = table.iter().unwrap();
+            held("READ");
+            come_and_go();
+            held("READ");
+            drop(entries);
+            assert_eq!(held::locks(&name), []);
+        }
+        let both = [read_only.iter().unwrap(), writable.iter().unwrap()];
+        held("READ");
+        let mut both = both.into_iter().skip(first);
+        drop(both.next());
+        drop(both);
+        assert_eq!(held::locks(&name), []);
+        writable
+            .group(|group| {
+                held("WRITE");
+                come_and_go();
+                held("WRITE");
+                group.replace(1, &[2])
+            })
+            .unwrap();
+        assert_eq!(held::locks(&name), []);
+        assert_eq!(read_only.find(1).unwrap(), Some(vec![2]));
+    }
+    // With the last handle, everything is closed, in whatever order.
+    let read_only = open_read_only(&name).unwrap();
+    let entries = read_only.iter().unwrap();
+    drop(writable);
+    held("READ");
+    drop(entries);
+    ShmTable::open(&name).unwrap().add(2, &[2]).unwrap();
+    assert!(read_only.mem(2).unwrap());
 }
 
 fn nothing_is_left_behind() {

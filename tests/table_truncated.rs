@@ -3,11 +3,16 @@
 
 use manycore::shm::ShmError;
 use manycore::spawn::{Child, Exit, Fork, Spawner};
+use manycore::table::{Announced, Answer, Step};
 use manycore::{Fcntl, File, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::shm::Fresh;
 use manycore_backends::testing::{TestCase, run_tests};
 
 type Table = ShmTable<File, Fcntl>;
+
+/// Words of the header: where the journal is, and how many entries it has.
+const JOURNAL: usize = 35;
+const JOURNAL_LENGTH: usize = 33;
 
 fn main() {
     let tests: Vec<TestCase> = vec![
@@ -34,6 +39,12 @@ fn cut(name: &Fresh<File>, bytes: u64) {
     std::fs::OpenOptions::new().write(true).open(&**name).unwrap().set_len(bytes).unwrap();
 }
 
+/// One word of the object.
+fn word(name: &Fresh<File>, at: usize) -> u32 {
+    let bytes = std::fs::read(&**name).unwrap();
+    u32::from_ne_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"))
+}
+
 fn truncated<T: std::fmt::Debug>(result: Result<T, TableError>) {
     assert!(matches!(result, Err(TableError::Shm(ShmError::Truncated { .. }))), "{result:?}");
 }
@@ -41,7 +52,7 @@ fn truncated<T: std::fmt::Debug>(result: Result<T, TableError>) {
 fn every_operation_says_so() {
     // To nothing, in the header, at a page, in the middle of one, and near the end.
     let sizes = [0, 20, 4096, 10_000, 100_000];
-    let operations: [fn(&Table); 8] = [
+    let operations: [fn(&Table); 17] = [
         |table| truncated(all(table, |table, key| table.find(key).map(drop))),
         |table| truncated(all(table, |table, key| table.find_all(key).map(drop))),
         |table| truncated(all(table, |table, key| table.mem(key).map(drop))),
@@ -50,6 +61,23 @@ fn every_operation_says_so() {
         |table| truncated(all(table, |table, key| table.remove(key).map(drop))),
         |table| truncated(table.fold(0, |sum, _, value| sum + value.len())),
         |table| truncated(table.iter_keys().and_then(|mut keys| keys.try_for_each(|key| key.map(drop)))),
+        |table| truncated(all(table, |table, key| table.find_into(key, &mut Vec::new()).map(drop))),
+        |table| truncated(all(table, |table, key| table.get_many(&[key, key + 1], |_, _| ()))),
+        |table| truncated(all(table, |table, key| table.update(key, |_| Some([3; 50])))),
+        |table| truncated(all(table, |table, key| table.read_blocks(key, |_| Step::Continue))),
+        |table| {
+            truncated(all(table, |table, key| {
+                table.write_blocks(key, Announced::Removal, |_| Answer::remove(Step::Continue))
+            }));
+        },
+        |table| truncated(table.read_group(|group| (0..2000).try_for_each(|key| group.find(key).map(drop)))),
+        |table| truncated(table.retain(|_, _| false)),
+        |table| match table.check() {
+            // It reads on, and lists what it finds.
+            Ok(problems) => assert!(!problems.is_empty()),
+            refused => truncated(refused),
+        },
+        |table| truncated(table.stat()),
     ];
     for size in sizes {
         for operation in operations {
@@ -108,15 +136,12 @@ fn a_journal_that_was_cut_off_is_not_believed() {
             group.replace(key, &[-key; 10])?;
         }
         header = std::fs::read(&*name).unwrap()[..32].to_vec();
-        let journal =
-            std::fs::read(&*name).unwrap()[13 * 4..14 * 4].try_into().map(u32::from_ne_bytes).unwrap();
-        let cut_at = u64::from(journal) * 4 / 4096 * 4096 + 4096;
+        let cut_at = u64::from(word(&name, JOURNAL)) * 4 / 4096 * 4096 + 4096;
         cut(&name, cut_at);
         Err::<(), _>(TableError::FormatFull)
     }));
-    let left = std::fs::read(&*name).unwrap();
-    assert_eq!(left[..32], header, "the words that never change");
-    assert_ne!(left[14 * 4..15 * 4], [0; 4], "the journal is not taken for empty");
+    assert_eq!(std::fs::read(&*name).unwrap()[..32], header, "the words that never change");
+    assert_ne!(word(&name, JOURNAL_LENGTH), 0, "the journal is not taken for empty");
 }
 
 fn iterating_ends_with_the_error() {

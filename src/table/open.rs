@@ -131,10 +131,11 @@ impl TableOptions {
         Ok(table)
     }
 
-    /// Opens the table `name` and makes it empty, or creates it. Whoever has it open sees it become empty at once.
+    /// Opens the table `name` and makes it empty, or creates it. Whoever has it open sees it become empty at once. If
+    /// a page size is said, it has that from then on, whatever it had before.
     ///
     /// # Errors
-    /// As [`open`](TableOptions::open) and [`create`](TableOptions::create).
+    /// As [`open`](TableOptions::open) and [`create`](TableOptions::create), but for the page size.
     #[doc(alias("manage", "init"))]
     pub fn reinitialize<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
     where
@@ -142,10 +143,19 @@ impl TableOptions {
         L: LockMethod<B>,
     {
         let writing = TableOptions { read_only: false, ..self.clone() };
-        let table: ShmTable<B, L> = writing.open_or_create(name)?;
+        let table: ShmTable<B, L> = match writing.open_or_create(name.as_ref()) {
+            Err(TableError::PageSize { .. }) => {
+                TableOptions { page_size: None, ..writing }.open_or_create(name)?
+            }
+            opened => opened?,
+        };
         let (_guard, mut transaction) = table.begin_write(Scope::Table)?;
         table.complete(&mut transaction, Transaction::reset)?;
         drop(transaction);
+        if let Some(bytes) = self.page_size {
+            // A single store; nothing but the next growth depends on it.
+            table.shared.object.memory().store(AT_PAGE_SIZE as usize, bytes as u32)?;
+        }
         table.grow_to(buckets_for(self.expected))?;
         drop(_guard);
         Ok(table)

@@ -36,7 +36,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// broken object is only read, without any lock; nobody should be using it.
     ///
     /// # Errors
-    /// [`TableError::Shm`] if `from` cannot be opened or be copied, and as [`add`](ShmTable::add).
+    /// [`TableError::Shm`] if `from` cannot be opened or be copied, and as [`add`](ShmTable::add): bindings are added
+    /// one by one, and those that were added before an error stay.
     pub fn salvage<F: ShmBackend>(&self, from: impl AsRef<OsStr>) -> Result<Salvaged> {
         let copy = copy_of(&F::open(from.as_ref(), Open::ReadOnly)?)?;
         let mut salvage = Salvage::default();
