@@ -20,6 +20,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
             }
         }
         self.open_table()?;
+        // Its bucket may be given back. No bucket is open now, so that this needs no undoing.
+        self.view().store(AT_OPEN, 0)?;
         // The lists' heads and bits, the counters, and five words for each free block there will be.
         let blocks = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE) + 4;
         self.make_room(CLASSES + 16 + 5 * blocks)?;
