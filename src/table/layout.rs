@@ -18,7 +18,7 @@
 //! | 18 | seed | of the hash of keys |
 //! | 32 | transaction | odd while a writer is changing something |
 //! | 33 | journal length | entries that must be undone if the writer dies now |
-//! | 34 | open | the bucket whose sequence word the last transaction made odd, 0 if none ever was |
+//! | 34 | open | the bucket in use whose sequence word was made odd last, 0 if none was since the table became empty |
 //! | 35 | journal | the journal block |
 //! | 36 | top | the first word that was never handed out, or was given back: the end of the heap |
 //! | 37 | bindings | how many, hidden ones included |
@@ -74,7 +74,8 @@
 //!
 //! Words of slots with nothing in them have no meaning. A key has one slot, in its bucket or in an overflow
 //! block behind it, with its newest binding; the older ones hang behind the newest's record. A value of no or one
-//! word is in the slot itself, unless it hides others.
+//! word is put into the slot itself, unless it hides others. (It stays in its record if it hides none any more, or
+//! replaced a longer one there.)
 //!
 //! Keys are spread over N buckets by linear hashing: with M the smallest power of two >= N, a key of hash h
 //! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond three per bucket takes
