@@ -305,7 +305,10 @@ fuzz_target!(|acts: Vec<Act>| {
                     let (mended, stores) = record(|| dying.remove(-1));
                     assert!(!mended.unwrap());
                     let count = usize::from(*again) % (stores.len() + 1);
-                    image = images(&image, &stores, words).nth(count).unwrap();
+                    let mut second = images(&image, &stores, words);
+                    let dead = second.nth(count).unwrap();
+                    drop(second);
+                    image = dead;
                 }
                 Heap::unlink(name).unwrap();
                 restore::<Heap>(name, &image).unwrap();
