@@ -84,6 +84,13 @@ impl From<TableError> for Failed {
     }
 }
 
+/// A key, and its newest value.
+type Found = (i32, Option<Vec<i32>>);
+/// Makes one value of another, or of none.
+type Change<'a> = dyn FnMut(Option<&[i32]>) -> Option<Vec<i32>> + 'a;
+/// Changes a piece of a value, and says whether to write all of it.
+type Visitor<'a> = dyn FnMut(Option<&mut Vec<i32>>) -> (Answer, bool) + 'a;
+
 /// What tables, groups and read groups have in common.
 trait Reads {
     fn find(&self, key: i32) -> Result<Option<Vec<i32>>, TableError>;
@@ -93,7 +100,7 @@ trait Reads {
     fn length(&self) -> Result<usize, TableError>;
     fn entries(&self) -> Result<Vec<Entry>, TableError>;
     fn keys(&self) -> Result<Vec<i32>, TableError>;
-    fn get_many(&self, keys: &[i32]) -> Result<Vec<(i32, Option<Vec<i32>>)>, TableError>;
+    fn get_many(&self, keys: &[i32]) -> Result<Vec<Found>, TableError>;
     fn read_blocks(
         &self,
         key: i32,
@@ -124,7 +131,7 @@ macro_rules! reads {
         fn keys(&self) -> Result<Vec<i32>, TableError> {
             Self::iter_keys(self)?.collect()
         }
-        fn get_many(&self, keys: &[i32]) -> Result<Vec<(i32, Option<Vec<i32>>)>, TableError> {
+        fn get_many(&self, keys: &[i32]) -> Result<Vec<Found>, TableError> {
             let mut found = Vec::new();
             Self::get_many(self, keys, |key, value| found.push((key, value.map(<[i32]>::to_vec))))?;
             Ok(found)
@@ -157,11 +164,7 @@ trait Operations: Reads {
     fn add(&mut self, key: i32, value: &[i32]) -> Result<(), TableError>;
     fn replace(&mut self, key: i32, value: &[i32]) -> Result<(), TableError>;
     fn remove(&mut self, key: i32) -> Result<bool, TableError>;
-    fn update(
-        &mut self,
-        key: i32,
-        change: &mut dyn FnMut(Option<&[i32]>) -> Option<Vec<i32>>,
-    ) -> Result<(), TableError>;
+    fn update(&mut self, key: i32, change: &mut Change<'_>) -> Result<(), TableError>;
     fn clear(&mut self) -> Result<(), TableError>;
     fn retain(&mut self, keep: &mut dyn FnMut(i32, &[i32]) -> bool) -> Result<usize, TableError>;
     /// Replies to each piece; what is put into its words is written.
@@ -169,7 +172,7 @@ trait Operations: Reads {
         &mut self,
         key: i32,
         announced: Announced,
-        visit: &mut dyn FnMut(Option<&mut Vec<i32>>) -> (Answer, bool),
+        visit: &mut Visitor<'_>,
     ) -> Result<(), TableError>;
     fn group(
         &mut self,
@@ -191,7 +194,7 @@ macro_rules! operations {
         fn update(
             &mut self,
             key: i32,
-            change: &mut dyn FnMut(Option<&[i32]>) -> Option<Vec<i32>>,
+            change: &mut Change<'_>,
         ) -> Result<(), TableError> {
             Self::update(self, key, change)
         }
@@ -205,7 +208,7 @@ macro_rules! operations {
             &mut self,
             key: i32,
             announced: Announced,
-            visit: &mut dyn FnMut(Option<&mut Vec<i32>>) -> (Answer, bool),
+            visit: &mut Visitor<'_>,
         ) -> Result<(), TableError> {
             Self::write_blocks(self, key, announced, |fragment| {
                 let Some(mut fragment) = fragment else { return visit(None).0 };
