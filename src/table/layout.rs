@@ -231,7 +231,7 @@ pub(super) const LEAVES: u32 = 512;
 pub(super) const LEAF_SEGMENTS: u32 = 512;
 pub(super) const LEAF_WORDS: u32 = 4 + LEAF_SEGMENTS;
 /// Buckets of all segments from 7 on.
-const SEGMENT_BUCKETS: u32 = 1024;
+pub(super) const SEGMENT_BUCKETS: u32 = 1024;
 /// As many buckets as the directory can tell of.
 pub(super) const BUCKETS_MAX: u32 = (LEAVES * LEAF_SEGMENTS - 6) * SEGMENT_BUCKETS;
 

@@ -337,16 +337,18 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// The place of a bucket.
     #[inline(always)]
     pub(super) fn bucket(&self, number: u32) -> Look<u32> {
+        /// Lines in the header, and as many as places can tell of, less those of the longest segment.
+        const FIRST: u32 = HEADER_WORDS / BUCKET_WORDS;
+        const END: u32 = (1 << 28) - SEGMENT_BUCKETS;
         let (segment, index) = segment_of(number);
         let leaf = self.load(AT_LEAVES + segment / LEAF_SEGMENTS)?;
-        let entry = leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize;
-        let first = self.memory().load(entry)?;
-        if leaf < HEADER_WORDS || first < HEADER_WORDS || first % BUCKET_WORDS != 0 {
+        let first = self.memory().load(leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize)?;
+        // The number of its line; far too large if it does not begin at one.
+        let line = first.rotate_right(BUCKET_WORDS.ilog2());
+        if line.wrapping_sub(FIRST) >= END - FIRST {
             return Err(corrupt(leaf, "the directory leads to something that is no segment"));
         }
-        first
-            .checked_add(index * BUCKET_WORDS)
-            .ok_or_else(|| corrupt(first, "a segment is outside of the object"))
+        Ok((line + index) * BUCKET_WORDS)
     }
 
     /// The place of the bucket to which `key` belongs.
