@@ -507,6 +507,29 @@ fn all_records_at_once_are_given_back_to_the_top() {
     assert_eq!(after.count(Kind::Free), 0);
 }
 
+/// What was given back to the top is still needed if the writer dies: the journal must not move there.
+#[test]
+fn a_journal_that_moves_while_records_are_given_back_spares_them() {
+    for gone in [&[4][..], &[2, 4]] {
+        let prepare = |table: &Watched| {
+            row(table);
+            gone.iter().for_each(|key| assert!(table.remove(*key).unwrap()));
+        };
+        // Whichever of the blocks it is that finds the journal full.
+        for before in (0..40).step_by(8) {
+            let act = |table: &Watched| {
+                let result = table.group(|group| {
+                    (0..before).try_for_each(|key| group.add(10 + key, &[]))?;
+                    [1, 3, 5, 6].iter().try_for_each(|key| group.remove(*key).map(drop))
+                });
+                result.unwrap();
+            };
+            let scene = Scene { step: 7, ..scene(32) };
+            scene.dies(prepare, act);
+        }
+    }
+}
+
 #[test]
 fn operations_that_use_free_blocks() {
     let prepare = |table: &Watched| {

@@ -10,11 +10,8 @@ use super::journal::Transaction;
 use super::layout::*;
 use super::view::{FreeBlock, corrupt};
 
-/// As many journal entries as taking or freeing one block can need.
-const ENTRIES: u32 = 24;
-
-/// And as many as joining all free blocks of the greatest length, of which an object has room for 64, can need.
-const ENTRIES_TO_JOIN: u32 = ENTRIES + 64 * 3;
+/// As many journal entries as taking a block can need, or freeing one.
+const ENTRIES: u32 = 16;
 
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Takes a block. What it contains, but for its first word, is not defined; the transaction may fill it.
@@ -71,15 +68,31 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Frees the blocks given up.
     pub(super) fn dispose(&mut self) -> Result<()> {
+        // The journal moves now if it must: not to a place that was given back just before, for until the transaction
+        // has happened, undoing needs what is there. A journal that moves gives its old block up, too.
+        loop {
+            let blocks = self.given_up.len();
+            self.make_room(self.entries_to_free(blocks)?)?;
+            if self.given_up.len() == blocks {
+                break;
+            }
+        }
         while let Some(at) = self.given_up.pop() {
             self.free(at)?;
         }
         Ok(())
     }
 
+    /// As many journal entries as freeing so many blocks can need.
+    fn entries_to_free(&self, blocks: usize) -> Result<u32> {
+        // Beside the end of the heap, all free blocks of the greatest length may join.
+        let longest = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE);
+        let blocks = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(ENTRIES));
+        blocks.and_then(|entries| entries.checked_add(3 * longest)).ok_or(TableError::FormatFull)
+    }
+
     fn free(&mut self, at: u32) -> Result<()> {
         let head = self.view().block(at)?;
-        self.make_room(if head.before_is_free { ENTRIES_TO_JOIN } else { ENTRIES })?;
         if head.kind == Kind::Free {
             return Err(corrupt(at, "a block was given up twice").into());
         }

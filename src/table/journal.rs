@@ -195,7 +195,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// computed from the top is computed after it.
     #[inline]
     pub(super) fn make_room(&mut self, entries: u32) -> Result<()> {
-        while self.length + entries + JOURNAL_SPARE > self.capacity {
+        while self.length.saturating_add(entries).saturating_add(JOURNAL_SPARE) > self.capacity {
             self.move_journal()?;
         }
         Ok(())
