@@ -107,8 +107,9 @@ pub enum TableError {
         /// Words possible.
         max: usize,
     },
-    /// The table has as many words or buckets as the format allows.
-    #[error("the table has reached the limit of its format")]
+    /// The table has as many words as the format allows (2^32), or one group has changed more words than its journal can
+    /// have entries (33 million; a binding given up counts for 16): do it in several groups.
+    #[error("the table or its journal has reached the limit of the format")]
     FormatFull,
     /// The contents of the object contradict the format: somebody else wrote to it, or it was cut off.
     #[error("the table is corrupt at word {at}: {what}")]
