@@ -103,7 +103,7 @@ impl ShmBackend for Heap {
         if bytes > max {
             return Err(ShmError::TooLarge { name: self.name.clone(), bytes, max });
         }
-        mapping.extend_to(bytes);
+        mapping.grown(mapping.size(), bytes);
         Ok(())
     }
 

@@ -161,7 +161,7 @@ impl Handle {
         }
         reserve(object.fd.as_fd(), size, bytes)
             .map_err(|errno| ShmError::from_growth(&self.name, bytes, "fallocate", errno))?;
-        object.mapping.extend_to(bytes);
+        object.mapping.grown(size, bytes);
         Ok(())
     }
 

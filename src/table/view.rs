@@ -16,7 +16,7 @@ use super::error::{Result, TableError};
 use super::layout::*;
 
 /// The least that an object grows by, in bytes.
-const GROWTH_MIN: u64 = 8 << 10;
+const GROWTH_MIN: u64 = 32 << 10;
 
 /// The most that an object grows by at once, in bytes: reserving storage takes time, which one insertion pays.
 const GROWTH_MAX: u64 = 64 << 10;
