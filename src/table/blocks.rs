@@ -8,7 +8,7 @@
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
 
-use super::error::{Result, TableError};
+use super::error::{Result, TableError, Work};
 use super::index::Verdict;
 use super::journal::Transaction;
 use super::layout::*;
@@ -236,7 +236,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         key: i32,
         announced: Announced,
         mut visit: impl FnMut(Option<FragmentMut<'_, 'a, B>>) -> Answer,
-    ) -> Result<()> {
+    ) -> Work<()> {
         let page = (self.view().page_size()? / 4) as u32;
         self.walk_key(key, |transaction, place| {
             let (start, length) = words_of(place);
@@ -254,7 +254,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
                 let answer = visit(fragment);
                 remove = answer.remove.unwrap_or(remove);
                 if remove && announced == Announced::Nothing {
-                    return Err(TableError::NotAnnounced);
+                    return Err(TableError::NotAnnounced.into());
                 }
                 step = if answer.step == Step::Continue { step } else { answer.step };
                 if ended || step != Step::Continue {

@@ -5,7 +5,7 @@
 
 use manycore_backends::ShmBackend;
 
-use super::error::Result;
+use super::error::Work;
 use super::journal::Transaction;
 use super::layout::*;
 use super::view::corrupt;
@@ -13,7 +13,7 @@ use super::view::corrupt;
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Removes all bindings. It must be the last thing that a transaction does: what it gives back is not kept for
     /// undoing, but for the words that it changes itself.
-    pub(super) fn reset(&mut self) -> Result<()> {
+    pub(super) fn reset(&mut self) -> Work<()> {
         for (block, kind) in [(FIRST_LEAF, Kind::Leaf), (FIRST_SEGMENT, Kind::Segment)] {
             if self.view().block(block)?.kind != kind {
                 return Err(corrupt(block, "one of the first blocks is something else").into());
@@ -55,7 +55,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Makes everything from `start` to the block `end` free.
-    fn link_run(&mut self, start: u32, end: u32) -> Result<()> {
+    fn link_run(&mut self, start: u32, end: u32) -> Work<()> {
         let mut at = start;
         while at < end {
             let granules = ((end - at) / GRANULE).min(GRANULES_MAX);

@@ -128,4 +128,30 @@ impl From<OutOfBounds> for TableError {
     }
 }
 
+// Writers hand errors on through many hands; a box is all that each of them has to carry.
+
+impl From<Box<TableError>> for TableError {
+    #[cold]
+    fn from(error: Box<TableError>) -> TableError {
+        *error
+    }
+}
+
+impl From<OutOfBounds> for Box<TableError> {
+    #[cold]
+    fn from(error: OutOfBounds) -> Box<TableError> {
+        Box::new(error.into())
+    }
+}
+
+impl From<ShmError> for Box<TableError> {
+    #[cold]
+    fn from(error: ShmError) -> Box<TableError> {
+        Box::new(error.into())
+    }
+}
+
+/// What one of a writer's steps gives.
+pub(super) type Work<T> = std::result::Result<T, Box<TableError>>;
+
 pub(super) type Result<T, E = TableError> = std::result::Result<T, E>;

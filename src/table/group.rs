@@ -3,7 +3,7 @@
 use manycore_backends::ShmBackend;
 
 use super::blocks::{Announced, Answer, Fragment, FragmentMut, Step};
-use super::error::{Result, TableError};
+use super::error::{Result, TableError, Work};
 use super::index::Verdict;
 use super::iter::{Iter, Keys, visit_all};
 use super::journal::{Savepoint, Transaction};
@@ -168,7 +168,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// # Errors
     /// The same.
     pub fn add(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| group.transaction.bind(key, bytemuck::cast_slice(value)))
+        self.step(|group| group.transaction.bind(key, bytemuck::cast_slice(value)))
     }
 
     /// As [`ShmTable::remove`](super::ShmTable::remove).
@@ -176,7 +176,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// # Errors
     /// The same.
     pub fn remove(&mut self, key: i32) -> Result<bool> {
-        self.attempt(|group| group.transaction.remove(key))
+        self.step(|group| group.transaction.remove(key))
     }
 
     /// As [`ShmTable::replace`](super::ShmTable::replace).
@@ -184,7 +184,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// # Errors
     /// The same.
     pub fn replace(&mut self, key: i32, value: &[i32]) -> Result<()> {
-        self.attempt(|group| group.transaction.replace(key, bytemuck::cast_slice(value)))
+        self.step(|group| group.transaction.replace(key, bytemuck::cast_slice(value)))
     }
 
     /// As [`ShmTable::update`](super::ShmTable::update).
@@ -196,7 +196,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Result<()> {
-        self.attempt(|group| group.transaction.update(key, change))
+        self.step(|group| group.transaction.update(key, change))
     }
 
     /// As [`ShmTable::clear`](super::ShmTable::clear); but room that is given up can be used again only after the
@@ -205,7 +205,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// # Errors
     /// The same.
     pub fn clear(&mut self) -> Result<()> {
-        self.attempt(|group| {
+        self.step(|group| {
             group.transaction.sweep(|_, _, _| Ok(Verdict::RemoveAndNext))?;
             Ok(())
         })
@@ -217,7 +217,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// The same.
     pub fn retain(&mut self, mut keep: impl FnMut(i32, &[i32]) -> bool) -> Result<usize> {
         let mut value = Vec::new();
-        self.attempt(|group| {
+        self.step(|group| {
             group.transaction.sweep(|transaction, place, key| {
                 value.clear();
                 transaction.view().append(&place.content, &mut value)?;
@@ -236,7 +236,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         announced: Announced,
         visit: impl FnMut(Option<FragmentMut<'_, 'a, B>>) -> Answer,
     ) -> Result<()> {
-        self.attempt(|group| group.transaction.write_blocks(key, announced, visit))
+        self.step(|group| group.transaction.write_blocks(key, announced, visit))
     }
 
     /// A group inside the group: if `body` returns an error or panics, what it did is undone, and the outer
@@ -266,21 +266,32 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     pub(crate) fn judge(
         &mut self,
         key: i32,
-        judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
+        mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
     ) -> Result<bool> {
-        let judged = self.attempt(|group| group.transaction.judge(key, &mut group.buffers, judge));
+        let judged = self.step(|group| {
+            group
+                .transaction
+                .judge(key, &mut group.buffers, |value, replacement| Ok(judge(value, replacement)?))
+        });
         Ok(judged? != 0)
     }
 
     /// Adds a binding of words.
     pub(crate) fn add_words(&mut self, key: i32, value: &[u32]) -> Result<()> {
-        self.attempt(|group| group.transaction.bind(key, value))
+        self.step(|group| group.transaction.bind(key, value))
     }
 
     pub(super) fn view(&self) -> &View<'a, B> {
         self.transaction.view()
     }
 
+    /// Does one operation, or nothing.
+    #[inline]
+    fn step<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Result<T> {
+        Ok(self.attempt(body)?)
+    }
+
+    #[inline]
     fn attempt<T, E: From<TableError>>(
         &mut self,
         body: impl FnOnce(&mut Self) -> Result<T, E>,

@@ -5,7 +5,7 @@
 
 use manycore_backends::ShmBackend;
 
-use super::error::{Result, TableError};
+use super::error::{TableError, Work};
 use super::journal::Transaction;
 use super::layout::*;
 use super::view::{FreeBlock, corrupt};
@@ -15,7 +15,7 @@ const ENTRIES: u32 = 16;
 
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Takes a block. What it contains, but for its first word, is not defined; the transaction may fill it.
-    pub(super) fn take(&mut self, kind: Kind, granules: u32) -> Result<u32> {
+    pub(super) fn take(&mut self, kind: Kind, granules: u32) -> Work<u32> {
         // Whatever happens to the journal happens before the heap is looked at.
         self.make_room(ENTRIES)?;
         if let Some(class) = class_for(granules).map_or(Ok(None), |class| self.class_with_blocks(class))? {
@@ -34,7 +34,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Takes the first free block of the class, or its beginning.
-    fn take_free(&mut self, kind: Kind, granules: u32, class: u32) -> Result<u32> {
+    fn take_free(&mut self, kind: Kind, granules: u32, class: u32) -> Work<u32> {
         let at = self.view().load(AT_FREE + class)?;
         let block = self.view().free_block(at)?;
         if block.granules < granules || class_of(block.granules) != class || block.previous != 0 {
@@ -67,7 +67,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Frees the blocks given up.
-    pub(super) fn dispose(&mut self) -> Result<()> {
+    pub(super) fn dispose(&mut self) -> Work<()> {
         // The journal moves now if it must: not to a place that was given back just before, for until the transaction
         // has happened, undoing needs what is there. A journal that moves gives its old block up, too.
         loop {
@@ -84,14 +84,14 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// As many journal entries as freeing so many blocks can need.
-    fn entries_to_free(&self, blocks: usize) -> Result<u32> {
+    fn entries_to_free(&self, blocks: usize) -> Work<u32> {
         // Beside the end of the heap, all free blocks of the greatest length may join.
         let longest = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE);
         let blocks = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(ENTRIES));
-        blocks.and_then(|entries| entries.checked_add(3 * longest)).ok_or(TableError::FormatFull)
+        blocks.and_then(|entries| entries.checked_add(3 * longest)).ok_or(TableError::FormatFull.into())
     }
 
-    fn free(&mut self, at: u32) -> Result<()> {
+    fn free(&mut self, at: u32) -> Work<()> {
         let head = self.view().block(at)?;
         if head.kind == Kind::Free {
             return Err(corrupt(at, "a block was given up twice").into());
@@ -131,7 +131,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         self.set_before_is_free(end, true)
     }
 
-    fn free_block_before(&self, at: u32) -> Result<(u32, FreeBlock)> {
+    fn free_block_before(&self, at: u32) -> Work<(u32, FreeBlock)> {
         let granules = self.view().load(at - 1)?;
         let wrong = || corrupt(at, "the block before this one should be free");
         let before = granules
@@ -145,7 +145,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Puts a free block into the list of its class. What is at its place has no meaning, but for the words that
     /// are noted here.
-    pub(super) fn link(&mut self, at: u32, granules: u32, before_is_free: bool) -> Result<()> {
+    pub(super) fn link(&mut self, at: u32, granules: u32, before_is_free: bool) -> Work<()> {
         let class = class_of(granules);
         let first = self.view().load(AT_FREE + class)?;
         self.put(at, BlockHead { kind: Kind::Free, before_is_free, granules }.word())?;
@@ -161,7 +161,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Takes a free block out of its list.
-    fn unlink(&mut self, at: u32, block: &FreeBlock) -> Result<()> {
+    fn unlink(&mut self, at: u32, block: &FreeBlock) -> Work<()> {
         let class = class_of(block.granules);
         if block.previous != 0 {
             if self.view().free_block(block.previous)?.next != at {
@@ -188,7 +188,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// The first class from `class` on with free blocks.
     #[inline]
-    fn class_with_blocks(&self, class: u32) -> Result<Option<u32>> {
+    fn class_with_blocks(&self, class: u32) -> Work<Option<u32>> {
         let mut mask = u32::MAX << (class % 32);
         for index in class / 32..CLASSES.div_ceil(32) {
             let word = self.view().load(AT_FREE_CLASSES + index)? & mask;
@@ -200,14 +200,14 @@ impl<B: ShmBackend> Transaction<'_, B> {
         Ok(None)
     }
 
-    fn set_class_bit(&mut self, class: u32, set: bool) -> Result<()> {
+    fn set_class_bit(&mut self, class: u32, set: bool) -> Work<()> {
         let at = AT_FREE_CLASSES + class / 32;
         let bit = 1 << (class % 32);
         let word = self.view().load(at)?;
         self.put(at, if set { word | bit } else { word & !bit })
     }
 
-    pub(super) fn set_before_is_free(&mut self, at: u32, free: bool) -> Result<()> {
+    pub(super) fn set_before_is_free(&mut self, at: u32, free: bool) -> Work<()> {
         let head = self.view().block(at)?;
         self.put(at, BlockHead { before_is_free: free, ..head }.word())
     }

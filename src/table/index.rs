@@ -7,7 +7,7 @@ use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
 use super::check_length;
-use super::error::{Result, TableError};
+use super::error::{TableError, Work};
 use super::journal::{Counts, Scope, Transaction};
 use super::layout::*;
 use super::view::{Content, Place, Record, Slot, corrupt, kind_of, occupied};
@@ -44,14 +44,14 @@ type Cells = SmallVec<[Cell; 16]>;
 
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Adds a binding, hiding older ones of the key.
-    pub(super) fn bind(&mut self, key: i32, value: &[u32]) -> Result<()> {
+    pub(super) fn bind(&mut self, key: i32, value: &[u32]) -> Work<()> {
         let bucket = self.view().bucket_of_key(key)?;
         let newest = self.view().newest(&bucket, key)?;
         self.bind_at(bucket.at, newest, key, value)
     }
 
     /// The same, where `newest` is what the key's bucket has for it.
-    fn bind_at(&mut self, bucket: u32, newest: Option<Place>, key: i32, value: &[u32]) -> Result<()> {
+    fn bind_at(&mut self, bucket: u32, newest: Option<Place>, key: i32, value: &[u32]) -> Work<()> {
         check_length(value.len())?;
         self.open_bucket(bucket)?;
         if let Some(place) = newest {
@@ -75,7 +75,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Removes the binding at `place`.
-    pub(super) fn unbind(&mut self, place: &Place) -> Result<()> {
+    pub(super) fn unbind(&mut self, place: &Place) -> Work<()> {
         self.open_bucket(place.slot.bucket)?;
         let older = place.content.older();
         if place.hidden || older != 0 {
@@ -89,7 +89,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Gives the binding at `place`, of `key`, another value.
-    pub(super) fn rebind(&mut self, place: &Place, key: i32, value: &[u32]) -> Result<()> {
+    pub(super) fn rebind(&mut self, place: &Place, key: i32, value: &[u32]) -> Work<()> {
         check_length(value.len())?;
         match (&place.content, value) {
             // One store: it happens or it does not, and no reader can see half of it.
@@ -121,7 +121,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Replaces the newest binding of `key`, or adds one.
     #[inline]
-    pub(super) fn replace(&mut self, key: i32, value: &[u32]) -> Result<()> {
+    pub(super) fn replace(&mut self, key: i32, value: &[u32]) -> Work<()> {
         let bucket = self.view().bucket_of_key(key)?;
         match self.view().newest(&bucket, key)? {
             Some(place) => self.rebind(&place, key, value),
@@ -131,7 +131,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Removes the newest binding of `key`; whether there was one.
     #[inline]
-    pub(super) fn remove(&mut self, key: i32) -> Result<bool> {
+    pub(super) fn remove(&mut self, key: i32) -> Work<bool> {
         let bucket = self.view().bucket_of_key(key)?;
         match self.view().newest(&bucket, key)? {
             Some(place) => self.unbind(&place).map(|()| true),
@@ -144,7 +144,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         &mut self,
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
-    ) -> Result<()> {
+    ) -> Work<()> {
         let bucket = self.view().bucket_of_key(key)?;
         let Some(place) = self.view().newest(&bucket, key)? else {
             return match change(None) {
@@ -173,8 +173,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
         &mut self,
         key: i32,
         [value, replacement]: &mut [Vec<u32>; 2],
-        mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Result<Verdict>,
-    ) -> Result<usize> {
+        mut judge: impl FnMut(&[u32], &mut Vec<u32>) -> Work<Verdict>,
+    ) -> Work<usize> {
         self.walk_key(key, |transaction, place| {
             value.clear();
             replacement.clear();
@@ -192,8 +192,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn walk_key(
         &mut self,
         key: i32,
-        mut visit: impl FnMut(&mut Self, &Place) -> Result<Verdict>,
-    ) -> Result<usize> {
+        mut visit: impl FnMut(&mut Self, &Place) -> Work<Verdict>,
+    ) -> Work<usize> {
         let bucket = self.view().bucket_of_key(key)?;
         let mut next = self.view().newest(&bucket, key)?;
         let mut walk = self.view().walk();
@@ -222,8 +222,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Removes the bindings of which `judge` says so, of all keys. Returns how many.
     pub(super) fn sweep(
         &mut self,
-        mut judge: impl FnMut(&Self, &Place, i32) -> Result<Verdict>,
-    ) -> Result<usize> {
+        mut judge: impl FnMut(&Self, &Place, i32) -> Work<Verdict>,
+    ) -> Work<usize> {
         let mut removed = 0;
         for number in 0..self.view().buckets_to_visit()? {
             let bucket = self.view().bucket(number)?;
@@ -236,12 +236,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Takes buckets into use until there are `buckets`, or as many as possible.
-    pub(super) fn grow_to(&mut self, buckets: u32) -> Result<()> {
+    pub(super) fn grow_to(&mut self, buckets: u32) -> Work<()> {
         while self.view().buckets()? < buckets && self.split_if_possible()? {}
         Ok(())
     }
 
-    fn write_record(&mut self, key: i32, older: u32, value: &[u32]) -> Result<u32> {
+    fn write_record(&mut self, key: i32, older: u32, value: &[u32]) -> Work<u32> {
         let at = self.take(Kind::Record, record_granules(value.len()))?;
         self.fill(at + RECORD_LENGTH, &[value.len() as u32, older, key as u32])?;
         self.fill(at + RECORD_WORDS, value)?;
@@ -250,7 +250,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// The kind and the word of a slot for the newest binding of a key.
     #[inline]
-    fn write_value(&mut self, key: i32, older: u32, value: &[u32]) -> Result<(u32, u32)> {
+    fn write_value(&mut self, key: i32, older: u32, value: &[u32]) -> Work<(u32, u32)> {
         match (value, older) {
             ([], 0) => Ok((SLOT_EMPTY, 0)),
             ([word], 0) => Ok((SLOT_WORD, *word)),
@@ -264,7 +264,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         }
     }
 
-    fn set_kind(&mut self, slot: &Slot, kind: u32) -> Result<()> {
+    fn set_kind(&mut self, slot: &Slot, kind: u32) -> Work<()> {
         let at = slot.at + BUCKET_KINDS;
         let kinds = self.view().load(at)?;
         self.put(at, kinds & !(3 << (2 * slot.index)) | kind << (2 * slot.index))
@@ -273,7 +273,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Puts a cell into a slot of the bucket, or of an overflow block behind it. Returns which word of kinds must
     /// change for it to be there.
     #[inline(always)]
-    fn insert(&mut self, bucket: u32, cell: Cell) -> Result<(u32, u32)> {
+    fn insert(&mut self, bucket: u32, cell: Cell) -> Work<(u32, u32)> {
         let mut at = bucket;
         let mut steps = 0;
         loop {
@@ -297,7 +297,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// Puts a cell into a slot with nothing in it.
     #[inline]
-    fn place(&mut self, at: u32, kinds: u32, index: u32, cell: Cell) -> Result<(u32, u32)> {
+    fn place(&mut self, at: u32, kinds: u32, index: u32, cell: Cell) -> Work<(u32, u32)> {
         let (key, value) = (at + BUCKET_KEYS + index, at + BUCKET_VALUES + index);
         if self.scope() == Scope::Bucket {
             // It is one operation, and the only one that fills a slot: this one had no meaning before it.
@@ -311,7 +311,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Hangs an overflow block behind the full bucket or overflow block `at`, with its last cell and another.
-    fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Result<(u32, u32)> {
+    fn overflow(&mut self, at: u32, kinds: u32, cell: Cell) -> Work<(u32, u32)> {
         let (key, value) = (at + BUCKET_KEYS + LINK_SLOT, at + BUCKET_VALUES + LINK_SLOT);
         let last = Cell {
             key: self.view().load(key)?,
@@ -326,7 +326,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Takes what is in a slot out of it; an overflow block that has nothing else goes, too. Returns which word of
     /// kinds, or which link, must change for it to be gone.
     #[inline(always)]
-    fn vacate(&mut self, slot: &Slot) -> Result<(u32, u32)> {
+    fn vacate(&mut self, slot: &Slot) -> Work<(u32, u32)> {
         let kinds = self.view().load(slot.at + BUCKET_KINDS)? & !(3 << (2 * slot.index));
         if slot.before == 0 || occupied(kinds) != 0 {
             return Ok((slot.at + BUCKET_KINDS, kinds));
@@ -342,7 +342,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// What is in a bucket, and its overflow blocks.
-    fn cells(&self, bucket: u32) -> Result<(Cells, SmallVec<[u32; 4]>)> {
+    fn cells(&self, bucket: u32) -> Work<(Cells, SmallVec<[u32; 4]>)> {
         let (mut cells, mut blocks) = (Cells::new(), SmallVec::new());
         let mut at = bucket;
         loop {
@@ -364,24 +364,22 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Takes one more bucket into use, if there is room for it. If not, chains grow longer. Returns whether it did.
-    fn split_if_possible(&mut self) -> Result<bool> {
+    fn split_if_possible(&mut self) -> Work<bool> {
         let savepoint = self.savepoint();
-        match self.split() {
-            Err(
-                TableError::FormatFull | TableError::Shm(ShmError::Full { .. } | ShmError::TooLarge { .. }),
-            ) => {
-                self.undo_to(savepoint);
-                Ok(false)
-            }
-            result => result.map(|()| true),
+        let Err(error) = self.split() else { return Ok(true) };
+        let no_room = matches!(*error, TableError::Shm(ShmError::Full { .. } | ShmError::TooLarge { .. }));
+        if no_room || matches!(*error, TableError::FormatFull) {
+            self.undo_to(savepoint);
+            return Ok(false);
         }
+        Err(error)
     }
 
     /// Takes bucket N into use: those keys of its source that belong there move over.
-    fn split(&mut self) -> Result<()> {
+    fn split(&mut self) -> Work<()> {
         let buckets = self.view().buckets()?;
         if buckets == BUCKETS_MAX {
-            return Err(TableError::FormatFull);
+            return Err(TableError::FormatFull.into());
         }
         self.open_table()?;
         let target = self.new_bucket(buckets)?;
@@ -422,7 +420,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// The words of a bucket with these cells, and with as many fresh overflow blocks behind it as they need.
-    fn bucket_words(&mut self, cells: &[Cell]) -> Result<[u32; BUCKET_WORDS as usize]> {
+    fn bucket_words(&mut self, cells: &[Cell]) -> Work<[u32; BUCKET_WORDS as usize]> {
         let mut words = [0; BUCKET_WORDS as usize];
         let here = if cells.len() <= SLOTS as usize { cells.len() } else { LINK_SLOT as usize };
         for (index, cell) in cells[..here].iter().enumerate() {
@@ -438,7 +436,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// Writes overflow blocks with these cells, of which there is at least one; returns the first.
-    fn write_overflow(&mut self, cells: &[Cell]) -> Result<u32> {
+    fn write_overflow(&mut self, cells: &[Cell]) -> Work<u32> {
         // The last block first, so that the one before can lead to it.
         let mut next = 0;
         let mut rest = cells;
@@ -458,7 +456,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     }
 
     /// The place of bucket `number`, the next to be taken into use.
-    fn new_bucket(&mut self, number: u32) -> Result<u32> {
+    fn new_bucket(&mut self, number: u32) -> Work<u32> {
         let (segment, index) = segment_of(number);
         if index != 0 {
             return Ok(self.view().bucket(number)?);

@@ -10,7 +10,7 @@ use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
 use smallvec::SmallVec;
 
-use super::error::{Result, TableError};
+use super::error::{TableError, Work};
 use super::layout::*;
 use super::view::{View, corrupt};
 
@@ -25,6 +25,7 @@ pub(super) enum Scope {
 
 /// Changes in progress, undone unless committed.
 pub(super) struct Transaction<'a, B: ShmBackend> {
+    object: &'a B,
     view: View<'a, B>,
     scope: Scope,
     /// What the transaction word was, and whether it is odd now.
@@ -59,30 +60,76 @@ pub(super) struct Savepoint {
 }
 
 impl<'a, B: ShmBackend> Transaction<'a, B> {
-    /// Begins a transaction. The write lock must be held; what a dead writer left undone is undone first.
+    /// A transaction that is yet to be [started](Transaction::start). The write lock must be held.
     #[inline(always)]
-    pub(super) fn begin(object: &'a B, scope: Scope) -> Result<Transaction<'a, B>> {
-        let mut view = View::glance(object);
-        let [mut before, _, _, mut area, top] = view.memory().read_array(AT_TRANSACTION as usize)?;
-        if is_odd(before) || !view.is_top(top) {
-            (before, area) = take_over(object)?;
-            view = View::glance(object);
-        }
-        let capacity = capacity(&view, area)?;
-        Ok(Transaction {
-            view,
+    pub(super) fn new(object: &'a B, scope: Scope) -> Transaction<'a, B> {
+        Transaction {
+            object,
+            view: View::glance(object),
             scope,
-            before,
+            before: 0,
             begun: false,
             table_open: false,
             bucket_open: 0,
             bucket_sequence: 0,
-            area,
-            capacity,
+            area: 0,
+            capacity: 0,
             length: 0,
             broken: false,
             given_up: SmallVec::new(),
-        })
+        }
+    }
+
+    /// Finds out where things are. What a dead writer left undone is undone first.
+    #[inline(always)]
+    pub(super) fn start(&mut self) -> Work<()> {
+        let [before, _, _, area, top] = self.view.memory().read_array(AT_TRANSACTION as usize)?;
+        (self.before, self.area) = (before, area);
+        if is_odd(before) || !self.view.is_top(top) {
+            self.take_over()?;
+        }
+        self.capacity = capacity(&self.view, self.area)?;
+        Ok(())
+    }
+
+    /// Learns of what others have added to the object, and ends what a dead writer left.
+    #[cold]
+    fn take_over(&mut self) -> Work<()> {
+        self.view = View::new(self.object)?;
+        if is_odd(self.view.load(AT_TRANSACTION)?) {
+            recover(&self.view)?;
+            // What was undone may be anything, if the journal was not ours.
+            self.view = View::new(self.object)?;
+        }
+        self.before = self.view.load(AT_TRANSACTION)?;
+        self.area = self.view.load(AT_JOURNAL)?;
+        Ok(())
+    }
+
+    /// Does all of `body`, or nothing.
+    #[inline(always)]
+    pub(super) fn run<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Result<T, TableError> {
+        match self.try_run(body) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    #[inline(always)]
+    fn try_run<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Work<T> {
+        self.start()?;
+        let value = body(self)?;
+        self.finish()?;
+        Ok(value)
+    }
+
+    /// Undoes everything; the error to report.
+    #[cold]
+    pub(super) fn fail(&mut self, error: Box<TableError>) -> TableError {
+        match self.abandon() {
+            Ok(()) => self.view.explain(*error),
+            Err(worse) => worse,
+        }
     }
 
     #[inline]
@@ -97,7 +144,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Keeps readers away from what hangs on `bucket`, which is about to be changed.
     #[inline(always)]
-    pub(super) fn open_bucket(&mut self, bucket: u32) -> Result<()> {
+    pub(super) fn open_bucket(&mut self, bucket: u32) -> Work<()> {
         if self.scope == Scope::Table || (self.bucket_open != 0 && self.bucket_open != bucket) {
             return self.open_table();
         }
@@ -117,7 +164,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Keeps readers away from the whole table.
-    pub(super) fn open_table(&mut self) -> Result<()> {
+    pub(super) fn open_table(&mut self) -> Work<()> {
         if !self.table_open {
             self.enter()?;
             let sequence = self.view.load(AT_SEQUENCE)?;
@@ -128,7 +175,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     #[inline(always)]
-    fn enter(&mut self) -> Result<()> {
+    fn enter(&mut self) -> Work<()> {
         if !self.begun {
             self.view.store(AT_TRANSACTION, self.before | 1)?;
             self.begun = true;
@@ -138,7 +185,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Lets readers in again: what they see from here on is how it stays.
     #[inline(always)]
-    fn release(&mut self) -> Result<()> {
+    fn release(&mut self) -> Work<()> {
         if !self.begun {
             return Ok(());
         }
@@ -156,7 +203,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Changes the word `at`, noting what it was.
     #[inline]
-    pub(super) fn put(&mut self, at: u32, value: u32) -> Result<()> {
+    pub(super) fn put(&mut self, at: u32, value: u32) -> Work<()> {
         let old = self.view.load(at)?;
         if old == value {
             return Ok(());
@@ -168,7 +215,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Changes the word `at` and the numbers of bindings and keys by so many, noting what they were.
     #[inline(always)]
-    pub(super) fn put_and_count(&mut self, at: u32, value: u32, bindings: i32, keys: i32) -> Result<Counts> {
+    pub(super) fn put_and_count(&mut self, at: u32, value: u32, bindings: i32, keys: i32) -> Work<Counts> {
         self.make_room(3)?;
         debug_assert!(self.begun, "readers are kept away first");
         let [old_bindings, old_keys] = self.view.memory().read_array(AT_BINDINGS as usize)?;
@@ -185,7 +232,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Notes what the word `at` is, so that it can be changed in any way.
-    pub(super) fn keep(&mut self, at: u32) -> Result<()> {
+    pub(super) fn keep(&mut self, at: u32) -> Work<()> {
         self.make_room(1)?;
         let old = self.view.load(at)?;
         self.note(at, old)
@@ -194,7 +241,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Makes sure that the next so many entries have room. This may move the journal, and so change the top: what is
     /// computed from the top is computed after it.
     #[inline]
-    pub(super) fn make_room(&mut self, entries: u32) -> Result<()> {
+    pub(super) fn make_room(&mut self, entries: u32) -> Work<()> {
         while self.length.saturating_add(entries).saturating_add(JOURNAL_SPARE) > self.capacity {
             self.move_journal()?;
         }
@@ -202,13 +249,13 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Makes the words below `end` exist.
-    pub(super) fn reach(&mut self, end: u32) -> Result<()> {
-        self.view.reach(end)
+    pub(super) fn reach(&mut self, end: u32) -> Work<()> {
+        Ok(self.view.reach(end)?)
     }
 
     /// Writes words that nobody can reach before the transaction links to them.
     #[inline]
-    pub(super) fn fill(&self, at: u32, words: &[u32]) -> Result<()> {
+    pub(super) fn fill(&self, at: u32, words: &[u32]) -> Work<()> {
         Ok(self.view.memory().write(at as usize, words)?)
     }
 
@@ -219,10 +266,9 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Makes everything since the beginning happen.
     #[inline(always)]
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(super) fn finish(&mut self) -> Work<()> {
         if !self.given_up.is_empty() {
-            let disposed = self.dispose();
-            self.view.believe(disposed)?;
+            self.dispose()?;
         }
         if self.broken {
             return Err(corrupt(AT_JOURNAL, "a part of the group could not be undone").into());
@@ -236,12 +282,15 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     /// Undoes everything since the beginning.
-    pub(super) fn abandon(&mut self) -> Result<()> {
+    pub(super) fn abandon(&mut self) -> Result<(), TableError> {
+        if !self.begun {
+            return Ok(());
+        }
         let undone = self.undo_all();
         self.view.believe(undone)
     }
 
-    fn undo_all(&mut self) -> Result<()> {
+    fn undo_all(&mut self) -> Work<()> {
         self.try_undo_to(Savepoint { length: 0, given_up: 0 })?;
         self.release()
     }
@@ -255,7 +304,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         self.broken |= self.try_undo_to(savepoint).is_err();
     }
 
-    fn try_undo_to(&mut self, savepoint: Savepoint) -> Result<()> {
+    fn try_undo_to(&mut self, savepoint: Savepoint) -> Work<()> {
         undo(&self.view, self.length, savepoint.length)?;
         self.length = savepoint.length;
         self.given_up.truncate(savepoint.given_up);
@@ -265,7 +314,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     #[inline]
-    fn note(&mut self, at: u32, old: u32) -> Result<()> {
+    fn note(&mut self, at: u32, old: u32) -> Work<()> {
         debug_assert!(self.begun, "readers are kept away first");
         let entry = self.area + JOURNAL_WORDS + 2 * self.length;
         self.view.memory().write(entry as usize, &[at, old])?;
@@ -276,11 +325,11 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Moves the journal to a block of twice the size, at the top. The spare entries have room for what this
     /// itself changes: the top, and the journal's place.
     #[cold]
-    fn move_journal(&mut self) -> Result<()> {
+    fn move_journal(&mut self) -> Work<()> {
         // A block of g granules has room for 2 g - 1 entries.
         let granules = self.capacity + 1;
         if granules > GRANULES_MAX {
-            return Err(TableError::FormatFull);
+            return Err(TableError::FormatFull.into());
         }
         let top = self.view.load(AT_TOP)?;
         let end = top.checked_add(granules * GRANULE).ok_or(TableError::FormatFull)?;
@@ -290,12 +339,8 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         self.note(AT_TOP, top)?;
         self.view.store(AT_TOP, end)?;
         self.note(AT_JOURNAL, old_area)?;
-        let mut entry = [0; 2];
-        for index in 0..self.length {
-            let offset = JOURNAL_WORDS + 2 * index;
-            self.view.memory().read((old_area + offset) as usize, &mut entry)?;
-            self.view.memory().write((top + offset) as usize, &entry)?;
-        }
+        // Undoing begins with this entry, which leads back to the others.
+        self.fill(top + JOURNAL_WORDS + 2 * (self.length - 1), &[AT_JOURNAL, old_area])?;
         self.view.store(top, BlockHead::new(Kind::Journal, granules).word())?;
         self.view.store(top + 1, 0)?;
         self.view.store(AT_JOURNAL, top)?;
@@ -324,7 +369,7 @@ pub(super) fn is_odd(word: u32) -> bool {
 
 /// Ends the half-changed state that an odd sequence word tells of.
 #[inline(always)]
-fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
+fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Work<()> {
     let word = view.load(at)?;
     if is_odd(word) {
         view.store(at, word.wrapping_add(1))?;
@@ -332,22 +377,8 @@ fn make_even<B: ShmBackend>(view: &View<'_, B>, at: u32) -> Result<()> {
     Ok(())
 }
 
-/// Learns of what others have added to the object, and ends what a dead writer left. Returns the transaction word and
-/// the journal block.
-#[cold]
-fn take_over<B: ShmBackend>(object: &B) -> Result<(u32, u32)> {
-    let view = View::new(object)?;
-    if is_odd(view.load(AT_TRANSACTION)?) {
-        let recovered = recover(&view);
-        view.believe(recovered)?;
-        // What was undone may be anything, if the journal was not ours.
-        View::new(object)?;
-    }
-    Ok((view.load(AT_TRANSACTION)?, view.load(AT_JOURNAL)?))
-}
-
 /// Ends the transaction that a writer left when it died: it happened if nothing is left to undo.
-fn recover<B: ShmBackend>(view: &View<'_, B>) -> Result<()> {
+fn recover<B: ShmBackend>(view: &View<'_, B>) -> Work<()> {
     let length = view.load(AT_JOURNAL_LENGTH)?;
     if length != 0 {
         undo(view, length, 0)?;
@@ -365,7 +396,7 @@ fn recover<B: ShmBackend>(view: &View<'_, B>) -> Result<()> {
 
 /// The capacity of the journal block at `area`, in entries.
 #[inline(always)]
-fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Result<u32> {
+fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Work<u32> {
     let head = view.block(area)?;
     let capacity = (head.granules * GRANULE - JOURNAL_WORDS) / 2;
     if head.kind != Kind::Journal || capacity < 16 {
@@ -384,7 +415,7 @@ fn is_journalled(at: u32) -> bool {
 }
 
 /// Undoes the entries from `length` down to `to`, newest first.
-fn undo<B: ShmBackend>(view: &View<'_, B>, length: u32, to: u32) -> Result<()> {
+fn undo<B: ShmBackend>(view: &View<'_, B>, length: u32, to: u32) -> Work<()> {
     if length == to {
         return Ok(());
     }

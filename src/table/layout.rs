@@ -100,8 +100,9 @@
 //! the length after each, and then does step 5. Of a block that comes from a free list, the words that the list
 //! needs are journalled; what else it contained had no meaning. Blocks given up become free at the end of the
 //! transaction, so that undoing finds them intact. If the journal is full, it moves to a block of twice the size
-//! at the top: the entries are copied, the move itself is two entries (the top, the journal's place), and then one
-//! store of the journal's place makes the move. After an undone move the old block has the entries before it.
+//! at the top: the move itself is two entries (the top, the journal's place), the second of which is written into
+//! the new block, too, where it would follow; and then one store of the journal's place makes the move. The entries
+//! before it stay in the old block, to which undoing the move leads back.
 //!
 //! # Looking without a lock
 //!

@@ -64,7 +64,7 @@ use manycore_backends::lock::{Guard, Mode, Wait};
 use manycore_backends::shm::ShmError;
 use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
 
-use error::Result;
+use error::{Result, Work};
 use journal::{Scope, Transaction, is_odd};
 use layout::*;
 use view::View;
@@ -332,8 +332,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// As [`remove`](ShmTable::remove).
     #[doc(alias = "reset")]
     pub fn clear(&self) -> Result<()> {
-        let (_guard, mut transaction) = self.begin_write(Scope::Table)?;
-        self.complete(&mut transaction, Transaction::reset)
+        self.transact(Scope::Table, Transaction::reset)
     }
 
     /// Removes the bindings for which `keep` returns `false`; hidden ones are asked for, too. Returns how many
@@ -426,8 +425,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         announced: Announced,
         visit: impl FnMut(Option<FragmentMut<'_, 't, B>>) -> Answer,
     ) -> Result<()> {
-        let (_guard, mut transaction) = self.begin_write(Scope::Bucket)?;
-        self.complete(&mut transaction, |transaction| transaction.write_blocks(key, announced, visit))
+        self.transact(Scope::Bucket, |transaction| transaction.write_blocks(key, announced, visit))
     }
 
     /// Does several operations as one: nobody sees a state in between, and they happen all or not at all. If
@@ -443,13 +441,16 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         &self,
         body: impl FnOnce(&mut Group<'_, B>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (_guard, transaction) = self.begin_write(Scope::Table)?;
-        let mut group = Group::new(transaction);
+        let _guard = self.lock_for_writing()?;
+        let mut group = Group::new(Transaction::new(&self.shared.object, Scope::Table));
+        if let Err(error) = group.transaction.start() {
+            return Err(group.transaction.fail(error).into());
+        }
         match body(&mut group) {
-            Ok(value) => {
-                group.transaction.finish()?;
-                Ok(value)
-            }
+            Ok(value) => match group.transaction.finish() {
+                Ok(()) => Ok(value),
+                Err(error) => Err(group.transaction.fail(error).into()),
+            },
             Err(error) => {
                 group.transaction.abandon()?;
                 Err(error)
@@ -479,28 +480,19 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
 
     /// Runs one writing operation, on one key, as a transaction of its own.
     #[inline(always)]
-    fn write<T>(&self, body: impl FnOnce(&mut Transaction<'_, B>) -> Result<T>) -> Result<T> {
-        let (_guard, mut transaction) = self.begin_write(Scope::Bucket)?;
-        self.complete(&mut transaction, body)
+    fn write<'t, T>(&'t self, body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>) -> Result<T> {
+        self.transact(Scope::Bucket, body)
     }
 
     /// Runs a whole transaction.
     #[inline(always)]
-    fn complete<'a, T>(
-        &self,
-        transaction: &mut Transaction<'a, B>,
-        body: impl FnOnce(&mut Transaction<'a, B>) -> Result<T>,
+    fn transact<'t, T>(
+        &'t self,
+        scope: Scope,
+        body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>,
     ) -> Result<T> {
-        match body(transaction) {
-            Ok(value) => {
-                transaction.finish()?;
-                Ok(value)
-            }
-            Err(error) => {
-                transaction.abandon()?;
-                transaction.view().believe(Err(error))
-            }
-        }
+        let _guard = self.lock_for_writing()?;
+        Transaction::new(&self.shared.object, scope).run(body)
     }
 
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
@@ -515,7 +507,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             if self.shared.read_only {
                 return Err(TableError::Interrupted { name: self.name().to_owned() });
             }
-            drop(self.begin_write(Scope::Table)?);
+            self.transact(Scope::Table, |_| Ok(()))?;
         }
     }
 
@@ -533,18 +525,14 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     }
 
     #[inline(always)]
-    fn begin_write(&self, scope: Scope) -> Result<(Guard<'_, B, L>, Transaction<'_, B>)> {
+    fn lock_for_writing(&self) -> Result<Guard<'_, B, L>> {
         if self.shared.read_only {
             return Err(TableError::ReadOnly { name: self.name().to_owned() });
         }
-        let guard = self.lock(Mode::Write)?;
-        match Transaction::begin(&self.shared.object, scope) {
-            Ok(transaction) => Ok((guard, transaction)),
-            Err(error) => View::glance(&self.shared.object).believe(Err(error)),
-        }
+        self.lock(Mode::Write)
     }
 }
 
-fn check_length(words: usize) -> Result<()> {
-    if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }) } else { Ok(()) }
+fn check_length(words: usize) -> Work<()> {
+    if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }.into()) } else { Ok(()) }
 }

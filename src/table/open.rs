@@ -149,15 +149,14 @@ impl TableOptions {
             }
             opened => opened?,
         };
-        let (_guard, mut transaction) = table.begin_write(Scope::Table)?;
-        table.complete(&mut transaction, Transaction::reset)?;
-        drop(transaction);
+        let guard = table.lock_for_writing()?;
+        Transaction::new(&table.shared.object, Scope::Table).run(Transaction::reset)?;
         if let Some(bytes) = self.page_size {
             // A single store; nothing but the next growth depends on it.
             table.shared.object.memory().store(AT_PAGE_SIZE as usize, bytes as u32)?;
         }
         table.grow_to(buckets_for(self.expected))?;
-        drop(_guard);
+        drop(guard);
         Ok(table)
     }
 
@@ -347,9 +346,9 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
                 return Ok(());
             }
             // In steps, so that the journal stays small.
-            let mut transaction = Transaction::begin(&self.shared.object, Scope::Table)?;
+            let mut transaction = Transaction::new(&self.shared.object, Scope::Table);
             let step = buckets.min(before.saturating_add(1000));
-            self.complete(&mut transaction, |transaction| transaction.grow_to(step))?;
+            transaction.run(|transaction| transaction.grow_to(step))?;
             if transaction.view().buckets()? < step {
                 return Ok(());
             }

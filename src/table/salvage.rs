@@ -102,8 +102,8 @@ impl Salvage {
             let end = (words as u64).min(u64::from(u32::MAX)) as u32;
             copy.memory().store(AT_TOP as usize, end - end % GRANULE)?;
         }
-        if let Err(error) = Transaction::begin(copy, Scope::Table) {
-            self.tell(error);
+        if let Err(error) = Transaction::new(copy, Scope::Table).start() {
+            self.tell(*error);
         }
         Ok(())
     }

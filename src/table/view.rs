@@ -138,6 +138,13 @@ impl From<Flaw> for TableError {
     }
 }
 
+impl From<Flaw> for Box<TableError> {
+    #[cold]
+    fn from(flaw: Flaw) -> Box<TableError> {
+        Box::new(flaw.into())
+    }
+}
+
 impl From<OutOfBounds> for Flaw {
     #[cold]
     fn from(error: OutOfBounds) -> Flaw {
@@ -241,8 +248,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         self.object.intact().is_ok()
     }
 
+    /// Why something went wrong: if the object was cut off, then because of that.
     #[cold]
-    fn explain(&self, error: TableError) -> TableError {
+    pub(super) fn explain(&self, error: TableError) -> TableError {
         let intact = self.object.intact().and_then(|()| match error {
             TableError::Corrupt { .. } => self.object.size().map(drop),
             _ => Ok(()),
