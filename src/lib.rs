@@ -11,8 +11,8 @@ mod wire;
 pub mod worker;
 
 pub use manycore_backends::{
-    Fcntl, File, Fork, Heap, LockMethod, NoLock, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner,
-    Transport, lock, name, poll, shm, spawn, transport,
+    Best, BestLock, Fcntl, File, Fork, Heap, LockMethod, NoLock, Poll, Poller, PosixShm, ShmBackend, Socket,
+    Spawner, Transport, lock, name, poll, shm, spawn, transport,
 };
 
 pub use error::Error;
