@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod codec;
 mod error;
 pub mod map;
@@ -15,6 +16,7 @@ pub use manycore_backends::{
     Spawner, Transport, lock, name, poll, shm, spawn, transport,
 };
 
+pub use array::{ArrayError, ShmArray};
 pub use error::Error;
 pub use map::{MapError, ShmMap};
 pub use master::{RunError, Runtime};
