@@ -42,14 +42,14 @@ pub mod transport;
 
 use std::os::fd::BorrowedFd;
 
-pub use lock::{Fcntl, LockMethod, NoLock};
+pub use lock::{Best, BestLock, Fcntl, LockMethod, NoLock};
 pub use poll::{Poll, Poller};
 pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Fork, Spawner};
 pub use transport::{Socket, Transport};
 
-// The one place where shm and lock meet: these backends are files to the kernel, so that record
-// locks work on them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
+// The one place where shm and lock meet. `PosixShm` and `File` are files to the kernel, so that record locks work on
+// them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
 impl lock::RecordLockable for PosixShm {
     fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
         self.handle().current_fd().ok_or(lock::LockError::Forked)
@@ -60,4 +60,16 @@ impl lock::RecordLockable for File {
     fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
         self.handle().current_fd().ok_or(lock::LockError::Forked)
     }
+}
+
+impl lock::BestLock for PosixShm {
+    type Lock = Fcntl;
+}
+
+impl lock::BestLock for File {
+    type Lock = Fcntl;
+}
+
+impl lock::BestLock for Heap {
+    type Lock = NoLock;
 }

@@ -8,6 +8,7 @@ use manycore_backends::shm::ShmError;
 use manycore_backends::spawn::SpawnError;
 use manycore_backends::transport::TransportError;
 
+use crate::array::ArrayError;
 use crate::codec::CodecError;
 use crate::map::MapError;
 use crate::master::RunError;
@@ -29,6 +30,8 @@ pub enum Error {
     Table(#[from] TableError),
     /// A map could not be used.
     Map(#[from] MapError),
+    /// An array could not be used.
+    Array(#[from] ArrayError),
     /// A value has no encoding, or words are no value.
     Codec(#[from] CodecError),
     /// A shared object could not be opened or grown.

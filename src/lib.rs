@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod codec;
 mod error;
 pub mod map;
@@ -11,10 +12,11 @@ mod wire;
 pub mod worker;
 
 pub use manycore_backends::{
-    Fcntl, File, Fork, Heap, LockMethod, NoLock, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner,
-    Transport, lock, name, poll, shm, spawn, transport,
+    Best, BestLock, Fcntl, File, Fork, Heap, LockMethod, NoLock, Poll, Poller, PosixShm, ShmBackend, Socket,
+    Spawner, Transport, lock, name, poll, shm, spawn, transport,
 };
 
+pub use array::{ArrayError, ShmArray};
 pub use error::Error;
 pub use map::{MapError, ShmMap};
 pub use master::{RunError, Runtime};

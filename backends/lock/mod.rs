@@ -72,6 +72,33 @@ pub trait LockMethod<B>: fmt::Debug + Send + Sync + Sized + 'static {
     fn unlock(&self, object: &B) -> Result<(), LockError>;
 }
 
+/// A backend for which one lock method is best, unless there are reasons for another. [`Best`] is that method; code
+/// that is generic over backends needs no second parameter then.
+///
+/// ```
+/// use manycore_backends::lock::{Best, BestLock, LockMethod, Protocol};
+/// use manycore_backends::{Heap, PosixShm};
+///
+/// fn protocol<B: BestLock>() -> Protocol {
+///     <Best<B> as LockMethod<B>>::PROTOCOL
+/// }
+/// assert_eq!(protocol::<PosixShm>(), Protocol::FCNTL);
+/// assert_eq!(protocol::<Heap>(), Protocol::NONE);
+/// ```
+#[doc(alias = "best_locking_method")]
+#[diagnostic::on_unimplemented(
+    message = "no lock method is known to be best for `{Self}`",
+    note = "say which one to use, or implement `BestLock` for the backend"
+)]
+pub trait BestLock: Sized {
+    /// The method.
+    type Lock: LockMethod<Self>;
+}
+
+/// The best lock method for objects of the backend `B`; see [`BestLock`].
+#[doc(alias = "best_locking_method")]
+pub type Best<B> = <B as BestLock>::Lock;
+
 /// A backend whose objects are files to the kernel, so that record locks on its descriptor protect the
 /// object. Implement it for a backend of your own if, and only if, all descriptors of one object are the
 /// same file, and a process closes none of them while it has handles (see law 7 of

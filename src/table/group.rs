@@ -140,6 +140,17 @@ macro_rules! lookups {
 
 impl<B: ShmBackend> ReadGroup<'_, B> {
     lookups!(view => |group| group.view);
+
+    /// As [`ShmTable::search`](super::ShmTable::search).
+    pub(crate) fn search<T>(
+        &self,
+        key: i32,
+        mut visit: impl FnMut(&[u32]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let view = &self.view;
+        let mut search = || view.search_in(&view.bucket_of_key(key)?, key, &mut visit);
+        view.believe(search())
+    }
 }
 
 /// A table inside [`ShmTable::group`](super::ShmTable::group): the same operations, done as one. An operation

@@ -186,6 +186,26 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         None
     }
 
+    /// What `body` finds by several lookups of single keys, if no group happened between the first and the last of
+    /// them, so that it saw no state that nobody may see. `None` if groups follow each other fast: take the lock.
+    pub(crate) fn between_groups<T, E>(
+        &self,
+        mut body: impl FnMut() -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let view = View::glance(&self.shared.object);
+        for _ in 0..3 {
+            let Ok(before) = view.load(AT_SEQUENCE) else { return Ok(None) };
+            if is_odd(before) {
+                continue;
+            }
+            let found = body()?;
+            if view.load(AT_SEQUENCE).is_ok_and(|after| after == before) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// See [`ShmTable::get_many`].
     pub(super) fn look_up_many(
         &self,

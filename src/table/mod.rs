@@ -23,6 +23,7 @@
 //! | `check` | whether everything is in order |
 //! | `salvage` | what can be saved of a broken table |
 //! | `inspect` | figures and pictures of a table |
+//! | `typed` | what maps and arrays share |
 //!
 //! This module does not interpret values ([`ShmMap`](crate::ShmMap) does), and knows nothing of workers.
 //!
@@ -54,6 +55,7 @@ mod layout;
 mod lookup;
 mod open;
 mod salvage;
+mod typed;
 mod view;
 
 use std::ffi::OsStr;
@@ -79,6 +81,7 @@ pub use iter::{Entry, Iter, Keys};
 pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
 pub use open::TableOptions;
 pub use salvage::Salvaged;
+pub(crate) use typed::Failure;
 
 /// A hash table in shared memory: `i32` keys to arrays of `i32`, several bindings per key.
 ///
