@@ -8,8 +8,8 @@
 //!
 //! # Safety
 //!
-//! All accesses are atomic accesses to aligned words inside the mapping, of which this process knows that
-//! the object covers them. Nobody in this process accesses the bytes in another way: no reference, slice or
+//! All accesses are atomic accesses to aligned words inside the mapping (or do what such would do), of which this
+//! process knows that the object covers them. Nobody in this process accesses the bytes in another way: no reference, slice or
 //! pointer leaves this file. Other processes may write anything at any time; to this process that is a
 //! concurrent atomic write, whatever instruction they use. If somebody truncates the object, an access
 //! raises SIGBUS, which the [guard](super::guard) turns into zeros and a mark.
@@ -164,6 +164,89 @@ impl<'a> Mapped<'a> {
     }
 }
 
+impl Mapped<'_> {
+    /// Copies words out.
+    ///
+    /// # Safety
+    /// `from` and `count` must have come from [`check`](Mapped::check) of `self`; at `to` there must be room for so
+    /// many words, which nobody else looks at.
+    #[inline(always)]
+    unsafe fn copy_out(self, from: *mut u32, to: *mut u32, count: usize) {
+        // SAFETY: as promised here.
+        let copied = unsafe { copy_lines(from, to, count) };
+        for index in copied..count {
+            // SAFETY: `index` is less than the count that was checked.
+            let word = unsafe { self.atomic(from.wrapping_add(index)) }.load(Ordering::Acquire);
+            // SAFETY: there is room for it.
+            unsafe { to.add(index).write(word) };
+        }
+    }
+
+    /// Copies words in.
+    ///
+    /// # Safety
+    /// `to` and `count` must have come from [`check`](Mapped::check) of `self` for words that may be written; at `from`
+    /// there must be so many words.
+    #[inline(always)]
+    unsafe fn copy_in(self, from: *const u32, to: *mut u32, count: usize) {
+        // SAFETY: as promised here.
+        let copied = unsafe { copy_lines(from, to, count) };
+        for index in copied..count {
+            // SAFETY: they are there.
+            let word = unsafe { from.add(index).read() };
+            // SAFETY: `index` is less than the count that was checked.
+            unsafe { self.atomic(to.wrapping_add(index)) }.store(word, Ordering::Release);
+        }
+    }
+}
+
+/// Copies as many words as make whole pieces of eight, in rising order, and returns how many those were.
+///
+/// It does what a loop of relaxed atomic loads or stores of single words would do, in a quarter of the instructions:
+/// the processor moves aligned words within larger pieces whole, keeps its loads in order, and its stores; and the
+/// compiler moves no access to memory over an `asm` block.
+///
+/// # Safety
+/// One side is in a mapping, the other belongs to the caller; both must have so many words.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn copy_lines(from: *const u32, to: *mut u32, count: usize) -> usize {
+    let pieces = count / 8;
+    if pieces == 0 {
+        return 0;
+    }
+    // SAFETY: it reads and writes `pieces` times 32 bytes, which are there; all it changes besides is declared.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "movups {low}, [{from}]",
+            "movups {high}, [{from} + 16]",
+            "movups [{to}], {low}",
+            "movups [{to} + 16], {high}",
+            "add {from}, 32",
+            "add {to}, 32",
+            "dec {left}",
+            "jnz 2b",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            left = inout(reg) pieces => _,
+            low = out(xmm_reg) _,
+            high = out(xmm_reg) _,
+            options(nostack),
+        );
+    }
+    pieces * 8
+}
+
+/// Elsewhere all words are copied one by one.
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+unsafe fn copy_lines(_: *const u32, _: *mut u32, _: usize) -> usize {
+    0
+}
+
 #[cold]
 fn outside(at: usize, count: usize, words: usize) -> OutOfBounds {
     OutOfBounds { at, count, words }
@@ -193,20 +276,27 @@ impl Window for Mapped<'_> {
     #[inline(always)]
     fn read(&self, at: usize, into: &mut [u32]) -> Result<(), OutOfBounds> {
         let first = self.check(at, into.len(), self.words)?;
-        for (index, value) in into.iter_mut().enumerate() {
-            // SAFETY: `index` is less than the count that was checked for `self`.
-            *value = unsafe { self.atomic(first.wrapping_add(index)) }.load(Ordering::Acquire);
-        }
+        // SAFETY: so many words were checked for `self`, and there is room for them in `into`, which is not shared.
+        unsafe { self.copy_out(first, into.as_mut_ptr(), into.len()) };
         Ok(())
     }
 
     #[inline(always)]
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds> {
         let first = self.check(at, from.len(), self.writable)?;
-        for (index, value) in from.iter().enumerate() {
-            // SAFETY: `index` is less than the count that was checked for `self`, which may be written.
-            unsafe { self.atomic(first.wrapping_add(index)) }.store(*value, Ordering::Release);
-        }
+        // SAFETY: so many words were checked for `self`, which may be written, and `from` has as many.
+        unsafe { self.copy_in(from.as_ptr(), first, from.len()) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn append(&self, at: usize, count: usize, into: &mut Vec<u32>) -> Result<(), OutOfBounds> {
+        let first = self.check(at, count, self.words)?;
+        into.reserve(count);
+        // SAFETY: so many words were checked for `self`, and there is room for them behind those in `into`.
+        unsafe { self.copy_out(first, into.spare_capacity_mut().as_mut_ptr().cast(), count) };
+        // SAFETY: they are there now.
+        unsafe { into.set_len(into.len() + count) };
         Ok(())
     }
 

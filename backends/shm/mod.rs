@@ -242,6 +242,22 @@ pub trait Window: Copy {
     /// [`OutOfBounds`]; then nothing was written.
     fn write(&self, at: usize, from: &[u32]) -> Result<(), OutOfBounds>;
 
+    /// Appends `count` words beginning `at` to `into`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`]; then nothing was appended.
+    #[inline]
+    fn append(&self, at: usize, count: usize, into: &mut Vec<u32>) -> Result<(), OutOfBounds> {
+        // Checked before room is made for them: a count may be anything.
+        match at.checked_add(count) {
+            Some(end) if end <= self.words() => {}
+            _ => return Err(OutOfBounds { at, count, words: self.words() }),
+        }
+        let start = into.len();
+        into.resize(start + count, 0);
+        self.read(at, &mut into[start..])
+    }
+
     /// The `N` words beginning `at`.
     ///
     /// # Errors

@@ -189,6 +189,12 @@ impl<'a, B: ShmBackend> Check<'a, B> {
             let mut previous = 0;
             while at != 0 && self.claim(at, Kind::Free) {
                 let block = self.view.free_block(at)?;
+                let last = at + block.granules * GRANULE - 1;
+                self.must(
+                    self.view.load(last)? == block.granules,
+                    last,
+                    "a free block ends with a wrong length",
+                );
                 self.must(block.previous == previous, at, "a free list does not lead back");
                 self.must(class_of(block.granules) == class, at, "a free block in the list of another class");
                 (previous, at) = (at, block.next);

@@ -451,19 +451,15 @@ impl<'a, B: ShmBackend> View<'a, B> {
         Ok(head)
     }
 
-    /// The free block `at`, which some list or neighbour leads to.
+    /// The free block `at`, which some list or neighbour leads to. Its last word, which lies elsewhere in memory, is not
+    /// looked at.
     pub(super) fn free_block(&self, at: u32) -> Look<FreeBlock> {
         let head = self.block(at)?;
-        let last = at + head.granules * GRANULE - 1;
-        if head.kind != Kind::Free || self.load(last)? != head.granules {
+        if head.kind != Kind::Free {
             return Err(corrupt(at, "no free block where one should be"));
         }
-        Ok(FreeBlock {
-            before_is_free: head.before_is_free,
-            granules: head.granules,
-            next: self.load(at + 1)?,
-            previous: self.load(at + 2)?,
-        })
+        let [next, previous] = self.memory().read_array(at as usize + 1)?;
+        Ok(FreeBlock { before_is_free: head.before_is_free, granules: head.granules, next, previous })
     }
 
     #[inline(always)]
@@ -507,10 +503,11 @@ impl<'a, B: ShmBackend> View<'a, B> {
             Content::Word(word) => value.push(bytemuck::cast(*word)),
             // Its length was checked against the object: it may be anything.
             Content::Record(record) => {
-                let start = value.len();
-                value.resize(start + record.length as usize, W::zeroed());
-                let words = bytemuck::cast_slice_mut(&mut value[start..]);
-                self.memory().read((record.at + RECORD_WORDS) as usize, words)?;
+                let mut words: Vec<u32> = bytemuck::cast_vec(std::mem::take(value));
+                let start = (record.at + RECORD_WORDS) as usize;
+                let read = self.memory().append(start, record.length as usize, &mut words);
+                *value = bytemuck::cast_vec(words);
+                read?;
             }
         }
         Ok(())
