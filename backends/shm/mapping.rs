@@ -178,7 +178,7 @@ impl Mapped<'_> {
             // SAFETY: `index` is less than the count that was checked.
             let word = unsafe { self.atomic(from.wrapping_add(index)) }.load(Ordering::Acquire);
             // SAFETY: there is room for it.
-            unsafe { to.add(index).write(word) };
+            unsafe { to.wrapping_add(index).write(word) };
         }
     }
 
@@ -193,7 +193,7 @@ impl Mapped<'_> {
         let copied = unsafe { copy_lines(from, to, count) };
         for index in copied..count {
             // SAFETY: they are there.
-            let word = unsafe { from.add(index).read() };
+            let word = unsafe { from.wrapping_add(index).read() };
             // SAFETY: `index` is less than the count that was checked.
             unsafe { self.atomic(to.wrapping_add(index)) }.store(word, Ordering::Release);
         }

@@ -111,7 +111,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     pub(super) fn run<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Result<T, TableError> {
         match self.try_run(body) {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => Err(self.fail(*error)),
         }
     }
 
@@ -125,9 +125,9 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Undoes everything; the error to report.
     #[cold]
-    pub(super) fn fail(&mut self, error: Box<TableError>) -> TableError {
+    pub(super) fn fail(&mut self, error: TableError) -> TableError {
         match self.abandon() {
-            Ok(()) => self.view.explain(*error),
+            Ok(()) => self.view.explain(error),
             Err(worse) => worse,
         }
     }

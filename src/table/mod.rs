@@ -447,12 +447,12 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let _guard = self.lock_for_writing()?;
         let mut group = Group::new(Transaction::new(&self.shared.object, Scope::Table));
         if let Err(error) = group.transaction.start() {
-            return Err(group.transaction.fail(error).into());
+            return Err(group.transaction.fail(*error).into());
         }
         match body(&mut group) {
             Ok(value) => match group.transaction.finish() {
                 Ok(()) => Ok(value),
-                Err(error) => Err(group.transaction.fail(error).into()),
+                Err(error) => Err(group.transaction.fail(*error).into()),
             },
             Err(error) => {
                 group.transaction.abandon()?;
