@@ -299,7 +299,10 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// Does one operation, or nothing.
     #[inline]
     fn step<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Result<T> {
-        Ok(self.attempt(body)?)
+        match self.attempt(body) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.view().explain(*error)),
+        }
     }
 
     #[inline]
