@@ -35,11 +35,13 @@ pub enum Fault {
     Deadlock,
     /// `ENOLCK`: the table of locks is full.
     NoLocks,
+    /// `EINTR`: a signal came in between.
+    Interrupted,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Fault; 7] = [
+    pub const ALL: [Fault; 8] = [
         Fault::NoSpace,
         Fault::Quota,
         Fault::NoMemory,
@@ -47,6 +49,7 @@ impl Fault {
         Fault::Access,
         Fault::Deadlock,
         Fault::NoLocks,
+        Fault::Interrupted,
     ];
 
     fn errno(self) -> Errno {
@@ -58,6 +61,7 @@ impl Fault {
             Fault::Access => Errno::ACCESS,
             Fault::Deadlock => Errno::DEADLK,
             Fault::NoLocks => Errno::NOLCK,
+            Fault::Interrupted => Errno::INTR,
         }
     }
 }
