@@ -96,7 +96,8 @@ fn records_within_records_do_not_multiply() {
     let (name, table) = new_table();
     table.add(1, &[0; 100_000]).unwrap();
     let object = Heap::open(&name, Open::Existing).unwrap();
-    let at = |word: u32| (0..object.memory().words()).find(|at| object.memory().load(*at) == Ok(word)).unwrap();
+    let at =
+        |word: u32| (0..object.memory().words()).find(|at| object.memory().load(*at) == Ok(word)).unwrap();
     let record = at(100_000) - 1;
     let granules = object.memory().load(record).unwrap() & 0xFF_FFFF;
     // Each granule of the value is the head of a record that has all that follows for its value.

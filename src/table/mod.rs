@@ -342,7 +342,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// were removed.
     ///
     /// # Errors
-    /// As [`remove`](ShmTable::remove).
+    /// As [`remove`](ShmTable::remove); [`TableError::FormatFull`] if about a million values or more are to be removed at
+    /// once that are not in buckets: then nothing is, and it must be done in parts.
     #[doc(alias = "filter_map_inplace")]
     pub fn retain(&self, keep: impl FnMut(i32, &[i32]) -> bool) -> Result<usize> {
         self.group(|group| group.retain(keep))

@@ -258,9 +258,10 @@ impl Salvage {
     /// Looks into the buckets of a segment to which nothing leads. (Of one to which something leads, the rest is not in
     /// use, unless there are more keys than the buckets in use would have.)
     fn search_segment(&mut self, view: View<'_, Heap>, at: u32, granules: u32) {
-        let Some(buckets) = (0..=7).map(segment_buckets).find(|buckets| {
-            (BUCKET_WORDS + buckets * BUCKET_WORDS) / GRANULE == granules
-        }) else {
+        let Some(buckets) = (0..=7)
+            .map(segment_buckets)
+            .find(|buckets| (BUCKET_WORDS + buckets * BUCKET_WORDS) / GRANULE == granules)
+        else {
             return;
         };
         let place = |index: u32| first_bucket(at) + index * BUCKET_WORDS;
