@@ -180,6 +180,7 @@ impl<B: ShmBackend> FragmentMut<'_, '_, B> {
 
     fn copy_at(&mut self, index: usize, words: &[i32]) -> Result<()> {
         self.fragment().check(index, words.len())?;
+        self.transaction.check_generation()?;
         self.transaction.open_bucket(self.bucket)?;
         let savepoint = self.transaction.savepoint();
         for (at, word) in (self.start + index as u32..).zip(words) {

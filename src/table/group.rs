@@ -299,7 +299,8 @@ impl<'a, B: ShmBackend> Group<'a, B> {
     /// Does one operation, or nothing.
     #[inline]
     fn step<T>(&mut self, body: impl FnOnce(&mut Self) -> Work<T>) -> Result<T> {
-        Ok(self.attempt(body)?)
+        let done = self.attempt(body);
+        done.map_err(|error| self.view().explain(*error))
     }
 
     #[inline]
@@ -307,6 +308,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         &mut self,
         body: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.transaction.check_generation()?;
         let savepoint = self.transaction.savepoint();
         let attempt = Attempt { group: self, savepoint };
         let value = body(attempt.group)?;

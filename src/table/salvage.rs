@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
+use manycore_backends::generation::Generation;
 use manycore_backends::shm::{Memory, Open, Window, create_unique};
 use manycore_backends::{Heap, LockMethod, ShmBackend};
 
@@ -114,7 +115,7 @@ impl Salvage {
             let end = (words as u64).min(u64::from(u32::MAX)) as u32;
             copy.memory().store(AT_TOP as usize, end - end % GRANULE)?;
         }
-        if let Err(error) = Transaction::new(copy, Scope::Table).start() {
+        if let Err(error) = Transaction::new(copy, Generation::current(), Scope::Table).start() {
             self.tell(*error);
         }
         Ok(())
