@@ -180,9 +180,15 @@ impl<B: ShmBackend> FragmentMut<'_, '_, B> {
 
     fn copy_at(&mut self, index: usize, words: &[i32]) -> Result<()> {
         self.fragment().check(index, words.len())?;
+        self.transaction.check_generation()?;
         self.transaction.open_bucket(self.bucket)?;
+        let savepoint = self.transaction.savepoint();
         for (at, word) in (self.start + index as u32..).zip(words) {
-            self.transaction.put(at, *word as u32)?;
+            if let Err(error) = self.transaction.put(at, *word as u32) {
+                // The visitor may go on: it finds all words changed, or none.
+                self.transaction.undo_to(savepoint);
+                return Err(error.into());
+            }
         }
         Ok(())
     }

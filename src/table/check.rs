@@ -3,6 +3,7 @@
 //!
 //! This module changes nothing. It needs memory for two bits per granule of the object.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use manycore_backends::shm::Window;
@@ -249,7 +250,7 @@ impl<'a, B: ShmBackend> Check<'a, B> {
         (bindings, keys): (&mut u32, &mut u32),
     ) -> Result<()> {
         let mut at = bucket;
-        let mut here = Vec::new();
+        let mut here = HashSet::new();
         loop {
             let words: [u32; BUCKET_WORDS as usize] = self.view.memory().read_array(at as usize)?;
             let kinds = words[BUCKET_KINDS as usize];
@@ -268,8 +269,7 @@ impl<'a, B: ShmBackend> Check<'a, B> {
                     at + BUCKET_KEYS + slot,
                     "a key in the wrong bucket",
                 );
-                self.must(!here.contains(&key), at + BUCKET_KEYS + slot, "a key has two slots");
-                here.push(key);
+                self.must(here.insert(key), at + BUCKET_KEYS + slot, "a key has two slots");
                 *keys += 1;
                 *bindings += match kind_of(kinds, slot) {
                     SLOT_RECORD => self.records(words[(BUCKET_VALUES + slot) as usize], key)?,

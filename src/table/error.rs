@@ -108,7 +108,7 @@ pub enum TableError {
         max: usize,
     },
     /// The table has as many words as the format allows (2^32), or one group has changed more words than its journal can
-    /// have entries (33 million; a binding given up counts for 16): do it in several groups.
+    /// have entries (16 million; a binding given up counts for 16): do it in several groups.
     #[error("the table or its journal has reached the limit of the format")]
     FormatFull,
     /// The contents of the object contradict the format: somebody else wrote to it, or it was cut off.

@@ -310,6 +310,7 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         &mut self,
         body: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.transaction.check_generation()?;
         let savepoint = self.transaction.savepoint();
         let attempt = Attempt { group: self, savepoint };
         let value = body(attempt.group)?;

@@ -85,10 +85,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
 
     /// As many journal entries as freeing so many blocks can need.
     fn entries_to_free(&self, blocks: usize) -> Work<u32> {
-        // Beside the end of the heap, all free blocks of the greatest length may join.
-        let longest = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE);
+        // Beside the end of the heap, many free blocks may join, of which any two are longer than a block can be.
+        let pairs = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE);
         let blocks = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(ENTRIES));
-        blocks.and_then(|entries| entries.checked_add(3 * longest)).ok_or(TableError::FormatFull.into())
+        blocks
+            .and_then(|entries| entries.checked_add(3 * (2 * pairs + 1)))
+            .ok_or(TableError::FormatFull.into())
     }
 
     fn free(&mut self, at: u32) -> Work<()> {
@@ -113,7 +115,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         if end > top {
             return Err(corrupt(at, "a free block reaches beyond the end of the heap").into());
         }
-        // Beside the end of the heap there may be several, of which each alone has the greatest length.
+        // Beside the end of the heap there may be several, of which any two are longer than a block can be.
         while before_is_free {
             let (before, block) = self.free_block_before(start)?;
             if end != top && granules + block.granules > GRANULES_MAX {

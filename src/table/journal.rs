@@ -7,7 +7,8 @@
 //! This module does not know what the words mean, and does not hold the lock.
 
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::Window;
+use manycore_backends::generation::Generation;
+use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
 use super::error::{TableError, Work};
@@ -28,6 +29,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     object: &'a B,
     view: View<'a, B>,
     scope: Scope,
+    /// The process that holds the lock: a child that it forks meanwhile does not, and changes nothing.
+    generation: Generation,
     /// What the transaction word was, and whether it is odd now.
     before: u32,
     begun: bool,
@@ -62,11 +65,12 @@ pub(super) struct Savepoint {
 impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// A transaction that is yet to be [started](Transaction::start). The write lock must be held.
     #[inline(always)]
-    pub(super) fn new(object: &'a B, scope: Scope) -> Transaction<'a, B> {
+    pub(super) fn new(object: &'a B, generation: Generation, scope: Scope) -> Transaction<'a, B> {
         Transaction {
             object,
             view: View::glance(object),
             scope,
+            generation,
             before: 0,
             begun: false,
             table_open: false,
@@ -121,6 +125,16 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         let value = body(self)?;
         self.finish()?;
         Ok(value)
+    }
+
+    /// Whether this is the process that began: a closure may have forked.
+    #[inline]
+    pub(super) fn check_generation(&self) -> Result<(), TableError> {
+        if self.generation.is_current() {
+            Ok(())
+        } else {
+            Err(ShmError::Forked { name: self.object.name().to_owned() }.into())
+        }
     }
 
     /// Undoes everything; the error to report.
@@ -267,6 +281,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Makes everything since the beginning happen.
     #[inline(always)]
     pub(super) fn finish(&mut self) -> Work<()> {
+        self.check_generation()?;
         if !self.given_up.is_empty() {
             self.dispose()?;
         }
@@ -283,7 +298,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Undoes everything since the beginning.
     pub(super) fn abandon(&mut self) -> Result<(), TableError> {
-        if !self.begun {
+        if !self.begun || !self.generation.is_current() {
             return Ok(());
         }
         let undone = self.undo_all();
@@ -301,7 +316,9 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
 
     /// Undoes everything since `savepoint`. If that fails, the whole transaction will.
     pub(super) fn undo_to(&mut self, savepoint: Savepoint) {
-        self.broken |= self.try_undo_to(savepoint).is_err();
+        if self.generation.is_current() {
+            self.broken |= self.try_undo_to(savepoint).is_err();
+        }
     }
 
     fn try_undo_to(&mut self, savepoint: Savepoint) -> Work<()> {
@@ -356,7 +373,7 @@ impl<B: ShmBackend> Drop for Transaction<'_, B> {
     fn drop(&mut self) {
         // Not committed: an error or a panic. If undoing fails, because the object is corrupt or was cut off,
         // the journal remains and the next writer is told.
-        if self.begun {
+        if self.begun && self.generation.is_current() {
             let _ = self.undo_all();
         }
     }

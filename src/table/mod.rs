@@ -37,7 +37,7 @@
 //! # Who may use a handle
 //!
 //! Threads may share a handle or its clones, and a process may open one table several times: the lock method excludes
-//! all users from each other. A handle carried into a forked child refuses to work; open the table anew there.
+//! all users from each other. A handle carried into a forked child refuses to work, and so does a group; open the table anew there.
 //! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
 //! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
 
@@ -342,7 +342,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// were removed.
     ///
     /// # Errors
-    /// As [`remove`](ShmTable::remove).
+    /// As [`remove`](ShmTable::remove); [`TableError::FormatFull`] if about a million values or more are to be removed at
+    /// once that are not in buckets: then nothing is, and it must be done in parts.
     #[doc(alias = "filter_map_inplace")]
     pub fn retain(&self, keep: impl FnMut(i32, &[i32]) -> bool) -> Result<usize> {
         self.group(|group| group.retain(keep))
@@ -445,7 +446,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         body: impl FnOnce(&mut Group<'_, B>) -> Result<T, E>,
     ) -> Result<T, E> {
         let _guard = self.lock_for_writing()?;
-        let mut group = Group::new(Transaction::new(&self.shared.object, Scope::Table));
+        let mut group =
+            Group::new(Transaction::new(&self.shared.object, self.shared.generation, Scope::Table));
         if let Err(error) = group.transaction.start() {
             return Err(group.transaction.fail(*error).into());
         }
@@ -495,7 +497,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>,
     ) -> Result<T> {
         let _guard = self.lock_for_writing()?;
-        Transaction::new(&self.shared.object, scope).run(body)
+        Transaction::new(&self.shared.object, self.shared.generation, scope).run(body)
     }
 
     fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {

@@ -150,7 +150,8 @@ impl TableOptions {
             opened => opened?,
         };
         let guard = table.lock_for_writing()?;
-        Transaction::new(&table.shared.object, Scope::Table).run(Transaction::reset)?;
+        Transaction::new(&table.shared.object, table.shared.generation, Scope::Table)
+            .run(Transaction::reset)?;
         if let Some(bytes) = self.page_size {
             // A single store; nothing but the next growth depends on it.
             table.shared.object.memory().store(AT_PAGE_SIZE as usize, bytes as u32)?;
@@ -346,7 +347,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
                 return Ok(());
             }
             // In steps, so that the journal stays small.
-            let mut transaction = Transaction::new(&self.shared.object, Scope::Table);
+            let mut transaction = Transaction::new(&self.shared.object, self.shared.generation, Scope::Table);
             let step = buckets.min(before.saturating_add(1000));
             transaction.run(|transaction| transaction.grow_to(step))?;
             if transaction.view().buckets()? < step {

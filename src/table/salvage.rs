@@ -2,11 +2,13 @@
 //!
 //! The broken object is copied into memory of this process first, so that it cannot change meanwhile and is not
 //! changed itself. What is left in its journal is undone in the copy, if that can be done. Then the index is
-//! followed as far as it leads; and then the heap is searched for records to which nothing leads any more.
+//! followed as far as it leads; and then the heap is searched for buckets, overflow blocks and records to which nothing
+//! leads any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
+use manycore_backends::generation::Generation;
 use manycore_backends::shm::{Memory, Open, Window, create_unique};
 use manycore_backends::{Heap, LockMethod, ShmBackend};
 
@@ -15,7 +17,7 @@ use super::check::Problem;
 use super::error::{Result, TableError};
 use super::journal::{Scope, Transaction};
 use super::layout::*;
-use super::view::{Content, Look, View, kind_of};
+use super::view::{Content, Look, View, Walk, corrupt, kind_of};
 
 /// As many problems as are told of.
 const PROBLEMS: usize = 100;
@@ -32,17 +34,18 @@ pub struct Salvaged {
 
 impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Adds every binding that can be read of the broken table `from`, an object of the backend `F`, to this table:
-    /// those that its index leads to, and those of which only the record was found (as older ones of their key). The
-    /// broken object is only read, without any lock; nobody should be using it.
+    /// those that its index leads to; those in buckets that nothing leads to any more, if the index has none of their
+    /// key; and those of which only the record was found (as older ones of their key). The broken object is only read,
+    /// without any lock; nobody should be using it.
     ///
     /// # Errors
     /// [`TableError::Shm`] if `from` cannot be opened or be copied, and as [`add`](ShmTable::add): bindings are added
     /// one by one, and those that were added before an error stay.
     pub fn salvage<F: ShmBackend>(&self, from: impl AsRef<OsStr>) -> Result<Salvaged> {
         let copy = copy_of(&F::open(from.as_ref(), Open::ReadOnly)?)?;
-        let mut salvage = Salvage::default();
-        salvage.repair(&copy)?;
         let view = View::glance(&copy);
+        let mut salvage = Salvage::new(view.walk());
+        salvage.repair(&copy)?;
         salvage.follow_index(view);
         salvage.search_heap(view);
         let mut bindings = 0;
@@ -73,16 +76,26 @@ fn copy_of<F: ShmBackend>(broken: &F) -> Result<Heap> {
     Ok(copy)
 }
 
-#[derive(Default)]
 struct Salvage {
     problems: Vec<Problem>,
     /// Bindings, newest first.
     found: BTreeMap<i32, Vec<Vec<i32>>>,
-    /// Buckets, overflow blocks and records that were visited.
-    visited: BTreeSet<u32>,
+    /// Buckets and overflow blocks that were visited.
+    buckets: BTreeSet<u32>,
+    /// Records that were. (One of both kinds at the same place is no contradiction where the index leads astray.)
+    records: BTreeSet<u32>,
+    /// Buckets that the directory leads to, by number and place, but that are in no segment.
+    doubtful: Vec<(u32, u32)>,
+    /// Room for the records to come: together they are no larger than the object, or lie within each other.
+    walk: Walk,
 }
 
 impl Salvage {
+    fn new(walk: Walk) -> Salvage {
+        let (buckets, records, doubtful) = Default::default();
+        Salvage { problems: Vec::new(), found: BTreeMap::new(), buckets, records, doubtful, walk }
+    }
+
     fn tell(&mut self, error: impl Into<TableError>) {
         let problem = match error.into() {
             TableError::Corrupt { at, what } => Problem { at, what: what.to_owned() },
@@ -102,7 +115,7 @@ impl Salvage {
             let end = (words as u64).min(u64::from(u32::MAX)) as u32;
             copy.memory().store(AT_TOP as usize, end - end % GRANULE)?;
         }
-        if let Err(error) = Transaction::new(copy, Scope::Table).start() {
+        if let Err(error) = Transaction::new(copy, Generation::current(), Scope::Table).start() {
             self.tell(*error);
         }
         Ok(())
@@ -114,23 +127,46 @@ impl Salvage {
             Err(error) => return self.tell(error),
         };
         for number in 0..buckets {
-            let followed = view.bucket(number).and_then(|bucket| self.follow_bucket(view, bucket));
+            let followed = view.bucket(number).and_then(|at| self.follow_bucket(view, number, at));
             if let Err(error) = followed {
                 self.tell(error);
             }
         }
     }
 
-    fn follow_bucket(&mut self, view: View<'_, Heap>, bucket: u32) -> Look<()> {
-        let mut at = bucket;
-        while self.visited.insert(at) {
+    fn follow_bucket(&mut self, view: View<'_, Heap>, number: u32, at: u32) -> Look<()> {
+        let first = at - segment_of(number).1 * BUCKET_WORDS;
+        let is_head = |head: u32| {
+            first_bucket(head) == first && view.block(head).is_ok_and(|head| head.kind == Kind::Segment)
+        };
+        if (first - BUCKET_WORDS..first).step_by(GRANULE as usize).any(is_head) {
+            return self.follow_chain(view, at, |_, _| true).map(drop);
+        }
+        self.doubtful.push((number, at));
+        Err(corrupt(at, "a bucket in no segment"))
+    }
+
+    /// Takes what is in a bucket or an overflow block, and in those behind it, if they were not visited; of the keys,
+    /// those that `may` be there. Returns whether there were any.
+    fn follow_chain(
+        &mut self,
+        view: View<'_, Heap>,
+        first: u32,
+        may: impl Fn(&Self, i32) -> bool,
+    ) -> Look<bool> {
+        let (mut at, mut any) = (first, false);
+        while self.buckets.insert(at) {
             let words: [u32; BUCKET_WORDS as usize] = view.memory().read_array(at as usize)?;
             let kinds = words[BUCKET_KINDS as usize];
             for slot in 0..SLOTS {
                 let key = words[(BUCKET_KEYS + slot) as usize] as i32;
                 let value = words[(BUCKET_VALUES + slot) as usize];
-                match kind_of(kinds, slot) {
-                    SLOT_NOTHING => {}
+                let kind = kind_of(kinds, slot);
+                if kind == SLOT_NOTHING || !may(self, key) {
+                    continue;
+                }
+                any = true;
+                match kind {
                     SLOT_EMPTY => self.found.entry(key).or_default().push(Vec::new()),
                     SLOT_WORD => self.found.entry(key).or_default().push(vec![value as i32]),
                     _ => {
@@ -143,7 +179,7 @@ impl Salvage {
             let Some(next) = view.behind(at, kinds)? else { break };
             at = next;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Takes the value of the record at `first` and of those behind it, unless they were visited.
@@ -151,9 +187,10 @@ impl Salvage {
         let mut at = first;
         while at != 0 {
             let record = view.record(at, key)?;
-            if !self.visited.insert(at) {
+            if !self.records.insert(at) {
                 break;
             }
+            self.walk.pass(&record)?;
             let mut value = Vec::new();
             view.append(&Content::Record(record), &mut value)?;
             self.found.entry(key).or_default().push(value);
@@ -162,9 +199,10 @@ impl Salvage {
         Ok(())
     }
 
-    /// Looks for records that were not visited: block by block, and where that leads nowhere, granule by granule.
+    /// Looks for what was not visited: block by block, and where that leads nowhere, granule by granule.
     fn search_heap(&mut self, view: View<'_, Heap>) {
         let top = view.load(AT_TOP).unwrap_or(0);
+        let (mut segments, mut overflow) = (Vec::new(), Vec::new());
         let (mut orphans, mut hidden) = (Vec::new(), BTreeSet::new());
         let mut at = HEADER_WORDS;
         while at < top {
@@ -175,7 +213,7 @@ impl Salvage {
             let key = view.load(at + 3).unwrap_or(0) as i32;
             match view.record(at, key) {
                 Ok(record) if record_granules(record.length as usize) == record.granules => {
-                    if !self.visited.contains(&at) {
+                    if !self.records.contains(&at) {
                         orphans.push((at, key));
                         hidden.insert(record.older);
                     }
@@ -183,18 +221,87 @@ impl Salvage {
                 }
                 // A record that is not what it says; its length cannot be believed, either.
                 _ if head.kind == Kind::Record => at += GRANULE,
-                _ => at = at.saturating_add(head.granules * GRANULE),
+                _ => {
+                    match head.kind {
+                        Kind::Segment => segments.push((at, head.granules)),
+                        Kind::Overflow => overflow.push(at),
+                        _ => {}
+                    }
+                    at = at.saturating_add(head.granules * GRANULE);
+                }
+            }
+        }
+        // Their slots lead to records, in order.
+        for (at, granules) in segments {
+            self.search_segment(view, at, granules);
+        }
+        for (number, at) in std::mem::take(&mut self.doubtful) {
+            let buckets = view.buckets().unwrap_or(1);
+            self.search_chain(view, at, |hash| bucket_of(hash, buckets) == number);
+        }
+        for at in overflow {
+            if self.misses_some(view) {
+                self.search_chain(view, at, |_| true);
             }
         }
         // First those that nothing hides: the others are behind them.
         let (last, first): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(at, _)| hidden.contains(at));
         for (at, key) in first.into_iter().chain(last) {
-            if !self.visited.contains(&at) {
+            if !self.records.contains(&at) {
                 self.tell(TableError::Corrupt { at: at as usize, what: "a record that nothing leads to" });
                 if let Err(error) = self.follow_records(view, at, key) {
                     self.tell(error);
                 }
             }
         }
+    }
+
+    /// Looks into the buckets of a segment to which nothing leads. (Of one to which something leads, the rest is not in
+    /// use, unless there are more keys than the buckets in use would have.)
+    fn search_segment(&mut self, view: View<'_, Heap>, at: u32, granules: u32) {
+        let Some(buckets) = (0..=7)
+            .map(segment_buckets)
+            .find(|buckets| (BUCKET_WORDS + buckets * BUCKET_WORDS) / GRANULE == granules)
+        else {
+            return;
+        };
+        let place = |index: u32| first_bucket(at) + index * BUCKET_WORDS;
+        let led_to = (0..buckets).any(|index| self.buckets.contains(&place(index)));
+        let fuller = |keys| u64::from(keys) > u64::from(LOAD) * u64::from(view.buckets().unwrap_or(0));
+        if !self.misses_some(view) || led_to && !view.load(AT_KEYS).is_ok_and(fuller) {
+            return;
+        }
+        for index in 0..buckets {
+            // Bits of the number of the bucket, as far as the segment tells it, are bits of the hashes.
+            let (number, mask) = if at == FIRST_SEGMENT {
+                (index, (index + 1).next_power_of_two() - 1)
+            } else if buckets == SEGMENT_BUCKETS {
+                (index, SEGMENT_BUCKETS - 1)
+            } else {
+                (buckets + index, 2 * buckets - 1)
+            };
+            if !self.buckets.contains(&place(index)) {
+                self.search_chain(view, place(index), |hash| hash & mask == number);
+            }
+        }
+    }
+
+    /// Takes what is in a bucket or overflow block to which nothing leads, unless its keys were found elsewhere: a key
+    /// has only one slot.
+    fn search_chain(&mut self, view: View<'_, Heap>, at: u32, may: impl Fn(u32) -> bool) {
+        let seed = view.load(AT_SEED).unwrap_or(0);
+        let may = |salvage: &Self, key: i32| may(hash(key, seed)) && !salvage.found.contains_key(&key);
+        match self.follow_chain(view, at, may) {
+            Ok(false) => {}
+            Ok(true) => self.tell(corrupt(at, "keys that nothing leads to")),
+            Err(error) => self.tell(error),
+        }
+    }
+
+    /// Whether less was found than the table says it has; both counts must say so, as one may be damaged.
+    fn misses_some(&self, view: View<'_, Heap>) -> bool {
+        let found: usize = self.found.values().map(Vec::len).sum();
+        view.load(AT_KEYS).is_ok_and(|keys| self.found.len() < keys as usize)
+            && view.load(AT_BINDINGS).is_ok_and(|bindings| found < bindings as usize)
     }
 }
