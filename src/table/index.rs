@@ -224,10 +224,13 @@ impl<B: ShmBackend> Transaction<'_, B> {
         &mut self,
         mut judge: impl FnMut(&Self, &Place, i32) -> Work<Verdict>,
     ) -> Work<usize> {
-        let mut removed = 0;
+        let (mut removed, mut steps) = (0, 0);
         for number in 0..self.view().buckets_to_visit()? {
             let bucket = self.view().bucket(number)?;
-            for cell in self.cells(bucket)?.0 {
+            let (cells, blocks) = self.cells(bucket)?;
+            steps += blocks.len();
+            self.view().check_steps(steps, bucket)?;
+            for cell in cells {
                 let key = cell.key as i32;
                 removed += self.walk_key(key, |transaction, place| judge(transaction, place, key))?;
             }

@@ -322,7 +322,9 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     }
 
     fn try_undo_to(&mut self, savepoint: Savepoint) -> Work<()> {
-        undo(&self.view, self.length, savepoint.length)?;
+        // It is lower in the object if undoing was tried before, and failed in the middle.
+        let length = self.view.load(AT_JOURNAL_LENGTH)?.min(self.length);
+        undo(&self.view, length, savepoint.length)?;
         self.length = savepoint.length;
         self.given_up.truncate(savepoint.given_up);
         self.area = self.view.load(AT_JOURNAL)?;

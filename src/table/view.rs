@@ -444,8 +444,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
         let head = BlockHead::from_word(self.load(at)?);
         let Some(head) = head else { return Err(corrupt(at, "a place at which no block begins")) };
-        // So that the words of a block can be counted on from here.
-        if at as usize + (head.granules * GRANULE) as usize > self.memory().words() {
+        // So that the words of a block can be counted on from here, and its end has a place.
+        if at as usize + (head.granules * GRANULE) as usize > self.memory().words().min(u32::MAX as usize) {
             return Err(corrupt(at, "a block reaches beyond the object"));
         }
         Ok(head)
@@ -475,7 +475,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
         if length > granules * GRANULE - RECORD_WORDS {
             return Err(corrupt(at, "a value is longer than its record"));
         }
-        if at as usize + (granules * GRANULE) as usize > self.memory().words() {
+        if at as usize + (granules * GRANULE) as usize > self.memory().words().min(u32::MAX as usize) {
             return Err(corrupt(at, "a record reaches beyond the object"));
         }
         if found != key as u32 {
