@@ -5,11 +5,12 @@
 mod accounting;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
 
 use accounting::{Account, Contents, Kind, LOAD};
 use manycore::shm::{Memory, Open};
 use manycore::table::{Announced, Answer, Group, Step};
-use manycore::{Heap, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore::{File, Heap, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::recorder::{Recorder, Store, images, record, restore, snapshot};
 use manycore_backends::testing::shm::Fresh;
 
@@ -941,5 +942,38 @@ fn making_a_table_empty_that_exists() {
             assert!(accounting::check(&snapshot::<Heap>(&name).unwrap()).is_empty());
         }
         assert!(happened);
+    }
+}
+
+/// Who has the table open since it was small must find out how large it is before undoing: the words to be put back
+/// may lie above what the dead writer had given back already.
+#[test]
+fn a_recovery_by_a_process_that_does_not_know_how_large_the_object_is() {
+    let name = Fresh::<Heap>::name();
+    let table: Watched = scene(16).options().create(&name).unwrap();
+    let small = snapshot::<Heap>(&name).unwrap();
+    (0..8).for_each(|key| table.add(key, &[key; 4000]).unwrap());
+    let before = snapshot::<Heap>(&name).unwrap();
+    assert!(before.len() > 2 * small.len());
+    let full = accounting::check(&before);
+    let ((), stores) = record(|| {
+        let emptied = table.group(|group| (0..8).rev().try_for_each(|key| group.remove(key).map(drop)));
+        emptied.unwrap();
+    });
+    let words = snapshot::<Heap>(&name).unwrap().len();
+    let bytes = |image: &[u32]| image.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    for (count, image) in images(&before, &stores, words).enumerate() {
+        let name = Fresh::<File>::name();
+        std::fs::write(&*name, bytes(&small)).unwrap();
+        let survivor: ShmTable<File, NoLock> = TableOptions::new().open(&name).unwrap();
+        // What another process did, and how it died.
+        let object = std::fs::OpenOptions::new().write(true).open(&*name).unwrap();
+        object.write_all_at(&bytes(&image), 0).unwrap();
+        let length = survivor.length().unwrap_or_else(|error| panic!("after {count} stores: {error}"));
+        assert!([0, 8].contains(&length));
+        let found = contents(&survivor);
+        assert!(found == full || found.is_empty(), "half of it after {count} stores");
+        recover(&survivor);
+        assert_eq!(survivor.check().unwrap(), []);
     }
 }

@@ -10,6 +10,7 @@ use std::fs;
 
 use accounting::Contents;
 use manycore::lock::Protocol;
+use manycore::shm::ShmError;
 use manycore::table::{Announced, Answer, Step};
 use manycore::{Fcntl, File, Heap, LockMethod, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::faulty::{Fault, Faulty, FaultyLock, plan};
@@ -35,6 +36,7 @@ fn main() {
             "a_failing_creation_leaves_nothing_in_a_file",
             a_failing_creation_leaves_nothing::<File, FaultyLock<Faulty<File>, Fcntl>, Fcntl>,
         ),
+        ("a_change_in_place_that_fails_is_undone", a_change_in_place_that_fails_is_undone),
     ]);
 }
 
@@ -252,4 +254,35 @@ fn a_failing_creation_leaves_nothing<B: Subject, L: LockMethod<Faulty<B>>, M: Lo
             }
         }
     }
+}
+
+/// Also if the visitor does not care.
+fn a_change_in_place_that_fails_is_undone() {
+    let mut failures = 0;
+    for passing in 0.. {
+        // Once the journal has grown, it stays large.
+        let (_name, table) = prepared::<Heap, NoLock>();
+        table.add(9, &[7; 30_000]).unwrap();
+        let change = || {
+            table.write_blocks(9, Announced::Nothing, |fragment| {
+                if let Some(mut fragment) = fragment {
+                    let _ = fragment.copy_from(&vec![8; fragment.len()]);
+                }
+                Answer::CONTINUE
+            })
+        };
+        let (result, failed) = plan(passing, Fault::NoSpace, change);
+        let value = table.find(9).unwrap().unwrap();
+        if result.is_ok() {
+            assert_eq!(value, [8; 30_000]);
+            if !failed {
+                break;
+            }
+        } else {
+            failures += 1;
+            assert!(matches!(result, Err(TableError::Shm(ShmError::Full { .. }))), "{result:?}");
+            assert!(failed && value == [7; 30_000], "half of it");
+        }
+    }
+    assert!(failures > 0);
 }

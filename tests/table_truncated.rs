@@ -7,6 +7,7 @@ use manycore::table::{Announced, Answer, Step};
 use manycore::{Fcntl, File, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::shm::Fresh;
 use manycore_backends::testing::{TestCase, run_tests};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 type Table = ShmTable<File, Fcntl>;
 
@@ -22,6 +23,7 @@ fn main() {
         ("a_journal_that_was_cut_off_is_not_believed", a_journal_that_was_cut_off_is_not_believed),
         ("iterating_ends_with_the_error", iterating_ends_with_the_error),
         ("a_table_cut_off_again_and_again_is_survived", again_and_again),
+        ("a_table_too_large_for_this_process_says_so", too_large_for_this_process),
         ("a_sigbus_that_was_sent_still_kills", a_sigbus_that_was_sent_still_kills),
     ];
     run_tests(&tests);
@@ -185,4 +187,30 @@ fn a_sigbus_that_was_sent_still_kills() {
         })
         .unwrap();
     assert!(matches!(child.wait().unwrap(), Exit::Signal { signal: 7, .. }));
+}
+
+/// Another process may have more address space, and make the table larger than can be seen here. That is no damage.
+fn too_large_for_this_process() {
+    let name = Fresh::<File>::name();
+    let table: Table = TableOptions::new().create(&name).unwrap();
+    let small = std::fs::read(&*name).unwrap();
+    (0..10).for_each(|key| table.add(key, &vec![key; 1 << 20]).unwrap());
+    drop(table);
+    let large = std::fs::read(&*name).unwrap();
+
+    let name = Fresh::<File>::name();
+    std::fs::write(&*name, small).unwrap();
+    let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    let limits = getrlimit(Resource::As);
+    let little = pages * rustix::param::page_size() as u64 + (10 << 20);
+    setrlimit(Resource::As, Rlimit { current: Some(little), maximum: limits.maximum }).unwrap();
+    let table: Table = TableOptions::new().open(&name).unwrap();
+    setrlimit(Resource::As, limits).unwrap();
+    std::fs::write(&*name, large).unwrap();
+    for result in
+        [table.find(9).map(drop), table.add(9, &[1]), table.length().map(drop).and(table.check().map(drop))]
+    {
+        assert!(matches!(result, Err(TableError::Shm(ShmError::TooLarge { .. }))), "{result:?}");
+    }
 }

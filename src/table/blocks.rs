@@ -120,6 +120,8 @@ impl<B: ShmBackend> Fragment<'_, B> {
 /// A piece of a value in shared memory that can be changed.
 pub struct FragmentMut<'t, 'a, B: ShmBackend> {
     transaction: &'t mut Transaction<'a, B>,
+    /// Why a change failed: then all of them are undone.
+    failed: &'t mut Option<TableError>,
     bucket: u32,
     start: u32,
     words: u32,
@@ -165,7 +167,8 @@ impl<B: ShmBackend> FragmentMut<'_, '_, B> {
     /// Changes the word `index`.
     ///
     /// # Errors
-    /// [`TableError::OutOfFragment`] if there is none; [`TableError::Shm`] if there is no room for the journal.
+    /// [`TableError::OutOfFragment`] if there is none; [`TableError::Shm`] if there is no room for the journal. In that
+    /// case this is the last fragment, and the whole operation fails in the same way.
     pub fn set(&mut self, index: usize, word: i32) -> Result<()> {
         self.copy_at(index, &[word])
     }
@@ -180,17 +183,17 @@ impl<B: ShmBackend> FragmentMut<'_, '_, B> {
 
     fn copy_at(&mut self, index: usize, words: &[i32]) -> Result<()> {
         self.fragment().check(index, words.len())?;
+        self.change(self.start + index as u32, words).map_err(|error| {
+            let told = error.again();
+            *self.failed = Some(*error);
+            told
+        })
+    }
+
+    fn change(&mut self, start: u32, words: &[i32]) -> Work<()> {
         self.transaction.check_generation()?;
         self.transaction.open_bucket(self.bucket)?;
-        let savepoint = self.transaction.savepoint();
-        for (at, word) in (self.start + index as u32..).zip(words) {
-            if let Err(error) = self.transaction.put(at, *word as u32) {
-                // The visitor may go on: it finds all words changed, or none.
-                self.transaction.undo_to(savepoint);
-                return Err(error.into());
-            }
-        }
-        Ok(())
+        (start..).zip(words).try_for_each(|(at, word)| self.transaction.put(at, *word as u32))
     }
 }
 
@@ -244,6 +247,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         mut visit: impl FnMut(Option<FragmentMut<'_, 'a, B>>) -> Answer,
     ) -> Work<()> {
         let page = (self.view().page_size()? / 4) as u32;
+        let mut failed = None;
         self.walk_key(key, |transaction, place| {
             let (start, length) = words_of(place);
             let bucket = place.slot.bucket;
@@ -252,12 +256,16 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             loop {
                 let fragment = (from < length.max(1)).then(|| FragmentMut {
                     transaction: &mut *transaction,
+                    failed: &mut failed,
                     bucket,
                     start: start + from,
                     words: page.min(length - from),
                 });
                 let ended = fragment.is_none();
                 let answer = visit(fragment);
+                if let Some(error) = failed.take() {
+                    return Err(error.into());
+                }
                 remove = answer.remove.unwrap_or(remove);
                 if remove && announced == Announced::Nothing {
                     return Err(TableError::NotAnnounced.into());

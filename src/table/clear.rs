@@ -22,10 +22,10 @@ impl<B: ShmBackend> Transaction<'_, B> {
         self.open_table()?;
         // Its bucket may be given back. No bucket is open now, so that this needs no undoing.
         self.view().store(AT_OPEN, 0)?;
-        // The lists' heads and bits, the counters, and seven words for each free block there will be: the journal must
-        // not move from here on.
+        // The lists' heads and bits, the counters, and as many words as linking each free block there will be can change.
+        // The journal must not move after this: where it lies decides what is given back.
         let blocks = self.view().load(AT_TOP)? / (GRANULES_MAX * GRANULE) + 4;
-        self.make_room(CLASSES + 16 + 7 * blocks)?;
+        self.make_room(CLASSES + 16 + 8 * blocks)?;
         for class in 0..CLASSES {
             self.put(AT_FREE + class, 0)?;
         }

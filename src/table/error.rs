@@ -1,6 +1,7 @@
 //! Why an operation on a table failed.
 
 use std::ffi::OsString;
+use std::io;
 
 use manycore_backends::lock::{LockError, Protocol};
 use manycore_backends::shm::{OutOfBounds, ShmError};
@@ -95,7 +96,7 @@ pub enum TableError {
     },
     /// What [`dump`](crate::ShmTable::dump) writes to did not take it.
     #[error("the dump could not be written: {0}")]
-    Dump(#[source] std::io::Error),
+    Dump(#[source] io::Error),
     /// The page size asked for is impossible.
     #[error("page size {0} is impossible: it must be from 160 bytes to 1 MiB and divisible by 4")]
     BadPageSize(usize),
@@ -119,6 +120,32 @@ pub enum TableError {
         /// What is wrong there.
         what: &'static str,
     },
+}
+
+impl TableError {
+    /// The same error, for another who must be told; of those with which a change of a word can fail.
+    #[cold]
+    pub(super) fn again(&self) -> TableError {
+        let twin = |source: &io::Error| {
+            source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error)
+        };
+        match self {
+            TableError::Shm(ShmError::Full { name, bytes, source }) => {
+                ShmError::Full { name: name.clone(), bytes: *bytes, source: twin(source) }.into()
+            }
+            TableError::Shm(ShmError::TooLarge { name, bytes, max }) => {
+                ShmError::TooLarge { name: name.clone(), bytes: *bytes, max: *max }.into()
+            }
+            TableError::Shm(ShmError::Truncated { name, known, found }) => {
+                ShmError::Truncated { name: name.clone(), known: *known, found: *found }.into()
+            }
+            TableError::Shm(ShmError::Io { op, name, source }) => {
+                ShmError::Io { op, name: name.clone(), source: twin(source) }.into()
+            }
+            TableError::Corrupt { at, what } => TableError::Corrupt { at: *at, what },
+            _ => TableError::FormatFull,
+        }
+    }
 }
 
 impl From<OutOfBounds> for TableError {

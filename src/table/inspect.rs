@@ -93,7 +93,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
                 pages: bytes / page_size,
                 bytes,
                 header_bytes: HEADER_WORDS as usize * 4,
-                unused_bytes: bytes - top as usize * 4,
+                unused_bytes: bytes.saturating_sub(top as usize * 4),
                 ..Stat::default()
             };
             let mut at = HEADER_WORDS;

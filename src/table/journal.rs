@@ -101,6 +101,8 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     fn take_over(&mut self) -> Work<()> {
         self.view = View::new(self.object)?;
         if is_odd(self.view.load(AT_TRANSACTION)?) {
+            // The dead writer may have grown the object and lowered the top again, and words above it are to be put back.
+            self.view = View::enlarged(self.object)?;
             recover(&self.view)?;
             // What was undone may be anything, if the journal was not ours.
             self.view = View::new(self.object)?;

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use bytemuck::Pod;
 use manycore_backends::ShmBackend;
-use manycore_backends::shm::{Memory, OutOfBounds, ShmError, Window};
+use manycore_backends::shm::{Memory, OutOfBounds, ShmError, WORD, Window};
 
 use super::error::{Result, TableError};
 use super::layout::*;
@@ -200,21 +200,39 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object; what others have added to it becomes reachable.
     #[inline(always)]
     pub(super) fn new(object: &'a B) -> Result<View<'a, B>> {
-        let mut view = View::glance(object);
+        let view = View::glance(object);
         if !view.is_top(view.load(AT_TOP)?) {
-            let size = object.size();
-            view = View::glance(object);
-            size?;
+            return View::enlarged(object);
         }
+        object.intact()?;
+        Ok(view)
+    }
+
+    /// The same where more must become reachable.
+    #[cold]
+    pub(super) fn enlarged(object: &'a B) -> Result<View<'a, B>> {
+        let size = object.size()?;
+        let view = View::glance(object);
         let top = view.load(AT_TOP)?;
         if view.is_top(top) {
             object.intact()?;
             return Ok(view);
         }
-        view.believe(Err(match top as usize > view.memory().words() {
-            true => corrupt(AT_TOP, "the table says that it is longer than its object"),
-            false => corrupt(AT_TOP, "impossible end of the heap"),
-        }))
+        let words = view.memory().words();
+        if top as usize <= words {
+            return view.believe(Err(corrupt(AT_TOP, "impossible end of the heap")));
+        }
+        let bytes = u64::from(top) * WORD;
+        if bytes <= size {
+            // It is there, but this process has no address space for it.
+            return Err(ShmError::TooLarge {
+                name: object.name().to_owned(),
+                bytes,
+                max: words as u64 * WORD,
+            }
+            .into());
+        }
+        view.believe(Err(corrupt(AT_TOP, "the table says that it is longer than its object")))
     }
 
     /// Looks at the object as far as it is known: for a glance without a lock.
