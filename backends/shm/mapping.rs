@@ -13,6 +13,10 @@
 //! pointer leaves this file. Other processes may write anything at any time; to this process that is a
 //! concurrent atomic write, whatever instruction they use. If somebody truncates the object, an access
 //! raises SIGBUS, which the [guard](super::guard) turns into zeros and a mark.
+//!
+//! Of an object that is only read the pages are mapped read-only, and loads from them acquire all the same. std promises
+//! that only for relaxed loads, because somewhere a stronger one might need to write; where this crate is built (x86-64,
+//! AArch64) an acquiring load of a word is a plain load.
 
 #![allow(unsafe_code)]
 
