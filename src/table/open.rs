@@ -194,8 +194,13 @@ impl TableOptions {
                 Err(ShmError::AlreadyExists { name }.into())
             }
             Err(error) => {
-                // The first error is the one to report.
-                let _ = B::unlink(&name);
+                // The first error is the one to report. Somebody else may have made it a table meanwhile, and have it
+                // open.
+                let is_table = B::open(&name, Open::Existing)
+                    .is_ok_and(|object| object.memory().load(AT_STATE as usize) == Ok(STATE_READY));
+                if !is_table {
+                    let _ = B::unlink(&name);
+                }
                 Err(error)
             }
         }

@@ -1,0 +1,97 @@
+//! What a table tells about itself: figures, pictures, and what is wrong with it.
+
+use manycore::shm::{Memory, Open};
+use manycore::{Heap, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore_backends::testing::shm::Fresh;
+
+type Table = ShmTable<Heap, NoLock>;
+
+fn create(name: &Fresh<Heap>) -> Table {
+    let table: Table = TableOptions::new().create(name).unwrap();
+    table.add(7, &[1, 2, 3]).unwrap();
+    table.add(7, &[]).unwrap();
+    table.add(-1, &[5]).unwrap();
+    table
+}
+
+#[test]
+fn a_dump_shows_all_bindings() {
+    let name = Fresh::<Heap>::name();
+    let table = create(&name);
+    let mut out = Vec::new();
+    table.dump(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert_eq!(first, "3 bindings of 2 keys");
+    let mut lines: Vec<&str> = rest.lines().collect();
+    // The bindings of a key are together, newest first.
+    let newest = lines.iter().position(|line| *line == "7: []").unwrap();
+    assert_eq!(lines.get(newest + 1), Some(&"7: [1, 2, 3]"));
+    lines.sort_unstable();
+    assert_eq!(lines, ["-1: [5]", "7: [1, 2, 3]", "7: []"]);
+}
+
+#[test]
+fn a_dump_that_is_not_taken_is_an_error() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let name = Fresh::<Heap>::name();
+    let table = create(&name);
+    let error = table.dump(&mut Full).unwrap_err();
+    assert!(matches!(&error, TableError::Dump(cause) if cause.kind() == std::io::ErrorKind::StorageFull));
+    // And the lock is free again.
+    table.add(8, &[]).unwrap();
+}
+
+#[test]
+fn the_figures_add_up() {
+    let name = Fresh::<Heap>::name();
+    let table: Table = TableOptions::new().page_size(512).create(&name).unwrap();
+    let empty = table.stat().unwrap();
+    assert!(empty.bytes <= 64 << 10, "{empty:?}");
+    for key in 0..1000 {
+        table.add(key, &vec![key; (key % 5) as usize * 7]).unwrap();
+    }
+    (0..300).for_each(|key| assert!(table.remove(key).unwrap()));
+    let stat = table.stat().unwrap();
+    assert_eq!((stat.bindings, stat.keys, stat.page_size), (700, 700, 512));
+    assert_eq!(stat.pages * stat.page_size, stat.bytes);
+    assert!(stat.buckets >= 333 && stat.load() <= 3.0, "{stat:?}");
+    assert!(stat.record_bytes > 0 && stat.free_bytes > 0 && stat.journal_bytes > 0, "{stat:?}");
+    let parts = [stat.header_bytes, stat.directory_bytes, stat.overflow_bytes, stat.record_bytes];
+    let others = [stat.journal_bytes, stat.free_bytes, stat.unused_bytes];
+    assert_eq!(parts.iter().chain(&others).sum::<usize>(), stat.bytes);
+    let raw = table.raw();
+    assert_eq!((raw.len() * 4, raw.get(0), raw.get(raw.len())), (stat.bytes, Some(0x4D43_4F52), None));
+}
+
+#[test]
+fn a_check_says_what_is_wrong_and_where() {
+    // Words of the header, as drawn: a change of each, and what is to be told of it.
+    let cases: [(usize, u32, &str); 5] = [
+        (16, 1, "the table's sequence word is odd"),
+        (37, 99, "wrong number of bindings"),
+        (38, 99, "wrong number of keys"),
+        (33, 7, "the journal is not empty"),
+        (48, 2, "a list and its bit disagree"),
+    ];
+    for (at, word, what) in cases {
+        let name = Fresh::<Heap>::name();
+        let table = create(&name);
+        assert_eq!(table.check().unwrap(), []);
+        let object = Heap::open(&name, Open::Existing).unwrap();
+        object.memory().store(at, word).unwrap();
+        let problems = table.check().unwrap();
+        let told = problems.iter().any(|problem| problem.what == what);
+        assert!(told, "word {at}: {problems:?}");
+        assert!(problems.iter().any(|problem| problem.at == at || what.contains("bit")), "{problems:?}");
+        assert!(problems[0].to_string().starts_with("word "));
+    }
+}
