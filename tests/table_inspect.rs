@@ -95,3 +95,22 @@ fn a_check_says_what_is_wrong_and_where() {
         assert!(problems[0].to_string().starts_with("word "));
     }
 }
+
+/// The directory's first leaf has room for 512 segments, which are 518 144 buckets.
+#[test]
+fn a_directory_of_two_leaves_is_sound() {
+    let name = Fresh::<Heap>::name();
+    let table: Table = TableOptions::new().expected(518_140 * 3).create(&name).unwrap();
+    let buckets = |table: &Table| table.raw().get(17).unwrap();
+    assert_eq!(buckets(&table), 518_140);
+    let keys = 0..518_160 * 3;
+    // Enough for the last buckets of the one leaf and the first of the other.
+    table.group(|group| keys.clone().try_for_each(|key| group.add(key, &[!key]))).unwrap();
+    assert!(buckets(&table) > 518_144 && table.raw().get(513).unwrap() != 0);
+    assert_eq!(table.check().unwrap(), []);
+    let wanted: Vec<i32> = keys.step_by(7).collect();
+    table.get_many(&wanted, |key, value| assert_eq!(value, Some(&[!key][..]))).unwrap();
+    table.clear().unwrap();
+    assert_eq!((buckets(&table), table.length().unwrap()), (1, 0));
+    assert_eq!(table.check().unwrap(), []);
+}
