@@ -8,11 +8,12 @@
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
 
+use super::bindings::{Content, Place};
 use super::error::{Result, TableError, Work};
 use super::index::Verdict;
 use super::journal::Transaction;
 use super::layout::*;
-use super::view::{Content, Place, View};
+use super::view::View;
 
 /// How to go on after a fragment, or after the end of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

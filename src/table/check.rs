@@ -10,10 +10,11 @@ use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;
+use super::bindings::{kind_of, occupied};
 use super::error::{Result, TableError};
 use super::journal::is_odd;
 use super::layout::*;
-use super::view::{View, kind_of, occupied};
+use super::view::View;
 
 /// As many problems as are told of.
 const PROBLEMS: usize = 100;

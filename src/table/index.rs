@@ -6,11 +6,12 @@ use manycore_backends::ShmBackend;
 use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
+use super::bindings::{Content, Place, Slot, kind_of, occupied};
 use super::check_length;
 use super::error::{TableError, Work};
 use super::journal::{Counts, Scope, Transaction};
 use super::layout::*;
-use super::view::{Content, Place, Record, Slot, corrupt, kind_of, occupied};
+use super::view::{Record, corrupt};
 
 /// Records with values up to this many words are changed in place, word by word; longer ones go to fresh room,
 /// which costs a few journal entries however long they are.

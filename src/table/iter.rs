@@ -7,9 +7,10 @@ use std::iter::FusedIterator;
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
 
+use super::bindings::{Content, Walk, kind_of, occupied};
 use super::error::Result;
 use super::layout::*;
-use super::view::{Content, Flaw, Look, View, Walk, kind_of, occupied};
+use super::view::{Flaw, Look, View};
 
 /// A binding: its key and its value.
 pub type Entry = (i32, Vec<i32>);

@@ -10,10 +10,11 @@ use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;
+use super::bindings::Bucket;
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
-use super::view::{Bucket, Flaw, Look, View};
+use super::view::{Flaw, Look, View};
 
 /// How often a reader without a lock tries before it takes the lock: as long as a writer needs for some single
 /// operations.

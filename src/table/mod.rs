@@ -14,6 +14,7 @@
 //! | `iter` | walking over all bindings |
 //! | `layout` | the format of the object, drawn |
 //! | `view` | reading it, every place checked |
+//! | `bindings` | from a key to its bucket, slot and records |
 //! | `journal` | changing it, so that it can be undone |
 //! | `heap` | room for what is added |
 //! | `index` | buckets and records |
@@ -41,6 +42,7 @@
 //! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
 //! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
 
+mod bindings;
 mod blocks;
 mod check;
 mod clear;

@@ -13,11 +13,12 @@ use manycore_backends::shm::{Memory, Open, Window, create_unique};
 use manycore_backends::{Heap, LockMethod, ShmBackend};
 
 use super::ShmTable;
+use super::bindings::{Content, Walk, kind_of};
 use super::check::Problem;
 use super::error::{Result, TableError};
 use super::journal::{Scope, Transaction};
 use super::layout::*;
-use super::view::{Content, Look, View, Walk, corrupt, kind_of};
+use super::view::{Look, View, corrupt};
 
 /// As many problems as are told of.
 const PROBLEMS: usize = 100;

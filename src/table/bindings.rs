@@ -1,0 +1,323 @@
+//! Finding bindings: from a key to its bucket, to its slot, to its records.
+//!
+//! As [`view`](super::view), on which it stands, this module does not know whether a lock is held.
+
+use std::ops::ControlFlow;
+
+use bytemuck::Pod;
+use manycore_backends::ShmBackend;
+use manycore_backends::shm::Window;
+
+use super::layout::*;
+use super::view::{Flaw, Look, Record, View, corrupt};
+
+/// A slot with a key in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// The bucket of the key.
+    pub(super) bucket: u32,
+    /// That bucket, or the overflow block behind it, which has the slot.
+    pub(super) at: u32,
+    /// What has the link to `at`; 0 if that is the bucket itself.
+    pub(super) before: u32,
+    pub(super) index: u32,
+    /// The kind of what is in it.
+    pub(super) kind: u32,
+}
+
+impl Slot {
+    /// The place of the slot's value or record.
+    pub(super) fn value_place(&self) -> u32 {
+        self.at + BUCKET_VALUES + self.index
+    }
+}
+
+/// Where a binding's value is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    Empty,
+    Word(u32),
+    Record(Record),
+}
+
+impl Content {
+    /// The record of the next older binding, or 0.
+    pub(super) fn older(&self) -> u32 {
+        match self {
+            Content::Empty | Content::Word(_) => 0,
+            Content::Record(record) => record.older,
+        }
+    }
+
+    /// Words in the value.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Content::Empty => 0,
+            Content::Word(_) => 1,
+            Content::Record(record) => record.length as usize,
+        }
+    }
+}
+
+/// A binding, and what leads to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The slot of its key.
+    pub(super) slot: Slot,
+    /// The word that holds its value or leads to its record: in the slot, or in the record that hides it.
+    pub(super) link: u32,
+    pub(super) hidden: bool,
+    pub(super) content: Content,
+}
+
+/// A bucket as it was read, but for its values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) at: u32,
+    /// Sequence word, kinds, keys.
+    words: [u32; BUCKET_HEAD],
+}
+
+impl Bucket {
+    #[inline(always)]
+    pub(super) fn sequence(&self) -> u32 {
+        self.words[0]
+    }
+}
+
+/// What a reader needs of the header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) sequence: u32,
+    buckets: u32,
+    seed: u32,
+}
+
+/// The last slot in which a bucket has `key`, be there anything in it or not; [`SLOTS`] if none has.
+#[inline(always)]
+fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> u32 {
+    let mut found = SLOTS;
+    for slot in 0..SLOTS {
+        found = if words[(BUCKET_KEYS + slot) as usize] == key as u32 { slot } else { found };
+    }
+    found
+}
+
+/// The even bit of each slot that has something in it.
+#[inline]
+pub(super) fn occupied(kinds: u32) -> u32 {
+    (kinds | kinds >> 1) & 0x1555
+}
+
+#[inline]
+pub(super) fn kind_of(kinds: u32, slot: u32) -> u32 {
+    (kinds >> (2 * slot)) & 3
+}
+
+impl<B: ShmBackend> View<'_, B> {
+    #[inline(always)]
+    pub(super) fn buckets(&self) -> Look<u32> {
+        Ok(self.head()?.buckets)
+    }
+
+    #[inline(always)]
+    pub(super) fn head(&self) -> Look<Head> {
+        let [sequence, buckets, seed] = self.memory().read_array(AT_SEQUENCE as usize)?;
+        if buckets.wrapping_sub(1) < BUCKETS_MAX {
+            Ok(Head { sequence, buckets, seed })
+        } else {
+            Err(corrupt(AT_BUCKETS, "impossible number of buckets"))
+        }
+    }
+
+    /// The number of buckets, for who is going to look at each.
+    pub(super) fn buckets_to_visit(&self) -> Look<u32> {
+        let buckets = self.buckets()?;
+        if buckets as usize * BUCKET_WORDS as usize > self.memory().words() {
+            return Err(corrupt(AT_BUCKETS, "more buckets than the object has room for"));
+        }
+        Ok(buckets)
+    }
+
+    /// The place of a bucket.
+    #[inline(always)]
+    pub(super) fn bucket(&self, number: u32) -> Look<u32> {
+        /// Lines in the header, and as many as places can tell of, less those of the longest segment.
+        const FIRST: u32 = HEADER_WORDS / BUCKET_WORDS;
+        const END: u32 = (1 << 28) - SEGMENT_BUCKETS;
+        let (segment, index) = segment_of(number);
+        let leaf = self.load(AT_LEAVES + segment / LEAF_SEGMENTS)?;
+        let first = self.memory().load(leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize)?;
+        // The number of its line; far too large if it does not begin at one.
+        let line = first.rotate_right(BUCKET_WORDS.ilog2());
+        if line.wrapping_sub(FIRST) >= END - FIRST {
+            return Err(corrupt(leaf, "the directory leads to something that is no segment"));
+        }
+        Ok((line + index) * BUCKET_WORDS)
+    }
+
+    /// The place of the bucket to which `key` belongs.
+    #[inline(always)]
+    pub(super) fn place_of_key(&self, head: &Head, key: i32) -> Look<u32> {
+        self.bucket(bucket_of(hash(key, head.seed), head.buckets))
+    }
+
+    /// The bucket at this place.
+    #[inline(always)]
+    pub(super) fn read_bucket(&self, at: u32) -> Look<Bucket> {
+        Ok(Bucket { at, words: self.memory().read_array(at as usize)? })
+    }
+
+    /// The bucket to which `key` belongs.
+    #[inline(always)]
+    pub(super) fn bucket_of_key(&self, key: i32) -> Look<Bucket> {
+        self.read_bucket(self.place_of_key(&self.head()?, key)?)
+    }
+
+    /// The overflow block behind `at`, whose kinds are given, if there is one.
+    #[inline(always)]
+    pub(super) fn behind(&self, at: u32, kinds: u32) -> Look<Option<u32>> {
+        if kinds & LINK == 0 { Ok(None) } else { self.follow(at).map(Some) }
+    }
+
+    fn follow(&self, at: u32) -> Look<u32> {
+        let next = self.load(at + BUCKET_KEYS + LINK_SLOT)?;
+        let head = self.block(next)?;
+        if head.kind != Kind::Overflow || head.granules != BUCKET_WORDS / GRANULE {
+            return Err(corrupt(next, "a link leads to something that is no overflow block"));
+        }
+        Ok(next)
+    }
+
+    /// The slot of `key`, which belongs into this bucket, if it is there.
+    #[inline(always)]
+    pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
+        let kinds = bucket.words[BUCKET_KINDS as usize];
+        let index = match_key(&bucket.words, key);
+        if index == SLOTS {
+            return if kinds & LINK == 0 { Ok(None) } else { self.search_chain(bucket.at, key) };
+        }
+        let kind = kind_of(kinds, index);
+        if kind == SLOT_NOTHING {
+            // What is left of a key that was there; it may be in another slot again.
+            return self.search_chain(bucket.at, key);
+        }
+        Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }))
+    }
+
+    /// The same, slot by slot, in the bucket and the overflow blocks behind it.
+    #[inline(never)]
+    fn search_chain(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
+        let (mut at, mut before, mut steps) = (bucket, 0, 0);
+        loop {
+            let words = self.read_bucket(at)?.words;
+            let kinds = words[BUCKET_KINDS as usize];
+            let has = |slot: &u32| {
+                words[(BUCKET_KEYS + slot) as usize] == key as u32 && kind_of(kinds, *slot) != SLOT_NOTHING
+            };
+            if let Some(index) = (0..SLOTS).find(has) {
+                return Ok(Some(Slot { bucket, at, before, index, kind: kind_of(kinds, index) }));
+            }
+            let Some(next) = self.behind(at, kinds)? else { return Ok(None) };
+            (before, at) = (at, next);
+            steps += 1;
+            self.check_steps(steps, next)?;
+        }
+    }
+
+    /// Whether so many overflow blocks can be in one object.
+    pub(super) fn check_steps(&self, steps: usize, at: u32) -> Look<()> {
+        if steps * BUCKET_WORDS as usize > self.memory().words() {
+            return Err(corrupt(at, "a chain of overflow blocks runs in a circle"));
+        }
+        Ok(())
+    }
+
+    /// What is in a slot.
+    #[inline(always)]
+    pub(super) fn content(&self, slot: &Slot, key: i32) -> Look<Content> {
+        let value = self.load(slot.value_place())?;
+        Ok(match slot.kind {
+            SLOT_EMPTY => Content::Empty,
+            SLOT_WORD => Content::Word(value),
+            _ => Content::Record(self.record(value, key)?),
+        })
+    }
+
+    /// Appends the value to `value`; `W` is `u32` or `i32`.
+    #[inline(always)]
+    pub(super) fn append<W: Pod>(&self, content: &Content, value: &mut Vec<W>) -> Look<()> {
+        match content {
+            Content::Empty => {}
+            Content::Word(word) => value.push(bytemuck::cast(*word)),
+            // Its length was checked against the object: it may be anything.
+            Content::Record(record) => {
+                let mut words: Vec<u32> = bytemuck::cast_vec(std::mem::take(value));
+                let start = (record.at + RECORD_WORDS) as usize;
+                let read = self.memory().append(start, record.length as usize, &mut words);
+                *value = bytemuck::cast_vec(words);
+                read?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest binding of `key`, which belongs into this bucket.
+    #[inline(always)]
+    pub(super) fn newest(&self, bucket: &Bucket, key: i32) -> Look<Option<Place>> {
+        let Some(slot) = self.slot(bucket, key)? else { return Ok(None) };
+        let content = self.content(&slot, key)?;
+        Ok(Some(Place { slot, link: slot.value_place(), hidden: false, content }))
+    }
+
+    /// The next older binding, if there is one. The records that `walk` passes cannot be larger, together, than the
+    /// object; so values collected on the way cannot be either.
+    pub(super) fn older(&self, place: &Place, walk: &mut Walk) -> Look<Option<Place>> {
+        let Content::Record(newer) = place.content else { return Ok(None) };
+        if newer.older == 0 {
+            return Ok(None);
+        }
+        let record = self.record(newer.older, newer.key)?;
+        walk.pass(&record)?;
+        let link = newer.at + RECORD_OLDER;
+        Ok(Some(Place { slot: place.slot, link, hidden: true, content: Content::Record(record) }))
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        Walk { words: self.memory().words() }
+    }
+
+    /// Walks the bindings of `key`, newest first.
+    pub(super) fn bindings<T, E: From<Flaw>>(
+        &self,
+        bucket: &Bucket,
+        key: i32,
+        mut visit: impl FnMut(&Place) -> Result<ControlFlow<T>, E>,
+    ) -> Result<Option<T>, E> {
+        let mut place = self.newest(bucket, key)?;
+        let mut walk = self.walk();
+        while let Some(binding) = place {
+            if let ControlFlow::Break(result) = visit(&binding)? {
+                return Ok(Some(result));
+            }
+            place = self.older(&binding, &mut walk)?;
+        }
+        Ok(None)
+    }
+}
+
+/// Following links from record to record, until there must be a circle.
+pub(super) struct Walk {
+    /// Words left for the records to come.
+    words: usize,
+}
+
+impl Walk {
+    pub(super) fn pass(&mut self, record: &Record) -> Look<()> {
+        self.words = self
+            .words
+            .checked_sub((record.granules * GRANULE) as usize)
+            .ok_or_else(|| corrupt(record.at, "a chain of records runs in a circle"))?;
+        Ok(())
+    }
+}
