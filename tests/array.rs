@@ -1,10 +1,13 @@
 //! An array does what a vector of options does, alone or in groups; a table that is no array is left alone.
 
+mod ending;
+
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 
+use ending::End;
 use manycore::array::{ArrayGroup, ArrayReadGroup};
 use manycore::codec::{CodecError, Encode};
 use manycore::lock::{LockError, Wait};
@@ -46,24 +49,7 @@ enum Op {
     Switch,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Success,
-    Failure,
-    Panic,
-}
-
-#[derive(Debug)]
-enum Failed {
-    OnPurpose,
-    Array(ArrayError),
-}
-
-impl From<ArrayError> for Failed {
-    fn from(error: ArrayError) -> Failed {
-        Failed::Array(error)
-    }
-}
+type Failed = ending::Failed<ArrayError>;
 
 /// What arrays and both kinds of group have in common.
 trait Lookups {
@@ -193,25 +179,12 @@ fn apply(array: &mut dyn Operations, model: &mut Model, op: &Op) {
         }
         Op::Walk => assert_same(array, model),
         Op::Group(ops, end) => {
-            let mut changed = model.clone();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            ending::expect(*end, model, |changed| {
                 array.group(&mut |group| {
-                    ops.iter().for_each(|op| apply(group, &mut changed, op));
-                    match end {
-                        End::Success => Ok(()),
-                        End::Failure => Err(Failed::OnPurpose),
-                        End::Panic => resume_unwind(Box::new(End::Panic)),
-                    }
+                    ops.iter().for_each(|op| apply(group, changed, op));
+                    end.reach()
                 })
-            }));
-            match (end, outcome) {
-                (End::Success, Ok(Ok(()))) => *model = changed,
-                (End::Failure, Ok(Err(Failed::OnPurpose))) => {}
-                (End::Panic, Err(payload)) if payload.downcast_ref() == Some(&End::Panic) => {}
-                (_, Err(payload)) => resume_unwind(payload),
-                (_, Ok(Err(Failed::Array(error)))) => panic!("{error}"),
-                (end, Ok(outcome)) => panic!("{end:?}: {outcome:?}"),
-            }
+            });
         }
         Op::Switch => {}
     }

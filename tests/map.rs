@@ -1,10 +1,13 @@
 //! A map does what a map of stacks does, also with keys of one hash; and whatever it does, it leaves no lock.
 
+mod ending;
+
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 
+use ending::End;
 use manycore::codec::hash;
 use manycore::lock::{LockError, Wait};
 use manycore::map::{MapGroup, MapReadGroup};
@@ -50,24 +53,7 @@ enum Op {
     Switch,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Success,
-    Failure,
-    Panic,
-}
-
-#[derive(Debug)]
-enum Failed {
-    OnPurpose,
-    Map(MapError),
-}
-
-impl From<MapError> for Failed {
-    fn from(error: MapError) -> Failed {
-        Failed::Map(error)
-    }
-}
+type Failed = ending::Failed<MapError>;
 
 /// What maps and both kinds of group have in common.
 trait Lookups {
@@ -214,25 +200,12 @@ fn apply(map: &mut dyn Operations, model: &mut Model, op: &Op) {
             assert_eq!(map.retain(&mut |_, value| value.len() <= *longest), before - after);
         }
         Op::Group(ops, end) => {
-            let mut changed = model.clone();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            ending::expect(*end, model, |changed| {
                 map.group(&mut |group| {
-                    ops.iter().for_each(|op| apply(group, &mut changed, op));
-                    match end {
-                        End::Success => Ok(()),
-                        End::Failure => Err(Failed::OnPurpose),
-                        End::Panic => resume_unwind(Box::new(End::Panic)),
-                    }
+                    ops.iter().for_each(|op| apply(group, changed, op));
+                    end.reach()
                 })
-            }));
-            match (end, outcome) {
-                (End::Success, Ok(Ok(()))) => *model = changed,
-                (End::Failure, Ok(Err(Failed::OnPurpose))) => {}
-                (End::Panic, Err(payload)) if payload.downcast_ref() == Some(&End::Panic) => {}
-                (_, Err(payload)) => resume_unwind(payload),
-                (_, Ok(Err(Failed::Map(error)))) => panic!("{error}"),
-                (end, Ok(outcome)) => panic!("{end:?}: {outcome:?}"),
-            }
+            });
         }
         Op::Switch => {}
     }

@@ -3,13 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use manycore::codec::CodecError;
 use manycore::lock::{LockError, Protocol};
 use manycore::name::NameError;
 use manycore::shm::{Memory, Open, ShmError};
-use manycore::table::{Announced, Answer, Step, VALUE_MAX};
+use manycore::table::VALUE_MAX;
 use manycore::{Fcntl, File, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::{restore, snapshot};
@@ -35,12 +34,10 @@ const PAGE_SIZE: usize = 4;
 const PROTOCOL: usize = 5;
 const STATE: usize = 6;
 const BUCKETS: usize = 17;
-const JOURNAL: usize = 35;
 const TOP: usize = 36;
 const BINDINGS: usize = 37;
 const KEYS: usize = 38;
 const LEAVES: usize = 512;
-const HEADER_WORDS: usize = 1024;
 
 /// The first word of a block: the mark, the kind, and the length in granules of four words.
 const BLOCK: u32 = 0xB000_0000;
@@ -280,103 +277,6 @@ fn a_table_without_more_buckets_takes_more_keys() {
     assert_eq!((memory.load(BUCKETS).unwrap(), memory.load(KEYS).unwrap()), (MOST, 4 * MOST + 10));
 }
 
-/// A table with a bit of everything, and its words up to the top.
-fn intact() -> (Fresh<Heap>, ShmTable<Heap, NoLock>, Vec<u32>) {
-    let (name, table) = heap(TableOptions::new().page_size(160).expected(0));
-    for key in 0..11 {
-        table.add(key, &vec![key; key as usize]).unwrap();
-    }
-    table.add(3, &[1; 30]).unwrap();
-    table.add(3, &[2; 3]).unwrap();
-    table.add(4, &[2; 3]).unwrap();
-    for key in [5, 6, 4] {
-        assert!(table.remove(key).unwrap());
-    }
-    let mut image = snapshot::<Heap>(&name).unwrap();
-    image.truncate(image[TOP] as usize);
-    (name, table, image)
-}
-
-/// Where words mean something: everywhere but in the unused parts of the header, of the journal and of the
-/// directory.
-fn meaningful(image: &[u32]) -> Vec<usize> {
-    let unused = [image[JOURNAL], image[LEAVES]].map(|block| {
-        let end = block + 4 * (image[block as usize] & 0xFF_FFFF);
-        block as usize + 10..end as usize
-    });
-    let header = (0..70).chain(LEAVES..LEAVES + 3).chain([HEADER_WORDS - 1]);
-    let places = header.chain(HEADER_WORDS..image.len());
-    places.filter(|at| !unused.iter().any(|unused| unused.contains(at))).collect()
-}
-
-/// All operations on a table that may be damaged in any way. None panics or takes more than there is.
-fn exercise(name: &OsStr, table: &ShmTable<Heap, NoLock>) -> Result<(), TableError> {
-    let object = Heap::open(name, Open::Existing).unwrap();
-    let words = || object.memory().words();
-    let all = |values: &[Vec<i32>]| values.iter().map(Vec::len).sum::<usize>();
-    let mut results = Vec::new();
-    for key in [0, 3, 7, 5] {
-        results.push(table.find(key).map(|found| assert!(found.map_or(0, |value| value.len()) <= words())));
-        results.push(table.find_all(key).map(|values| assert!(all(&values) <= words())));
-        results.push(table.mem(key).map(drop));
-    }
-    let fold = |sum: usize, _: i32, value: &[i32]| sum + value.len();
-    results.push(table.fold(0, fold).map(|sum| assert!(sum <= words())));
-    results.push(table.iter_keys().and_then(|mut keys| keys.try_for_each(|key| key.map(drop))));
-    results.push(table.length().map(drop));
-    results.push(table.add(3, &[5; 4]));
-    results.push(table.add(20, &[5; 40]));
-    results.push(table.replace(3, &[6; 30]));
-    results.push(table.replace(7, &[6; 7]));
-    for key in [3, 3, 3, 3, 8] {
-        results.push(table.remove(key).map(drop));
-    }
-    results.push(table.group(|group| {
-        (30..36).try_for_each(|key| group.add(key, &[1]))?;
-        let failed: Result<(), TableError> = group.group(|inner| {
-            inner.replace(2, &[1; 70])?;
-            inner.remove(9)?;
-            Err(TableError::FormatFull)
-        });
-        assert!(failed.is_err());
-        group.replace(1, &[1; 20])?;
-        (30..36).try_for_each(|key| group.remove(key).map(drop))
-    }));
-    let mut buffer = Vec::new();
-    results.push(table.find_into(7, &mut buffer).map(drop));
-    assert!(buffer.len() <= words());
-    let count = |value: Option<&[i32]>| assert!(value.map_or(0, <[i32]>::len) <= words());
-    results.push(table.get_many(&[0, 3, 50], |_, value| count(value)));
-    results.push(table.update(2, |old| {
-        count(old);
-        Some([1; 9])
-    }));
-    let mut read = 0;
-    results.push(table.read_blocks(3, |fragment| {
-        read += fragment.map_or(0, |fragment| fragment.len());
-        Step::Continue
-    }));
-    assert!(read <= words());
-    results.push(table.write_blocks(10, Announced::Removal, |fragment| match fragment {
-        Some(mut fragment) => {
-            let _ = fragment.set(0, 7);
-            Answer::CONTINUE
-        }
-        None => Answer::remove(Step::Continue),
-    }));
-    results.push(table.read_group(|group| {
-        group.find_all(3)?;
-        group.iter_keys()?.try_for_each(|key| key.map(drop))
-    }));
-    results.push(table.check().map(drop));
-    results.push(table.stat().map(drop));
-    results.push(table.dump(&mut std::io::sink()));
-    results.push(table.retain(|key, value| (key + value.len() as i32) % 3 != 0).map(drop));
-    results.push(DEFAULT().open::<Heap, NoLock>(name).map(drop));
-    results.push(table.clear());
-    results.into_iter().collect()
-}
-
 #[test]
 fn a_circle_ends_before_it_has_cost_more_than_the_object() {
     let (name, table) = heap(DEFAULT());
@@ -392,57 +292,4 @@ fn a_circle_ends_before_it_has_cost_more_than_the_object() {
         .and_then(|mut entries| entries.try_for_each(|entry| entry.map(|(_, value)| words += value.len())));
     refused!(listed, TableError::Corrupt { .. }, "a chain of records runs in a circle");
     assert!(words <= image.len(), "{words}");
-}
-
-#[test]
-fn no_flipped_bit_does_harm() {
-    let (name, table, image) = intact();
-    let object = Heap::open(&name, Open::Existing).unwrap();
-    exercise(&name, &table).unwrap();
-    let mut noticed = 0;
-    for at in meaningful(&image) {
-        for bit in 0..32 {
-            object.memory().write(0, &image).unwrap();
-            object.memory().store(at, image[at] ^ 1 << bit).unwrap();
-            match catch_unwind(AssertUnwindSafe(|| exercise(&name, &table))) {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => noticed += 1,
-                Err(_) => panic!("bit {bit} of word {at}"),
-            }
-        }
-    }
-    assert!(noticed > 500, "{noticed} flipped bits were noticed");
-}
-
-#[test]
-fn no_damaged_word_does_harm() {
-    let (name, table, image) = intact();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut random = |limit: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 16) as usize % limit
-    };
-    let object = Heap::open(&name, Open::Existing).unwrap();
-    let places = meaningful(&image);
-    for round in 0..6000 {
-        object.memory().write(0, &image).unwrap();
-        for _ in 0..=random(6) {
-            let value = match random(6) {
-                0 => 0,
-                1 => u32::MAX - random(6) as u32,
-                2 => image[places[random(places.len())]],
-                3 => random(1 << 32) as u32,
-                _ => random(image.len()) as u32,
-            };
-            object.memory().store(places[random(places.len())], value).unwrap();
-        }
-        let damaged: Vec<u32> = (0..image.len()).map(|at| object.memory().load(at).unwrap()).collect();
-        if catch_unwind(AssertUnwindSafe(|| exercise(&name, &table))).is_err() {
-            let changes = (0..image.len()).filter(|at| damaged[*at] != image[*at]);
-            let changes: Vec<_> = changes.map(|at| (at, damaged[at])).collect();
-            panic!("round {round}: {changes:x?}");
-        }
-    }
 }

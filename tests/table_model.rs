@@ -1,11 +1,12 @@
 //! A table does what a map of stacks does, whatever is done to it, in whatever order, alone or in groups.
 
 mod accounting;
+mod ending;
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use accounting::Kind;
+use ending::End;
 use manycore::shm::{Memory, Open};
 use manycore::table::{Announced, Answer, Entry, Fragment, Group, ReadGroup, Step};
 use manycore::{Fcntl, File, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable};
@@ -65,24 +66,7 @@ struct Reply {
     remove: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Success,
-    Failure,
-    Panic,
-}
-
-#[derive(Debug)]
-enum Failed {
-    OnPurpose,
-    Table(TableError),
-}
-
-impl From<TableError> for Failed {
-    fn from(error: TableError) -> Failed {
-        Failed::Table(error)
-    }
-}
+type Failed = ending::Failed<TableError>;
 
 /// A key, and its newest value.
 type Found = (i32, Option<Vec<i32>>);
@@ -292,25 +276,12 @@ fn apply(table: &mut dyn Operations, model: &mut Model, op: &Op) {
         Op::WriteBlocks(key, removal, replies) => write_blocks(table, model, *key, *removal, replies),
         Op::Walk => assert_same(table, model),
         Op::Group(ops, end) => {
-            let mut changed = model.clone();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            ending::expect(*end, model, |changed| {
                 table.group(&mut |group| {
-                    ops.iter().for_each(|op| apply(group, &mut changed, op));
-                    match end {
-                        End::Success => Ok(()),
-                        End::Failure => Err(Failed::OnPurpose),
-                        End::Panic => resume_unwind(Box::new(End::Panic)),
-                    }
+                    ops.iter().for_each(|op| apply(group, changed, op));
+                    end.reach()
                 })
-            }));
-            match (end, outcome) {
-                (End::Success, Ok(Ok(()))) => *model = changed,
-                (End::Failure, Ok(Err(Failed::OnPurpose))) => {}
-                (End::Panic, Err(payload)) if payload.downcast_ref() == Some(&End::Panic) => {}
-                (_, Err(payload)) => resume_unwind(payload),
-                (_, Ok(Err(Failed::Table(error)))) => panic!("{error}"),
-                (end, Ok(outcome)) => panic!("{end:?}: {outcome:?}"),
-            }
+            });
         }
         Op::Switch | Op::Reopen | Op::Clone => {}
     }
