@@ -4,7 +4,7 @@
 //! | contract | what it promises | implementations | room |
 //! |---|---|---|---|
 //! | [`ShmBackend`] | named memory that grows and that several processes can map | [`PosixShm`], [`File`], [`Heap`] | [`shm`] |
-//! | [`LockMethod`] | who may touch an object, now | [`Fcntl`], [`NoLock`] | [`lock`] |
+//! | [`LockMethod`] | who may touch an object, now | [`Futex`], [`Fcntl`], [`Ofd`], [`NoLock`] | [`lock`] |
 //! | [`Poller`] | the only place that sleeps on descriptors | [`Poll`] | [`poll`] |
 //! | [`Transport`] | ordered messages between two ends, each end `AsFd` | [`Socket`] | [`transport`] |
 //! | [`Spawner`] | begin a unit of work and watch its end, each child `AsFd` | [`Fork`] | [`spawn`] |
@@ -41,14 +41,18 @@ pub mod testing;
 pub mod transport;
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-pub use lock::{Best, BestLock, Fcntl, LockMethod, NoLock};
+use lock::futex::AREA;
+use shm::{Memory, ShmError, Waited, Window};
+
+pub use lock::{Best, BestLock, Fcntl, Futex, LockMethod, NoLock, Ofd};
 pub use poll::{Poll, Poller};
 pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Fork, Spawner};
 pub use transport::{Socket, Transport};
 
-// The one place where shm and lock meet. `PosixShm` and `File` are files to the kernel, so that record locks work on
+// The one place where shm and lock meet (with that of `testing::faulty`). `PosixShm` and `File` are files to the kernel, so that record locks work on
 // them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
 impl lock::RecordLockable for PosixShm {
     fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
@@ -61,6 +65,88 @@ impl lock::RecordLockable for File {
         self.handle().current_fd().ok_or(lock::LockError::Forked)
     }
 }
+
+impl lock::FutexLockable for PosixShm {
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, lock::LockError> {
+        lock::RecordLockable::descriptor(self).map(Some)
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        self.handle().identity()
+    }
+}
+
+impl lock::FutexLockable for File {
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, lock::LockError> {
+        lock::RecordLockable::descriptor(self).map(Some)
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        self.handle().identity()
+    }
+}
+
+impl lock::FutexLockable for Heap {
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, lock::LockError> {
+        if self.is_current() { Ok(None) } else { Err(lock::LockError::Forked) }
+    }
+
+    /// No device has the number 2^64 - 1.
+    fn identity(&self) -> (u64, u64) {
+        (u64::MAX, self.address() as u64)
+    }
+}
+
+// Words of the area were there when the object was attached, and do not go away (law 4 of shared memory); nor does the
+// right to write them.
+impl<B: ShmBackend + lock::FutexLockable> lock::futex::LockWords for B {
+    fn check_area(&self) -> Result<(), lock::LockError> {
+        let window = self.memory().window();
+        if window.words() < AREA.end {
+            return Err(lock::LockError::TooSmall);
+        }
+        match window.compare_exchange(AREA.end - 1, u32::MAX, u32::MAX) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(lock::LockError::ReadOnly),
+        }
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize) -> u32 {
+        self.memory().window().load(AREA.start + at).expect(THERE)
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u32) {
+        self.memory().window().store(AREA.start + at, value).expect(THERE);
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, at: usize, current: u32, new: u32) -> Result<u32, u32> {
+        self.memory().window().compare_exchange(AREA.start + at, current, new).expect(THERE)
+    }
+
+    fn wait(&self, at: usize, expected: u32, limit: Duration, mask: u32) -> bool {
+        self.memory().window().wait(AREA.start + at, expected, limit, mask).expect(THERE) == Waited::Woken
+    }
+
+    fn wake(&self, at: usize, count: u32, mask: u32) {
+        self.memory().window().wake(AREA.start + at, count, mask).expect(THERE);
+    }
+
+    fn again(&self) -> Result<Box<dyn lock::futex::LockWords>, lock::LockError> {
+        match self.try_clone() {
+            Ok(handle) => Ok(Box::new(handle)),
+            Err(ShmError::Forked { .. }) => Err(lock::LockError::Forked),
+            Err(error) => Err(lock::LockError::Io {
+                op: "another handle of the object",
+                source: std::io::Error::other(error),
+            }),
+        }
+    }
+}
+
+const THERE: &str = "the lock area was there when the object was attached";
 
 impl lock::BestLock for PosixShm {
     type Lock = Fcntl;

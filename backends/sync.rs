@@ -11,11 +11,13 @@
 
 #[cfg(loom)]
 pub(crate) use loom::{
+    sync::atomic::{Ordering, fence},
     sync::{Condvar, Mutex, MutexGuard},
     thread,
 };
 #[cfg(not(loom))]
 pub(crate) use std::{
+    sync::atomic::{Ordering, fence},
     sync::{Condvar, Mutex, MutexGuard},
     thread,
 };

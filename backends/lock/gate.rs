@@ -6,7 +6,7 @@
 //! | state | a thread that wants to read | a thread that wants to write |
 //! |---|---|---|
 //! | free | asks the system for `Read` | asks the system for `Write` |
-//! | a thread is asking the system | waits | waits |
+//! | a thread is asking the system for either | waits | waits |
 //! | read by others | joins, unless a writer of this process waits | waits |
 //! | read by itself | joins | is refused: `LockedByCaller` |
 //! | written by another | waits | waits |
@@ -19,12 +19,19 @@
 //!
 //! [`Wait::Try`] may be refused because another thread asks the system at this moment, or waits to write.
 //!
+//! A thread that reads and wants to write waits until the other readers of this process are gone, and then for the
+//! system; new readers wait behind it. Of two at once, the second is refused: `Deadlock`.
+//!
+//! Threads of this process that wait for each other, at the gates of several objects, are found: the last of them is
+//! refused: `Deadlock`. What goes on in other processes is for the system to find.
+//!
 //! This module makes no system call.
 
 use std::time::{Duration, Instant};
 
 use super::{LockError, Mode, Wait};
-use crate::sync::thread::{self, ThreadId};
+use crate::sync::global::{self, Arc};
+use crate::sync::thread::ThreadId;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
 #[derive(Debug)]
@@ -38,8 +45,10 @@ struct State {
     writer: Option<ThreadId>,
     /// Reading threads, and how often each.
     readers: Vec<(ThreadId, u32)>,
-    /// A thread waits for the system's answer.
-    asking: bool,
+    /// The thread that waits for the system's answer.
+    asking: Option<ThreadId>,
+    /// The reading thread that waits to write.
+    upgrading: Option<ThreadId>,
     writers_waiting: u32,
     readers_waiting: u32,
     /// How many of the waiting readers go before any writer.
@@ -48,11 +57,16 @@ struct State {
 
 impl State {
     fn is_free(&self) -> bool {
-        self.writer.is_none() && self.readers.is_empty() && !self.asking
+        self.writer.is_none() && self.readers.is_empty() && self.asking.is_none()
     }
 
     fn reads(&self, thread: ThreadId) -> bool {
         self.readers.iter().any(|(reader, _)| *reader == thread)
+    }
+
+    /// Those for whom everybody else waits.
+    fn holders(&self) -> impl Iterator<Item = ThreadId> + '_ {
+        self.writer.iter().chain(&self.asking).copied().chain(self.readers.iter().map(|(reader, _)| *reader))
     }
 
     fn queue(&mut self, mode: Mode) -> &mut u32 {
@@ -93,16 +107,13 @@ impl Gate {
     /// Takes the lock for the calling thread; `system` takes the system's, if it is needed, waiting as it
     /// is told.
     pub(super) fn acquire(
-        &self,
+        self: &Arc<Gate>,
         mode: Mode,
         wait: Wait,
         system: impl FnOnce(Wait) -> Result<(), LockError>,
     ) -> Result<(), LockError> {
-        let me = thread::current().id();
-        let deadline = match wait {
-            Wait::AtMost(limit) => Instant::now().checked_add(limit),
-            Wait::Forever | Wait::Try => None,
-        };
+        let me = held::me();
+        let mut waiting = Waiting::new(self, me, wait);
         let mut state = lock(&self.state);
         if state.writer == Some(me) || (mode == Mode::Write && state.reads(me)) {
             return Err(LockError::LockedByCaller);
@@ -112,11 +123,16 @@ impl Gate {
             let may = match mode {
                 Mode::Write => state.readers_first == 0,
                 Mode::Read => {
-                    state.writers_waiting == 0 || state.reads(me) || (counted && state.readers_first > 0)
+                    state.reads(me)
+                        || (state.upgrading.is_none()
+                            && (state.writers_waiting == 0 || (counted && state.readers_first > 0)))
                 }
             };
             if may && mode == Mode::Read && !state.readers.is_empty() {
                 state.leave_queue(mode, counted);
+                if !state.reads(me) {
+                    held::add();
+                }
                 state.add_reader(me);
                 return Ok(());
             }
@@ -127,12 +143,10 @@ impl Gate {
                 *state.queue(mode) += 1;
                 counted = true;
             }
-            match self.sleep(state, wait, deadline) {
-                (awake, Ok(())) => state = awake,
-                (awake, Err(error)) => {
-                    state = awake;
-                    break Err(error);
-                }
+            let (awake, slept) = waiting.sleep(state);
+            state = awake;
+            if slept.is_err() {
+                break slept;
             }
         };
         state.leave_queue(mode, counted);
@@ -141,78 +155,285 @@ impl Gate {
             self.wake(&state);
             return Err(error);
         }
-        state.asking = true;
+        // A writer keeps everybody out before it has the system's answer as after; only a refusal changes that.
+        match mode {
+            Mode::Write => state.writer = Some(me),
+            Mode::Read => state.asking = Some(me),
+        }
         drop(state);
-        let remaining = match (wait, deadline) {
-            (Wait::AtMost(_), Some(deadline)) => {
-                Wait::AtMost(deadline.saturating_duration_since(Instant::now()))
-            }
-            (Wait::AtMost(_), None) => Wait::Forever,
-            (wait, _) => wait,
-        };
-        let answer = system(remaining);
-        let mut state = lock(&self.state);
-        state.asking = false;
+        let answer = system(waiting.end());
         if answer.is_ok() {
-            match mode {
-                Mode::Read => state.add_reader(me),
-                Mode::Write => state.writer = Some(me),
+            held::add();
+            if mode == Mode::Write {
+                return answer;
+            }
+        }
+        let mut state = lock(&self.state);
+        match mode {
+            Mode::Write => state.writer = None,
+            Mode::Read => {
+                state.asking = None;
+                if answer.is_ok() {
+                    state.add_reader(me);
+                }
             }
         }
         self.wake(&state);
         answer
     }
 
+    /// Makes the calling thread, which reads, write; `system` does the same with the system's lock.
+    pub(super) fn upgrade(
+        self: &Arc<Gate>,
+        wait: Wait,
+        system: impl FnOnce(Wait) -> Result<(), LockError>,
+    ) -> Result<(), LockError> {
+        let me = held::me();
+        let mut waiting = Waiting::new(self, me, wait);
+        let mut state = lock(&self.state);
+        match state.readers.iter().find(|(reader, _)| *reader == me) {
+            Some((_, 1)) => {}
+            None if state.writer != Some(me) => return Err(LockError::NotHeld),
+            _ => return Err(LockError::LockedByCaller),
+        }
+        if state.upgrading.is_some() {
+            // It waits for this reader, which would wait for it.
+            return Err(LockError::Deadlock);
+        }
+        state.upgrading = Some(me);
+        while state.readers.len() > 1 {
+            let (awake, slept) = waiting.sleep(state);
+            state = awake;
+            if slept.is_err() {
+                state.upgrading = None;
+                self.wake(&state);
+                return slept;
+            }
+        }
+        state.asking = Some(me);
+        drop(state);
+        let answer = system(waiting.end());
+        let mut state = lock(&self.state);
+        (state.asking, state.upgrading) = (None, None);
+        if answer.is_ok() {
+            state.readers.clear();
+            state.writer = Some(me);
+        }
+        self.wake(&state);
+        answer
+    }
+
+    /// Makes the calling thread, which writes, read; `system` does the same with the system's lock.
+    pub(super) fn downgrade(&self, system: impl FnOnce() -> Result<(), LockError>) -> Result<(), LockError> {
+        let me = held::me();
+        let mut state = lock(&self.state);
+        if state.writer != Some(me) {
+            return Err(LockError::NotHeld);
+        }
+        system()?;
+        state.writer = None;
+        state.add_reader(me);
+        state.readers_first = state.readers_waiting;
+        self.wake(&state);
+        Ok(())
+    }
+
     /// Wakes those who wait, if there are any: telling nobody is a system call, too.
     fn wake(&self, state: &State) {
-        if state.readers_waiting + state.writers_waiting > 0 {
+        if state.readers_waiting + state.writers_waiting > 0 || state.upgrading.is_some() {
             self.changed.notify_all();
         }
     }
 
     /// Gives one hold of the calling thread back; `system` gives the system's lock back, if it was the last.
     pub(super) fn release(&self, system: impl FnOnce() -> Result<(), LockError>) -> Result<(), LockError> {
-        let me = thread::current().id();
+        let me = held::me();
         let mut state = lock(&self.state);
         if state.writer == Some(me) {
             state.writer = None;
             state.readers_first = state.readers_waiting;
         } else if let Some(at) = state.readers.iter().position(|(reader, _)| *reader == me) {
             state.readers[at].1 -= 1;
-            if state.readers[at].1 == 0 {
-                state.readers.swap_remove(at);
+            if state.readers[at].1 > 0 {
+                return Ok(());
             }
+            state.readers.swap_remove(at);
         } else {
             return Err(LockError::NotHeld);
         }
-        if state.is_free() {
+        held::remove();
+        let told = if state.is_free() {
             // Under the mutex: nobody can ask the system again before it has been told.
-            let told = system();
-            self.wake(&state);
-            told
+            system()
         } else {
             Ok(())
-        }
+        };
+        self.wake(&state);
+        told
+    }
+}
+
+/// A thread that waits at a gate.
+struct Waiting<'a> {
+    gate: &'a Arc<Gate>,
+    me: ThreadId,
+    wait: Wait,
+    deadline: Option<Instant>,
+    /// Whether others know of it.
+    known: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a Arc<Gate>, me: ThreadId, wait: Wait) -> Waiting<'a> {
+        let deadline = match wait {
+            Wait::AtMost(limit) => Instant::now().checked_add(limit),
+            Wait::Forever | Wait::Try => None,
+        };
+        Waiting { gate, me, wait, deadline, known: false }
     }
 
-    fn sleep<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        wait: Wait,
-        deadline: Option<Instant>,
-    ) -> (MutexGuard<'a, State>, Result<(), LockError>) {
+    /// Sleeps until something has changed.
+    fn sleep<'s>(
+        &mut self,
+        mut state: MutexGuard<'s, State>,
+    ) -> (MutexGuard<'s, State>, Result<(), LockError>)
+    where
+        'a: 's,
+    {
+        if self.wait == Wait::Try {
+            return (state, Err(LockError::Busy));
+        }
+        if !self.known && held::any() {
+            self.known = true;
+            // The table of those who wait comes before the gates.
+            drop(state);
+            let found = cycle::begin(self.me, self.gate);
+            state = lock(&self.gate.state);
+            // It may have changed meanwhile: look again before sleeping.
+            return (state, found);
+        }
         let poisoned = "no user of the gate's mutex panics";
-        match (wait, deadline) {
-            (Wait::Try, _) => (state, Err(LockError::Busy)),
-            (Wait::AtMost(_), Some(deadline)) => {
+        match self.deadline {
+            Some(deadline) => {
                 let remaining = deadline.saturating_duration_since(Instant::now());
                 if remaining == Duration::ZERO {
                     return (state, Err(LockError::TimedOut));
                 }
-                (self.changed.wait_timeout(state, remaining).expect(poisoned).0, Ok(()))
+                (self.gate.changed.wait_timeout(state, remaining).expect(poisoned).0, Ok(()))
             }
-            _ => (self.changed.wait(state).expect(poisoned), Ok(())),
+            None => (self.gate.changed.wait(state).expect(poisoned), Ok(())),
         }
+    }
+
+    /// The thread waits here no more. How it is to wait for the system.
+    fn end(mut self) -> Wait {
+        self.forget();
+        match self.deadline {
+            Some(deadline) => Wait::AtMost(deadline.saturating_duration_since(Instant::now())),
+            None if self.wait == Wait::Try => Wait::Try,
+            None => Wait::Forever,
+        }
+    }
+
+    fn forget(&mut self) {
+        if std::mem::take(&mut self.known) {
+            cycle::end(self.me);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+/// Who the calling thread is, and how many gates it is inside of: without any, it cannot be part of a cycle.
+mod held {
+    #[cfg(not(loom))]
+    mod count {
+        use std::cell::Cell;
+
+        use crate::sync::thread::{self, ThreadId};
+
+        thread_local! {
+            static ME: ThreadId = thread::current().id();
+            static HELD: Cell<usize> = const { Cell::new(0) };
+        }
+
+        /// The id of the thread, remembered: `thread::current` counts references.
+        pub(in super::super) fn me() -> ThreadId {
+            ME.with(|id| *id)
+        }
+
+        pub(in super::super) fn add() {
+            HELD.set(HELD.get() + 1);
+        }
+
+        pub(in super::super) fn remove() {
+            HELD.set(HELD.get().saturating_sub(1));
+        }
+
+        pub(in super::super) fn any() -> bool {
+            HELD.get() > 0
+        }
+    }
+
+    /// In the models, each thread knows one gate.
+    #[cfg(loom)]
+    mod count {
+        use crate::sync::thread::{self, ThreadId};
+
+        pub(in super::super) fn me() -> ThreadId {
+            thread::current().id()
+        }
+        pub(in super::super) fn add() {}
+        pub(in super::super) fn remove() {}
+        pub(in super::super) fn any() -> bool {
+            false
+        }
+    }
+
+    pub(super) use count::{add, any, me, remove};
+}
+
+/// Threads that wait for each other at the gates of several objects.
+///
+/// Each that waits, and holds something, is in a table. Whoever enters it last closes the cycle, if there is one, and
+/// finds it.
+mod cycle {
+    use super::*;
+
+    static WAITING: global::Mutex<Vec<(ThreadId, Arc<Gate>)>> = global::Mutex::new(Vec::new());
+
+    /// Notes that `me` waits at `gate`.
+    pub(super) fn begin(me: ThreadId, gate: &Arc<Gate>) -> Result<(), LockError> {
+        let mut waiting = global::lock(&WAITING);
+        waiting.push((me, Arc::clone(gate)));
+        let mut known = vec![me];
+        let mut next = 0;
+        while let Some(thread) = known.get(next).copied() {
+            next += 1;
+            let Some((_, gate)) = waiting.iter().find(|(waiter, _)| *waiter == thread) else { continue };
+            let state = lock(&gate.state);
+            if state.holders().any(|holder| holder == thread) && state.upgrading != Some(thread) {
+                // It got in, and has not said so yet.
+                continue;
+            }
+            for holder in state.holders().filter(|holder| *holder != thread) {
+                if holder == me {
+                    return Err(LockError::Deadlock);
+                }
+                if !known.contains(&holder) {
+                    known.push(holder);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(me: ThreadId) {
+        global::lock(&WAITING).retain(|(waiter, _)| *waiter != me);
     }
 }
 
@@ -220,7 +441,7 @@ impl Gate {
 mod models {
     //! Every interleaving of a few threads, with a system lock that checks what it is told.
 
-    use loom::sync::Arc;
+    use crate::sync::thread;
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -243,7 +464,7 @@ mod models {
     }
 
     struct World {
-        gate: Gate,
+        gate: Arc<Gate>,
         kernel: Kernel,
         readers: AtomicUsize,
         writers: AtomicUsize,
@@ -251,7 +472,7 @@ mod models {
 
     fn world() -> Arc<World> {
         Arc::new(World {
-            gate: Gate::new(),
+            gate: Arc::new(Gate::new()),
             kernel: Kernel::default(),
             readers: AtomicUsize::new(0),
             writers: AtomicUsize::new(0),

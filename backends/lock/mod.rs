@@ -2,7 +2,9 @@
 //!
 //! | mechanism | excludes | works on | cost |
 //! |---|---|---|---|
+//! | [`Futex`] | processes and threads | objects with lock words | some 20 ns; system calls only to wait |
 //! | [`Fcntl`] | processes and threads | objects with a descriptor | one system call to lock, one to unlock |
+//! | [`Ofd`] | processes and threads | objects with a descriptor | the same |
 //! | [`NoLock`] | nobody: the user's promise | anything | nothing |
 //!
 //! # The contract
@@ -17,21 +19,52 @@
 //! 4. **Waiting.** [`Wait::Forever`] waits, [`Wait::Try`] gives [`LockError::Busy`], [`Wait::AtMost`] gives
 //!    [`LockError::TimedOut`] at that time or later. Signals do not shorten a wait. A failed request leaves
 //!    nothing held.
-//! 5. **Death.** The locks of a process that dies are released.
+//! 5. **Death.** The locks of a process that dies are released; whoever waits for them gets them within 50 ms.
 //! 6. **Other handles.** Opening and dropping other handles of the object, in any process, does not release.
-//! 7. **Deadlock.** Where the system finds a cycle of waiting processes, one of them gets
-//!    [`LockError::Deadlock`], and must release what it holds.
+//! 7. **Deadlock.** Of threads that wait for each other for ever, in one process or in several, one gets
+//!    [`LockError::Deadlock`] within a second, and must release what it holds, and start again. ([`Ofd`] finds only
+//!    cycles within one process; [`Fcntl`] overlooks those who wait with a limit.)
 //! 8. **Fork.** A child holds nothing; a lock method carried into it refuses: [`LockError::Forked`].
 //! 9. **Unlocking** what the thread does not hold is [`LockError::NotHeld`] and changes nothing.
+//! 10. **Upgrading** goes from `Read` to `Write`, **downgrading** back, and nobody writes in between. An upgrade waits
+//!     for the other readers; of two at once one gets [`LockError::Deadlock`]. If it fails the thread reads as before.
+//!     A thread that reads more than once cannot upgrade: [`LockError::LockedByCaller`].
+//! 11. **Fairness.** Nobody waits for ever because others come and go, within one process; with [`Futex`], in any.
 //!
-//! `NoLock` keeps law 4 trivially, laws 3 and 9 for one handle, and none of the others.
+//! `NoLock` keeps law 4 trivially, laws 3, 9 and 10 for one handle, and none of the others.
+//!
+//! # Deadlocks
+//!
+//! Whoever locks several objects should always lock them in the same order. Where that is not possible:
+//!
+//! ```no_run
+//! # use manycore_backends::lock::{Guard, LockError, Mode, Wait};
+//! # use manycore_backends::{Futex, LockMethod, PosixShm};
+//! # fn transfer() {}
+//! # fn f(one: &PosixShm, first: &Futex, other: &PosixShm, second: &Futex) -> Result<(), LockError> {
+//! let _guards = loop {
+//!     let outer = Guard::lock(first, one, Mode::Write, Wait::Forever)?;
+//!     match Guard::lock(second, other, Mode::Write, Wait::Forever) {
+//!         Ok(inner) => break (outer, inner),
+//!         // Somebody holds the other and waits for this one: let it go first.
+//!         Err(LockError::Deadlock) => drop(outer),
+//!         Err(error) => return Err(error),
+//!     }
+//! };
+//! transfer();
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! This module does not know what is protected, and repairs nothing: who finds an object that a dead writer
 //! left halfway mends it (the table does, from its journal).
 
 mod fcntl;
+pub mod futex;
 mod gate;
 mod none;
+mod ofd;
+mod record;
 
 use std::fmt;
 use std::io;
@@ -40,14 +73,17 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 pub use fcntl::Fcntl;
+#[doc(no_inline)]
+pub use futex::{Futex, FutexLockable};
 pub use none::NoLock;
+pub use ofd::Ofd;
 
 /// A way to lock objects of the backend `B`. The laws are on the [module page](self).
 #[doc(alias("locking_method", "flock", "fcntl"))]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot lock objects of the backend `{B}`",
     label = "this lock method does not work on this shared memory",
-    note = "`Fcntl` needs a backend with a descriptor (`PosixShm`, `File`); use `NoLock` where only one thread uses the object"
+    note = "`Fcntl` and `Ofd` need a backend with a descriptor (`PosixShm`, `File`); `Futex` works on `Heap`, too; `NoLock` is for objects that only one thread uses"
 )]
 pub trait LockMethod<B>: fmt::Debug + Send + Sync + Sized + 'static {
     /// How users of an object must lock it; written into the object, so that all agree.
@@ -70,6 +106,18 @@ pub trait LockMethod<B>: fmt::Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// [`LockError::NotHeld`] if this thread does not hold it.
     fn unlock(&self, object: &B) -> Result<(), LockError>;
+
+    /// Turns this thread's `Read` into `Write`, by law 10.
+    ///
+    /// # Errors
+    /// [`LockError::NotHeld`] if this thread does not read; else as [`lock`](LockMethod::lock).
+    fn upgrade(&self, object: &B, wait: Wait) -> Result<(), LockError>;
+
+    /// Turns this thread's `Write` into `Read`. It does not wait.
+    ///
+    /// # Errors
+    /// [`LockError::NotHeld`] if this thread does not write.
+    fn downgrade(&self, object: &B) -> Result<(), LockError>;
 }
 
 /// A backend for which one lock method is best, unless there are reasons for another. [`Best`] is that method; code
@@ -105,9 +153,9 @@ pub type Best<B> = <B as BestLock>::Lock;
 /// [`ShmBackend`](crate::ShmBackend)). For the same reason a user must not duplicate the descriptor: closing
 /// the copy releases the locks.
 #[diagnostic::on_unimplemented(
-    message = "`Fcntl` cannot lock `{Self}`: record locks need an object that is a file to the kernel",
+    message = "`Fcntl` and `Ofd` cannot lock `{Self}`: record locks need an object that is a file to the kernel",
     label = "`{Self}` has no descriptor to lock",
-    note = "use `PosixShm` or `File` with `Fcntl`; `Heap` goes with `NoLock`"
+    note = "use `PosixShm` or `File` with `Fcntl`; `Heap` goes with `Futex` and `NoLock`"
 )]
 pub trait RecordLockable {
     /// The descriptor to lock.
@@ -147,6 +195,10 @@ impl Protocol {
     pub const NONE: Protocol = Protocol(0);
     /// POSIX record locks: [`Fcntl`].
     pub const FCNTL: Protocol = Protocol(1);
+    /// Words in the object: [`Futex`].
+    pub const FUTEX: Protocol = Protocol(2);
+    /// Record locks of open files: [`Ofd`].
+    pub const OFD: Protocol = Protocol(3);
 
     /// The protocol with this number, known or not.
     pub const fn from_number(number: u32) -> Protocol {
@@ -164,6 +216,8 @@ impl fmt::Display for Protocol {
         match *self {
             Protocol::NONE => f.write_str("NoLock"),
             Protocol::FCNTL => f.write_str("Fcntl"),
+            Protocol::FUTEX => f.write_str("Futex"),
+            Protocol::OFD => f.write_str("Ofd"),
             Protocol(number) => write!(f, "unknown protocol {number}"),
         }
     }
@@ -193,6 +247,22 @@ impl<'a, B, L: LockMethod<B>> Guard<'a, B, L> {
         method.lock(object, mode, wait)?;
         Ok(Guard { method, object, of_this_thread: PhantomData })
     }
+
+    /// Goes from reading to writing; nobody writes in between. If it fails, the guard reads as before.
+    ///
+    /// # Errors
+    /// As [`LockMethod::upgrade`].
+    pub fn upgrade(&mut self, wait: Wait) -> Result<(), LockError> {
+        self.method.upgrade(self.object, wait)
+    }
+
+    /// Goes from writing to reading; nobody writes in between.
+    ///
+    /// # Errors
+    /// As [`LockMethod::downgrade`].
+    pub fn downgrade(&mut self) -> Result<(), LockError> {
+        self.method.downgrade(self.object)
+    }
 }
 
 impl<B, L: LockMethod<B>> Drop for Guard<'_, B, L> {
@@ -219,8 +289,8 @@ pub enum LockError {
         "the object is locked by the calling thread itself: use the open group, or end the iteration first"
     )]
     LockedByCaller,
-    /// Processes wait for each other: release everything held, and start again.
-    #[error("deadlock: another process waits for a lock of this one; release it and start again")]
+    /// Threads or processes wait for each other: release everything held, and start again.
+    #[error("deadlock: whoever holds the lock waits for one held here; release that and start again")]
     Deadlock,
     /// Somebody else holds the lock.
     #[error("the object is locked")]
@@ -231,6 +301,18 @@ pub enum LockError {
     /// The calling thread does not hold the lock.
     #[error("the calling thread does not hold the lock")]
     NotHeld,
+    /// The object was opened for reading only, and this method locks by writing to it.
+    #[error("the object was opened for reading only, and cannot be locked without writing to it")]
+    ReadOnly,
+    /// The object has no room for lock words: grow it first.
+    #[error("the object is too small to be locked: it has no words for that yet")]
+    TooSmall,
+    /// So many threads use the object that no more can be told apart.
+    #[error("the object is in use by {max} threads, and there is no room for more")]
+    TooManyUsers {
+        /// How many there can be.
+        max: u32,
+    },
     /// The system's table of locks is full (`ENOLCK`).
     #[error("the system has no room for another lock: {0}")]
     NoLocks(#[source] io::Error),

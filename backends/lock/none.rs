@@ -48,4 +48,27 @@ impl<B> LockMethod<B> for NoLock {
         self.held.store(held, Ordering::Relaxed);
         Ok(())
     }
+
+    #[inline]
+    fn upgrade(&self, _: &B, _: Wait) -> Result<(), LockError> {
+        match self.held.load(Ordering::Relaxed) {
+            1 => {
+                self.held.store(WRITING, Ordering::Relaxed);
+                Ok(())
+            }
+            0 => Err(LockError::NotHeld),
+            _ => Err(LockError::LockedByCaller),
+        }
+    }
+
+    #[inline]
+    fn downgrade(&self, _: &B) -> Result<(), LockError> {
+        match self.held.load(Ordering::Relaxed) {
+            WRITING => {
+                self.held.store(1, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => Err(LockError::NotHeld),
+        }
+    }
 }

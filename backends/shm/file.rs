@@ -33,6 +33,10 @@ impl ShmBackend for File {
         fs::unlink(path).map_err(|errno| ShmError::from_errno("unlink", name, errno))
     }
 
+    fn try_clone(&self) -> Result<File, ShmError> {
+        Ok(File { handle: self.handle.again()? })
+    }
+
     fn name(&self) -> &OsStr {
         self.handle.name()
     }

@@ -19,7 +19,7 @@ struct Object {
 /// An object in memory of this process, named like the others and shared between its threads. It is gone
 /// when it is unlinked and its last handle dropped; a forked child sees none of its parent's.
 ///
-/// It has no descriptor, so that `Fcntl` cannot lock it: `ShmTable<Heap, Fcntl>` does not compile.
+/// It has no descriptor, so that `Fcntl` cannot lock it: `ShmTable<Heap, Fcntl>` does not compile. `Futex` can.
 #[derive(Debug)]
 pub struct Heap {
     memory: HeapMemory,
@@ -39,6 +39,17 @@ impl Memory for HeapMemory {
     #[inline(always)]
     fn window(&self) -> Mapped<'_> {
         self.object.mapping.window_for(self.read_only)
+    }
+}
+
+impl Heap {
+    /// Unlike that of every other object.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.memory.object) as usize
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        self.memory.object.generation.is_current()
     }
 }
 
@@ -78,6 +89,12 @@ impl ShmBackend for Heap {
             Some(object) if object.generation.is_current() => Ok(()),
             _ => Err(ShmError::NotFound { name: name.to_owned() }),
         }
+    }
+
+    fn try_clone(&self) -> Result<Heap, ShmError> {
+        self.size()?;
+        let memory = HeapMemory { object: Arc::clone(&self.memory.object), read_only: self.memory.read_only };
+        Ok(Heap { memory, name: self.name.clone() })
     }
 
     fn name(&self) -> &OsStr {

@@ -23,12 +23,17 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::guard::Guard;
-use super::{Memory, OutOfBounds, WORD, Window};
+use super::{Memory, OutOfBounds, WORD, Waited, Window};
 use crate::sync::global::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space reserved for an object in a file or in shared memory, in bytes: 64 GiB, or as much as
@@ -311,6 +316,40 @@ impl Window for Mapped<'_> {
             // SAFETY: `index` is less than the count that was checked for `self`.
             unsafe { self.atomic(first.wrapping_add(index)) }.load(Ordering::Acquire)
         }))
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, at: usize, current: u32, new: u32) -> Result<Result<u32, u32>, OutOfBounds> {
+        let word = self.check(at, 1, self.writable)?;
+        // SAFETY: `word` was checked for one word of `self`, which may be written.
+        let word = unsafe { self.atomic(word) };
+        Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+    }
+
+    fn wait(&self, at: usize, expected: u32, limit: Duration, mask: u32) -> Result<Waited, OutOfBounds> {
+        let mask = NonZeroU32::new(mask).expect("a mask has a bit");
+        let word = self.check(at, 1, self.words)?;
+        let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+        let until = now.checked_add(limit).and_then(|until| Timespec::try_from(until).ok());
+        // SAFETY: `word` was checked for one word of `self`.
+        let word = unsafe { self.atomic(word) };
+        // Not private: the sleepers of other processes count, too.
+        match futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), mask) {
+            Err(Errno::TIMEDOUT) => Ok(Waited::Elapsed),
+            // Woken; or the word was another (EAGAIN), or a signal came (EINTR).
+            _ => Ok(Waited::Woken),
+        }
+    }
+
+    fn wake(&self, at: usize, count: u32, mask: u32) -> Result<(), OutOfBounds> {
+        let mask = NonZeroU32::new(mask).expect("a mask has a bit");
+        let word = self.check(at, 1, self.words)?;
+        // SAFETY: `word` was checked for one word of `self`.
+        let word = unsafe { self.atomic(word) };
+        // The kernel counts in a signed number. It fails only where there is no such memory, and so no sleeper.
+        let count = count.min(i32::MAX as u32);
+        let _ = futex::wake_bitset(word, futex::Flags::empty(), count, mask);
+        Ok(())
     }
 
     #[inline(always)]

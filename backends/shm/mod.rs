@@ -50,6 +50,7 @@ mod posix;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -82,6 +83,12 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// [`ShmError::NotFound`] if there is none; [`ShmError::Name`], [`ShmError::Io`].
     fn unlink(name: &OsStr) -> Result<(), ShmError>;
+
+    /// Another handle of the same object, which need not have its name any more.
+    ///
+    /// # Errors
+    /// [`ShmError::Forked`].
+    fn try_clone(&self) -> Result<Self, ShmError>;
 
     /// The name under which the object was opened.
     fn name(&self) -> &OsStr;
@@ -269,11 +276,49 @@ pub trait Window: Copy {
         Ok(words)
     }
 
+    /// Stores `new` into the word `at` if it is `current`, in one step, and says what it was: as
+    /// `AtomicU32::compare_exchange`, sequentially consistent.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`], as for [`store`](Window::store).
+    fn compare_exchange(&self, at: usize, current: u32, new: u32) -> Result<Result<u32, u32>, OutOfBounds>;
+
+    /// Sleeps until somebody [wakes](Window::wake) the word `at` with a mask that has a bit in common with `mask`, or
+    /// for `limit` at most; not at all if the word is not `expected`. It may also return early, for no reason.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    ///
+    /// # Panics
+    /// If `mask` is 0.
+    #[doc(alias = "FUTEX_WAIT_BITSET")]
+    fn wait(&self, at: usize, expected: u32, limit: Duration, mask: u32) -> Result<Waited, OutOfBounds>;
+
+    /// Wakes at most `count` of those, in any process, who sleep on the word `at` with a mask that has a bit in common
+    /// with `mask`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    ///
+    /// # Panics
+    /// If `mask` is 0.
+    #[doc(alias = "FUTEX_WAKE_BITSET")]
+    fn wake(&self, at: usize, count: u32, mask: u32) -> Result<(), OutOfBounds>;
+
     /// Says that the word `at` will be wanted soon, so that it can be on its way meanwhile. Changes nothing.
     #[inline]
     fn prefetch(&self, at: usize) {
         let _ = at;
     }
+}
+
+/// How a sleep on a word ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Somebody woke it, or the word was another, or there was no reason.
+    Woken,
+    /// The time was over.
+    Elapsed,
 }
 
 /// An access beyond the known end of an object.

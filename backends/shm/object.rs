@@ -111,6 +111,20 @@ impl Handle {
         }
     }
 
+    /// Another handle of the same object.
+    pub(crate) fn again(&self) -> Result<Handle, ShmError> {
+        let object = self.current()?;
+        let mut open_objects = lock(&OPEN_OBJECTS);
+        let entry = open_objects.get_mut(&object.identity);
+        let handle = entry.and_then(|entry| entry.handle(&self.name, object.read_only, object.generation));
+        Ok(handle.expect("the object is open as long as it has this handle"))
+    }
+
+    /// Which object it is.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.object().identity
+    }
+
     pub(super) fn name(&self) -> &OsStr {
         &self.name
     }

@@ -48,6 +48,10 @@ impl ShmBackend for PosixShm {
         shm::unlink(component).map_err(|errno| ShmError::from_errno("shm_unlink", name, errno))
     }
 
+    fn try_clone(&self) -> Result<PosixShm, ShmError> {
+        Ok(PosixShm { handle: self.handle.again()? })
+    }
+
     fn name(&self) -> &OsStr {
         self.handle.name()
     }

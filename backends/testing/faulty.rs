@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::lock::{LockError, LockMethod, Mode, Protocol, RecordLockable, Wait};
+use crate::lock::{FutexLockable, LockError, LockMethod, Mode, Protocol, RecordLockable, Wait};
 use crate::shm::{Open, ShmBackend, ShmError};
 
 /// An error to inject.
@@ -122,6 +122,13 @@ impl<B: ShmBackend> ShmBackend for Faulty<B> {
         }
     }
 
+    fn try_clone(&self) -> Result<Self, ShmError> {
+        match due() {
+            Some(fault) => Err(ShmError::from_errno("dup", self.name(), fault.errno())),
+            None => self.0.try_clone().map(Faulty),
+        }
+    }
+
     fn name(&self) -> &OsStr {
         self.0.name()
     }
@@ -175,6 +182,16 @@ impl<B: RecordLockable> RecordLockable for Faulty<B> {
     }
 }
 
+impl<B: FutexLockable> FutexLockable for Faulty<B> {
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, LockError> {
+        self.0.liveness()
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        self.0.identity()
+    }
+}
+
 /// `L`, failing as planned when it locks. Unlocking does not fail: no caller could do anything about it.
 pub struct FaultyLock<B, L> {
     method: L,
@@ -206,6 +223,17 @@ impl<B: 'static, L: LockMethod<B>> LockMethod<B> for FaultyLock<B, L> {
 
     fn unlock(&self, object: &B) -> Result<(), LockError> {
         self.method.unlock(object)
+    }
+
+    fn upgrade(&self, object: &B, wait: Wait) -> Result<(), LockError> {
+        match due() {
+            Some(fault) => Err(lock_error("fcntl", fault)),
+            None => self.method.upgrade(object, wait),
+        }
+    }
+
+    fn downgrade(&self, object: &B) -> Result<(), LockError> {
+        self.method.downgrade(object)
     }
 }
 

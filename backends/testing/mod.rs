@@ -13,6 +13,7 @@
 // A suite fails by panicking, as tests do.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod anchor;
 pub mod faulty;
 pub mod lock;
 pub mod poll;

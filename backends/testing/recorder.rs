@@ -8,8 +8,9 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::time::Duration;
 
-use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Window};
+use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Waited, Window};
 
 thread_local! {
     static LOG: RefCell<Option<Vec<Store>>> = const { RefCell::new(None) };
@@ -96,6 +97,10 @@ impl<B: ShmBackend> ShmBackend for Recorder<B> {
         B::unlink(name)
     }
 
+    fn try_clone(&self) -> Result<Self, ShmError> {
+        Ok(Recorder(Recording(self.0.0.try_clone()?)))
+    }
+
     fn name(&self) -> &OsStr {
         self.0.0.name()
     }
@@ -156,6 +161,22 @@ impl<W: Window> Window for RecordingWindow<W> {
         self.0.write(at, from)?;
         note(at, from);
         Ok(())
+    }
+
+    fn compare_exchange(&self, at: usize, current: u32, new: u32) -> Result<Result<u32, u32>, OutOfBounds> {
+        let exchanged = self.0.compare_exchange(at, current, new)?;
+        if exchanged.is_ok() {
+            note(at, &[new]);
+        }
+        Ok(exchanged)
+    }
+
+    fn wait(&self, at: usize, expected: u32, limit: Duration, mask: u32) -> Result<Waited, OutOfBounds> {
+        self.0.wait(at, expected, limit, mask)
+    }
+
+    fn wake(&self, at: usize, count: u32, mask: u32) -> Result<(), OutOfBounds> {
+        self.0.wake(at, count, mask)
     }
 }
 

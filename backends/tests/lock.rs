@@ -5,11 +5,20 @@ use manycore_backends::shm::Open;
 use manycore_backends::testing::lock::all;
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::Fresh;
-use manycore_backends::{Fcntl, File, Heap, NoLock, PosixShm, ShmBackend};
+use manycore_backends::{Fcntl, File, Futex, Heap, NoLock, PosixShm, ShmBackend};
 
 fn main() {
     let own = vec![("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn())];
-    run_tests(&[all::<PosixShm, Fcntl>(), all::<File, Fcntl>(), own].concat());
+    run_tests(
+        &[
+            all::<PosixShm, Fcntl>(),
+            all::<File, Fcntl>(),
+            all::<PosixShm, Futex>(),
+            all::<File, Futex>(),
+            own,
+        ]
+        .concat(),
+    );
 }
 
 fn no_lock() {

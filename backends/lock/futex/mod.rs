@@ -1,0 +1,562 @@
+//! The robust futex lock: lock words inside the object, and nothing else.
+//!
+//! * What the words mean and how they change is in [`word`]; that is the place to read first.
+//! * Who holds what, in this process, is here: every thread that locks an object has a *slot* of it, a number
+//!   below 1023 by which the words name it, and remembers how it holds the object.
+//! * Who is alive is told by the kernel. While a thread has slot `s`, its process has a POSIX record lock on byte
+//!   2^46 + `s` of the object's file (far beyond its end: no byte is touched). Whoever waits too long for a slot
+//!   tries to lock its byte. If it succeeds, that process is gone; and as long as it has the byte nobody else
+//!   becomes `s`, so that it can take away the marks of the dead without haste. No process number is ever believed.
+//! * Cycles of waiting threads are found by [`deadlock`].
+//!
+//! An object of this process alone (`Heap`) has no file; there, threads that end give their slots back, and that is all
+//! that can die.
+//!
+//! # Waiting
+//!
+//! | when | a waiter |
+//! |---|---|
+//! | at once | spins for about a microsecond |
+//! | then | sleeps, for 1 ms, and from then on for 10 ms at a time, unless it is woken |
+//! | after each sleep that nobody ended | asks whether those who keep it out are alive; looks for deadlocks; takes the turn |
+//!
+//! So the death of a holder is noticed within 11 ms by whoever waits, and at once by whoever comes later and has to
+//! sleep once.
+//!
+//! # What it does not do
+//!
+//! It does not protect against those who may write to the object and mean harm: they can hold the lock for ever, or
+//! write anything into its words. Mutual exclusion is lost then, memory safety is not.
+
+mod deadlock;
+#[cfg(all(test, loom))]
+mod models;
+mod word;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use self::deadlock::Probe;
+use self::word::{Begun, Blocker, Patience, Place};
+use super::record::{self, Kind};
+use super::{LockError, LockMethod, Mode, Protocol, Wait};
+use crate::generation::Generation;
+use crate::sync::global::{Arc, AtomicU64, Mutex, Ordering, Weak, lock};
+
+/// The words of an object that belong to [`Futex`]: nobody else may use them, and they must be 0 in a new object.
+pub const AREA: Range<usize> = 256..384;
+
+/// How many slots an object has: so many threads, of all processes together, can have locked it before they end or
+/// close it.
+pub const SLOTS: u32 = 1023;
+
+/// The byte of the object's file that stands for slot 0.
+const FIRST_BYTE: i64 = 1 << 46;
+
+/// How often a waiter looks before it sleeps; it pauses twice as long from one look to the next. (Looking all the time
+/// takes the cache line away from those who could make progress: half as fast, measured with two processes.)
+const SPINS: u32 = 7;
+/// The first sleep, and those that follow.
+const SLEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
+
+/// A backend whose objects [`Futex`] can lock. Implement it for a backend of your own: if several processes can share its
+/// objects, what [`RecordLockable`](super::RecordLockable) asks for must be true of the descriptor.
+#[diagnostic::on_unimplemented(
+    message = "`Futex` cannot lock `{Self}`",
+    note = "implement `FutexLockable` for the backend, or use another lock method"
+)]
+pub trait FutexLockable {
+    /// The descriptor whose record locks say who is alive; `None` if the object belongs to this process alone.
+    ///
+    /// # Errors
+    /// [`LockError::Forked`] if the handle was made before a fork, by the parent.
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, LockError>;
+
+    /// Which object it is: the same for all its handles in this process, and for no other that is open.
+    fn identity(&self) -> (u64, u64);
+}
+
+/// The words of the [`AREA`], counted from its beginning, and what else [`Futex`] needs of an object. Every
+/// [`FutexLockable`] backend has them.
+pub trait LockWords: FutexLockable + Send + Sync + 'static {
+    /// Whether they are there, and may be written.
+    ///
+    /// # Errors
+    /// [`LockError::TooSmall`], [`LockError::ReadOnly`].
+    fn check_area(&self) -> Result<(), LockError>;
+
+    /// The word, with everything that happened before it was stored.
+    fn load(&self, at: usize) -> u32;
+
+    /// Stores the word, after everything before it.
+    fn store(&self, at: usize, value: u32);
+
+    /// Stores `new` if the word is `current`; says what it was. Sequentially consistent.
+    ///
+    /// # Errors
+    /// What it was, if that was something else.
+    fn compare_exchange(&self, at: usize, current: u32, new: u32) -> Result<u32, u32>;
+
+    /// Sleeps while the word is `expected`, until it is woken by a mask with a common bit. `false` if `limit` passed
+    /// before that.
+    fn wait(&self, at: usize, expected: u32, limit: Duration, mask: u32) -> bool;
+
+    /// Wakes so many sleepers whose masks have a bit in common with `mask`.
+    fn wake(&self, at: usize, count: u32, mask: u32);
+
+    /// Another handle of the same object.
+    ///
+    /// # Errors
+    /// [`LockError::Forked`], [`LockError::Io`].
+    fn again(&self) -> Result<Box<dyn LockWords>, LockError>;
+}
+
+/// A number below [`SLOTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot(u32);
+
+impl Slot {
+    fn new(number: u32) -> Option<Slot> {
+        (number < SLOTS).then_some(Slot(number))
+    }
+
+    #[inline(always)]
+    fn number(self) -> u32 {
+        self.0
+    }
+
+    fn byte(self) -> i64 {
+        FIRST_BYTE + i64::from(self.0)
+    }
+}
+
+/// Locks by words in the object: without a system call when nobody waits, robust against the death of any user at any
+/// moment. See the [module page](self).
+///
+/// It needs to write in order to lock: an object that was opened for reading only cannot be locked at all
+/// ([`LockError::ReadOnly`]).
+#[derive(Debug)]
+#[doc(alias("robust", "pthread_rwlock_t", "PTHREAD_MUTEX_ROBUST"))]
+pub struct Futex {
+    /// `None` of an object that is only read.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What all handles of an object in this process share.
+struct Shared {
+    /// Unlike every other of this process.
+    id: u64,
+    identity: (u64, u64),
+    generation: Generation,
+    words: Box<dyn LockWords>,
+    /// The slots of this process. `None` when the last handle is gone.
+    slots: Mutex<Option<Slots>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A set of slots.
+struct Slots(Vec<bool>);
+
+impl Slots {
+    fn contains(&self, slot: Slot) -> bool {
+        self.0.get(slot.number() as usize).is_some_and(|taken| *taken)
+    }
+
+    fn set(&mut self, slot: Slot, taken: bool) {
+        let number = slot.number() as usize;
+        if self.0.len() <= number {
+            self.0.resize(number + 1, false);
+        }
+        self.0[number] = taken;
+    }
+}
+
+/// The objects that are open, and how many handles of each.
+static OBJECTS: Mutex<BTreeMap<(u64, u64), (Arc<Shared>, usize)>> = Mutex::new(BTreeMap::new());
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// How a thread holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Not,
+    /// So often.
+    Read(u32),
+    Write,
+}
+
+/// A thread's slot of an object.
+struct Seat {
+    id: u64,
+    slot: Slot,
+    held: Held,
+    shared: Weak<Shared>,
+}
+
+/// The seats of a thread; given back when it ends.
+struct Seats(Vec<Seat>);
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        for seat in &self.0 {
+            // Of a guard that was forgotten the lock stays held, as long as the process lives.
+            if let (Held::Not, Some(shared)) = (seat.held, seat.shared.upgrade()) {
+                shared.give_slot_back(seat.slot);
+            }
+        }
+    }
+}
+
+thread_local! {
+    static SEATS: RefCell<Seats> = const { RefCell::new(Seats(Vec::new())) };
+}
+
+/// The seat of the calling thread, if it has one.
+#[inline(always)]
+fn with_seat<T>(shared: &Shared, body: impl FnOnce(&mut Seat) -> T) -> Result<Option<T>, LockError> {
+    SEATS
+        .try_with(|seats| {
+            let mut seats = seats.borrow_mut();
+            seats.0.iter_mut().find(|seat| seat.id == shared.id).map(body)
+        })
+        .map_err(|_| ending())
+}
+
+#[cold]
+fn ending() -> LockError {
+    LockError::Io { op: "locking in a thread that is ending", source: io::ErrorKind::Other.into() }
+}
+
+impl<B: LockWords> LockMethod<B> for Futex {
+    const PROTOCOL: Protocol = Protocol::FUTEX;
+
+    fn attach(object: &B) -> Result<Futex, LockError> {
+        match object.check_area() {
+            Ok(()) => {}
+            // Then locking is what is refused.
+            Err(LockError::ReadOnly) => return Ok(Futex { shared: None }),
+            Err(error) => return Err(error),
+        }
+        let identity = object.identity();
+        let generation = Generation::current();
+        let mut objects = lock(&OBJECTS);
+        if objects.get(&identity).is_some_and(|(shared, _)| shared.generation != generation) {
+            // The parent's: what it stands for is not ours to give back.
+            std::mem::forget(objects.remove(&identity));
+        }
+        if !objects.contains_key(&identity) {
+            let shared = Arc::new(Shared {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                identity,
+                generation,
+                words: object.again()?,
+                slots: Mutex::new(Some(Slots(Vec::new()))),
+            });
+            objects.insert(identity, (shared, 0));
+        }
+        let (shared, handles) = objects.get_mut(&identity).expect("it was put there if it was not there");
+        *handles += 1;
+        Ok(Futex { shared: Some(Arc::clone(shared)) })
+    }
+
+    #[inline(always)]
+    fn lock(&self, object: &B, mode: Mode, wait: Wait) -> Result<(), LockError> {
+        let shared = self.shared()?;
+        let begun = with_seat(shared, |seat| {
+            let place = Place { words: object, slot: seat.slot };
+            match (seat.held, mode) {
+                (Held::Not, Mode::Write) => {
+                    let begun = place.begin_write();
+                    if begun == Begun::Held {
+                        seat.held = Held::Write;
+                    }
+                    Ok(begun)
+                }
+                (Held::Not, Mode::Read) if place.begin_read() => {
+                    seat.held = Held::Read(1);
+                    Ok(Begun::Held)
+                }
+                (Held::Not, Mode::Read) => Ok(Begun::Nothing),
+                (Held::Read(times), Mode::Read) => {
+                    seat.held = Held::Read(times + 1);
+                    Ok(Begun::Held)
+                }
+                _ => Err(LockError::LockedByCaller),
+            }
+        })?;
+        match begun {
+            Some(Ok(Begun::Held)) => Ok(()),
+            Some(Ok(begun)) => shared.wait(object, begun, mode, wait),
+            Some(Err(error)) => Err(error),
+            None => {
+                shared.sit_down()?;
+                self.lock(object, mode, wait)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unlock(&self, object: &B) -> Result<(), LockError> {
+        let released = with_seat(self.shared()?, |seat| {
+            let place = Place { words: object, slot: seat.slot };
+            match seat.held {
+                Held::Not => false,
+                Held::Write => {
+                    seat.held = Held::Not;
+                    place.end_write()
+                }
+                Held::Read(1) => {
+                    seat.held = Held::Not;
+                    place.end_read()
+                }
+                Held::Read(times) => {
+                    seat.held = Held::Read(times - 1);
+                    true
+                }
+            }
+        })?;
+        if released == Some(true) { Ok(()) } else { Err(LockError::NotHeld) }
+    }
+
+    fn upgrade(&self, object: &B, wait: Wait) -> Result<(), LockError> {
+        let shared = self.shared()?;
+        let seat = with_seat(shared, |seat| (seat.slot, seat.held))?;
+        let slot = match seat {
+            Some((slot, Held::Read(1))) => slot,
+            None | Some((_, Held::Not)) => return Err(LockError::NotHeld),
+            Some(_) => return Err(LockError::LockedByCaller),
+        };
+        let place = Place { words: object, slot };
+        place.upgrade(&mut Waiter::new(shared, wait))?;
+        with_seat(shared, |seat| seat.held = Held::Write).map(drop)
+    }
+
+    fn downgrade(&self, object: &B) -> Result<(), LockError> {
+        let changed = with_seat(self.shared()?, |seat| {
+            let changed = seat.held == Held::Write && Place { words: object, slot: seat.slot }.downgrade();
+            if changed {
+                seat.held = Held::Read(1);
+            }
+            changed
+        })?;
+        if changed == Some(true) { Ok(()) } else { Err(LockError::NotHeld) }
+    }
+}
+
+impl Futex {
+    #[inline(always)]
+    fn shared(&self) -> Result<&Arc<Shared>, LockError> {
+        match &self.shared {
+            Some(shared) if shared.generation.is_current() => Ok(shared),
+            Some(_) => Err(LockError::Forked),
+            None => Err(LockError::ReadOnly),
+        }
+    }
+}
+
+impl Drop for Futex {
+    fn drop(&mut self) {
+        let Ok(shared) = self.shared() else { return };
+        let mut objects = lock(&OBJECTS);
+        let Some((_, handles)) = objects.get_mut(&shared.identity) else { return };
+        *handles -= 1;
+        if *handles == 0 {
+            // While the table of objects is locked: nobody gets a slot of the object meanwhile.
+            shared.retire();
+            objects.remove(&shared.identity);
+        }
+    }
+}
+
+impl Shared {
+    /// Gets a slot for the calling thread.
+    #[cold]
+    #[inline(never)]
+    fn sit_down(self: &Arc<Shared>) -> Result<(), LockError> {
+        let slot = self.take_slot()?;
+        let seat = Seat { id: self.id, slot, held: Held::Not, shared: Arc::downgrade(self) };
+        let sat = SEATS.try_with(|seats| {
+            let mut seats = seats.borrow_mut();
+            // Those of objects that are closed are of no use any more.
+            seats.0.retain(|seat| seat.shared.strong_count() > 0);
+            seats.0.push(seat);
+        });
+        if sat.is_err() {
+            self.give_slot_back(slot);
+            return Err(ending());
+        }
+        Ok(())
+    }
+
+    /// Waits for the lock.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, object: &impl LockWords, begun: Begun, mode: Mode, wait: Wait) -> Result<(), LockError> {
+        let Some(slot) = with_seat(self, |seat| seat.slot)? else { return Err(LockError::NotHeld) };
+        let place = Place { words: object, slot };
+        let mut waiter = Waiter::new(self, wait);
+        let held = match mode {
+            Mode::Read => {
+                place.read(&mut waiter)?;
+                Held::Read(1)
+            }
+            Mode::Write => {
+                place.write(begun, &mut waiter)?;
+                Held::Write
+            }
+        };
+        with_seat(self, |seat| seat.held = held).map(drop)
+    }
+
+    /// Takes a slot that nobody has, and makes it as new.
+    fn take_slot(&self) -> Result<Slot, LockError> {
+        let mut slots = lock(&self.slots);
+        let Some(slots) = slots.as_mut() else { return Err(LockError::NotHeld) };
+        let fd = self.words.liveness()?;
+        for slot in (0..SLOTS).map(Slot).filter(|slot| !slots.contains(*slot)) {
+            match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
+                Ok(()) => {}
+                Err(LockError::Busy) => continue,
+                Err(error) => return Err(error),
+            }
+            let place = Place { words: &*self.words, slot };
+            place.forget();
+            place.reach();
+            slots.set(slot, true);
+            return Ok(slot);
+        }
+        Err(LockError::TooManyUsers { max: SLOTS })
+    }
+
+    fn give_slot_back(&self, slot: Slot) {
+        if !self.generation.is_current() {
+            return;
+        }
+        if let Some(slots) = lock(&self.slots).as_mut() {
+            slots.set(slot, false);
+            if let Ok(Some(fd)) = self.words.liveness() {
+                // It cannot fail: there is less to remember.
+                let _ = record::set_byte(fd, slot.byte(), Kind::None);
+            }
+        }
+    }
+
+    /// Whether nobody has this slot; if so, what its last owner left is taken away.
+    fn is_dead(&self, slot: Slot) -> Result<bool, LockError> {
+        let slots = lock(&self.slots);
+        let Some(slots) = slots.as_ref() else { return Ok(false) };
+        // The system would give its byte to any thread of this process.
+        if slots.contains(slot) {
+            return Ok(false);
+        }
+        let fd = self.words.liveness()?;
+        match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
+            Ok(()) => {}
+            Err(LockError::Busy) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Place { words: &*self.words, slot }.forget();
+        if let Some(fd) = fd {
+            let _ = record::set_byte(fd, slot.byte(), Kind::None);
+        }
+        Ok(true)
+    }
+
+    /// Gives all slots back.
+    fn retire(&self) {
+        let slots = lock(&self.slots).take();
+        let (Some(slots), Ok(Some(fd))) = (slots, self.words.liveness()) else { return };
+        for number in (0..).zip(&slots.0).filter(|(_, taken)| **taken).map(|(number, _)| number) {
+            let _ = record::set_byte(fd, Slot(number).byte(), Kind::None);
+        }
+    }
+}
+
+/// A thread that waits for an object.
+struct Waiter<'a> {
+    shared: &'a Shared,
+    wait: Wait,
+    deadline: Option<Instant>,
+    spins: u32,
+    /// Sleeps that nobody ended.
+    sleeps: u32,
+    probe: Option<Probe>,
+}
+
+impl<'a> Waiter<'a> {
+    fn new(shared: &'a Shared, wait: Wait) -> Waiter<'a> {
+        let deadline = match wait {
+            Wait::AtMost(limit) => Instant::now().checked_add(limit),
+            Wait::Forever | Wait::Try => None,
+        };
+        Waiter { shared, wait, deadline, spins: 0, sleeps: 0, probe: None }
+    }
+
+    /// Whether any of those is dead.
+    fn bury(&self, blocker: Blocker) -> Result<bool, LockError> {
+        match blocker {
+            Blocker::Writer(slot) => self.shared.is_dead(slot),
+            // It lapses by itself.
+            Blocker::Turn(_) => Ok(false),
+            Blocker::Readers { row, bits } => {
+                let slots = (0..32).filter(|bit| bits & 1 << bit != 0).map(|bit| row * 32 + bit);
+                slots
+                    .filter_map(Slot::new)
+                    .try_fold(false, |dead, slot| Ok(dead | self.shared.is_dead(slot)?))
+            }
+        }
+    }
+}
+
+impl Patience for Waiter<'_> {
+    fn spin(&mut self) -> bool {
+        self.spins += 1;
+        if self.wait == Wait::Try || self.spins > SPINS {
+            return false;
+        }
+        for _ in 0..1 << self.spins {
+            std::hint::spin_loop();
+        }
+        true
+    }
+
+    fn sleep(&mut self, blocker: Blocker) -> Result<Option<Duration>, LockError> {
+        self.spins = 0;
+        let remaining = match (self.wait, self.deadline) {
+            (Wait::Try, _) if self.bury(blocker)? => return Ok(None),
+            (Wait::Try, _) => return Err(LockError::Busy),
+            (_, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+            (_, None) => Duration::MAX,
+        };
+        if remaining == Duration::ZERO {
+            return Err(LockError::TimedOut);
+        }
+        Ok(Some(SLEEPS[self.sleeps.min(1) as usize].min(remaining)))
+    }
+
+    fn slept(&mut self, blocker: Blocker) -> Result<bool, LockError> {
+        let long = self.sleeps > 0;
+        self.sleeps = self.sleeps.saturating_add(1);
+        if !self.bury(blocker)? {
+            self.probe.get_or_insert_with(Probe::new).step(self.shared, blocker)?;
+        }
+        Ok(long)
+    }
+
+    fn may_take_turn(&self) -> bool {
+        self.sleeps > 0
+    }
+
+    fn is_dead(&mut self, slot: Slot) -> Result<bool, LockError> {
+        self.shared.is_dead(slot)
+    }
+}
