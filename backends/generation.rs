@@ -6,14 +6,20 @@
 //! load to compare, where `getpid` is a system call. A child made by a raw `clone` system call, which
 //! skips the handlers, is not noticed.
 //!
+//! A descriptor that stands for its process must not live on in a child: a [`PrivateFd`] is closed there at once.
+//!
 //! # Safety
 //!
-//! The one unsafe call registers a handler that does nothing but one atomic addition, which is
-//! async-signal-safe and so allowed in the child of a multi-threaded process.
+//! One unsafe call registers a handler that does nothing but atomic operations and `close`, which are
+//! async-signal-safe and so allowed in the child of a multi-threaded process. The other is that `close`: the numbers it
+//! is given are those of descriptors that the child got from its parent, and that nobody in the child uses, because
+//! their only owner, a [`PrivateFd`], gives them to nobody in another generation.
 
 #![allow(unsafe_code)]
 
-use crate::sync::global::{AtomicU32, Once, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::sync::global::{AtomicI32, AtomicU32, Once, Ordering};
 
 static CURRENT: AtomicU32 = AtomicU32::new(0);
 static REGISTERED: Once = Once::new();
@@ -43,4 +49,56 @@ impl Generation {
 
 extern "C" fn entered_child() {
     CURRENT.fetch_add(1, Ordering::Relaxed);
+    for place in &PRIVATE {
+        let number = place.swap(NOTHING, Ordering::Relaxed);
+        if number != NOTHING {
+            // SAFETY: see above; an error would mean that it is closed already.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
+/// The descriptors to close in a child.
+static PRIVATE: [AtomicI32; 1024] = [const { AtomicI32::new(NOTHING) }; 1024];
+const NOTHING: i32 = -1;
+
+/// A descriptor of this process alone: a child that is forked does not have it. (A child made by a raw `clone` system
+/// call has, and so has one that is forked, by another thread, in the moment between opening and
+/// [`new`](PrivateFd::new); and more than 1024 such descriptors are not remembered. All are close-on-exec.)
+#[derive(Debug)]
+pub(crate) struct PrivateFd {
+    /// `None` only while dropping.
+    fd: Option<OwnedFd>,
+    generation: Generation,
+}
+
+impl PrivateFd {
+    pub(crate) fn new(fd: OwnedFd) -> PrivateFd {
+        let generation = Generation::current();
+        let number = fd.as_raw_fd();
+        let _ = PRIVATE.iter().find(|place| {
+            place.compare_exchange(NOTHING, number, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        });
+        PrivateFd { fd: Some(fd), generation }
+    }
+
+    /// The descriptor, in the process that opened it.
+    pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().filter(|_| self.generation.is_current()).map(AsFd::as_fd)
+    }
+}
+
+impl Drop for PrivateFd {
+    fn drop(&mut self) {
+        let Some(fd) = self.fd.take() else { return };
+        if self.generation.is_current() {
+            let number = fd.as_raw_fd();
+            let _ = PRIVATE.iter().find(|place| {
+                place.compare_exchange(number, NOTHING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            });
+        } else {
+            // It was closed when this process began, and the number may be another's.
+            std::mem::forget(fd);
+        }
+    }
 }

@@ -149,13 +149,13 @@ impl<B: ShmBackend + lock::FutexLockable> lock::futex::LockWords for B {
 const THERE: &str = "the lock area was there when the object was attached";
 
 impl lock::BestLock for PosixShm {
-    type Lock = Fcntl;
+    type Lock = Futex;
 }
 
 impl lock::BestLock for File {
-    type Lock = Fcntl;
+    type Lock = Futex;
 }
 
 impl lock::BestLock for Heap {
-    type Lock = NoLock;
+    type Lock = Futex;
 }

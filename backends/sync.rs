@@ -25,7 +25,7 @@ pub(crate) use std::{
 /// Types for statics and for what loom does not explore: always those of std.
 pub(crate) mod global {
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+        AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
     };
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
 

@@ -2,7 +2,7 @@
 //!
 //! | platform | shared memory | lock | poller | transport | workers are |
 //! |---|---|---|---|---|---|
-//! | [`Forked`] (default) | [`PosixShm`] | [`Fcntl`] | [`Poll`] | [`Socket`] | forked processes |
+//! | [`Forked`] (default) | [`PosixShm`] | [`Futex`] | [`Poll`] | [`Socket`] | forked processes |
 //! | [`With<S, L, P, T, W>`](With) | any mix that compiles | | | | |
 //!
 //! This module chooses mechanisms by type and does nothing at run time.
@@ -10,7 +10,7 @@
 use std::marker::PhantomData;
 
 use manycore_backends::{
-    Fcntl, Fork, LockMethod, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner, Transport,
+    Fork, Futex, LockMethod, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner, Transport,
 };
 
 /// A choice of mechanisms. Programs that are generic over it run on processes in earnest and on something
@@ -67,4 +67,4 @@ where
 }
 
 /// Workers are forked processes that talk over Unix sockets; tables in POSIX shared memory.
-pub type Forked = With<PosixShm, Fcntl, Poll, Socket, Fork>;
+pub type Forked = With<PosixShm, Futex, Poll, Socket, Fork>;

@@ -11,7 +11,7 @@ use ending::End;
 use manycore::array::{ArrayGroup, ArrayReadGroup};
 use manycore::codec::{CodecError, Encode};
 use manycore::lock::{LockError, Wait};
-use manycore::{ArrayError, Best, BestLock, Fcntl, Heap, LockMethod, NoLock, PosixShm, ShmArray, ShmBackend};
+use manycore::{ArrayError, Best, BestLock, Futex, Heap, LockMethod, NoLock, PosixShm, ShmArray, ShmBackend};
 use manycore::{File, ShmMap, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::shm::{Fresh, Subject};
 use proptest::collection::vec;
@@ -432,8 +432,8 @@ fn a_table_of_something_else_is_refused_and_not_touched() {
 #[test]
 fn an_array_opened_for_reading_is_read() {
     let name = Fresh::<PosixShm>::name();
-    let table = TableOptions::new().create::<PosixShm, Fcntl>(&name).unwrap();
-    let reading = || TableOptions::new().read_only(true).open::<PosixShm, Fcntl>(&name).unwrap();
+    let table = TableOptions::new().create::<PosixShm, Futex>(&name).unwrap();
+    let reading = || TableOptions::new().read_only(true).open::<PosixShm, Futex>(&name).unwrap();
     let empty = ShmArray::new(reading(), 0u32);
     assert!(matches!(empty, Err(ArrayError::Table(TableError::ReadOnly { .. }))), "{empty:?}");
     let array = ShmArray::new(table, 0u32).unwrap();

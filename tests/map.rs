@@ -11,7 +11,7 @@ use ending::End;
 use manycore::codec::hash;
 use manycore::lock::{LockError, Wait};
 use manycore::map::{MapGroup, MapReadGroup};
-use manycore::{Best, BestLock, Fcntl, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap};
+use manycore::{Best, BestLock, Futex, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::shm::{Fresh, Subject};
 use proptest::collection::vec;
@@ -291,14 +291,14 @@ proptest! {
     }
 }
 
-fn shared() -> (Fresh<PosixShm>, Map<PosixShm, Fcntl>) {
+fn shared() -> (Fresh<PosixShm>, Map<PosixShm, Futex>) {
     let name = Fresh::name();
     let map = ShmMap::create(&name).unwrap();
     (name, map)
 }
 
 /// Asserts that another handle, in another thread, gets the write lock at once.
-fn assert_unlocked(map: &Map<PosixShm, Fcntl>) {
+fn assert_unlocked(map: &Map<PosixShm, Futex>) {
     let name = map.name().to_owned();
     let other = move || Map::open(name)?.waiting(Wait::Try).group(|_| Ok::<_, MapError>(()));
     thread::spawn(other).join().unwrap().unwrap();
@@ -452,7 +452,7 @@ fn a_read_group_sees_one_state() {
     map.add(&0, &"0".to_owned()).unwrap();
     map.add(&1, &"0".to_owned()).unwrap();
     let writer = thread::spawn(move || {
-        let map: Map<PosixShm, Fcntl> = Map::open(&*name).unwrap();
+        let map: Map<PosixShm, Futex> = Map::open(&*name).unwrap();
         for round in 1..300 {
             let value = round.to_string();
             map.group(|group| group.replace(&0, &value).and_then(|()| group.replace(&1, &value))).unwrap();

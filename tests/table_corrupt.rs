@@ -163,7 +163,6 @@ fn exception(at: usize, bit: u32) -> Option<&'static str> {
     match (at, bit) {
         (accounting::TRANSACTION, 0) => Some("looks like a death, and is mended"),
         (accounting::PROTOCOL, _) => Some("`NoLock` goes with any"),
-        (256..384, _) => Some("belongs to lock methods"),
         _ => None,
     }
 }

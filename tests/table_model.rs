@@ -9,7 +9,7 @@ use accounting::Kind;
 use ending::End;
 use manycore::shm::{Memory, Open};
 use manycore::table::{Announced, Answer, Entry, Fragment, Group, ReadGroup, Step};
-use manycore::{Fcntl, File, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable};
+use manycore::{Fcntl, File, Futex, Heap, LockMethod, NoLock, Ofd, PosixShm, ShmBackend, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::snapshot;
 use manycore_backends::testing::shm::{Fresh, Subject};
@@ -610,7 +610,19 @@ proptest! {
 
     #[test]
     fn a_table_in_shared_memory_is_a_map_of_stacks(page in page_size(), expected in 0..70usize, ops in ops()) {
-        run::<PosixShm, Fcntl>(page, expected, &ops);
+        run::<PosixShm, Futex>(page, expected, &ops);
+    }
+
+    #[test]
+    fn a_table_of_threads_is_a_map_of_stacks(page in page_size(), expected in 0..70usize, ops in ops()) {
+        run::<Heap, Futex>(page, expected, &ops);
+    }
+
+    #[test]
+    fn a_table_in_a_file_locked_by_open_files_is_a_map_of_stacks(
+        page in page_size(), expected in 0..70usize, ops in ops()
+    ) {
+        run::<File, Ofd>(page, expected, &ops);
     }
 
     #[test]

@@ -14,11 +14,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::time::Duration;
 
-use manycore::lock::{LockError, RecordLockable, Wait};
+use manycore::lock::{LockError, Wait};
 use manycore::shm::{Memory, Open, ShmError};
 use manycore::spawn::{Child, Exit, Spawner};
 use manycore::table::{Announced, Answer, Group, Step};
-use manycore::{Fcntl, File, Fork, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable};
+use manycore::{Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, PosixShm, ShmBackend, ShmTable};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::snapshot;
 use manycore_backends::testing::run_tests;
@@ -29,13 +29,32 @@ type ForkedChild = <Fork as Spawner>::Child;
 
 fn main() {
     run_tests(&[
-        ("grouped_increments_in_a_file_lose_nothing", grouped_increments_lose_nothing::<File>),
-        ("grouped_increments_in_shared_memory_lose_nothing", grouped_increments_lose_nothing::<PosixShm>),
-        ("readers_of_a_file_see_whole_groups", readers_see_whole_groups::<File>),
-        ("readers_of_shared_memory_see_whole_groups", readers_see_whole_groups::<PosixShm>),
-        ("a_table_in_a_file_survives_killed_writers", a_table_survives_killed_writers::<File>),
-        ("a_table_in_shared_memory_survives_killed_writers", a_table_survives_killed_writers::<PosixShm>),
-        ("creators_at_once_get_one_table", creators_at_once_get_one_table),
+        ("grouped_increments_in_a_file_lose_nothing", grouped_increments_lose_nothing::<File, Futex>),
+        (
+            "grouped_increments_in_shared_memory_lose_nothing",
+            grouped_increments_lose_nothing::<PosixShm, Futex>,
+        ),
+        (
+            "grouped_increments_by_record_locks_lose_nothing",
+            grouped_increments_lose_nothing::<PosixShm, Fcntl>,
+        ),
+        (
+            "grouped_increments_by_locks_of_open_files_lose_nothing",
+            grouped_increments_lose_nothing::<File, Ofd>,
+        ),
+        ("readers_of_a_file_see_whole_groups", readers_see_whole_groups::<File, Fcntl>),
+        ("readers_of_shared_memory_see_whole_groups", readers_see_whole_groups::<PosixShm, Futex>),
+        ("a_table_in_a_file_survives_killed_writers", a_table_survives_killed_writers::<File, Fcntl>),
+        (
+            "a_table_in_shared_memory_survives_killed_writers",
+            a_table_survives_killed_writers::<PosixShm, Futex>,
+        ),
+        (
+            "a_table_locked_by_open_files_survives_killed_writers",
+            a_table_survives_killed_writers::<File, Ofd>,
+        ),
+        ("creators_at_once_get_one_table", creators_at_once_get_one_table::<Futex>),
+        ("creators_at_once_get_one_table_by_record_locks", creators_at_once_get_one_table::<Fcntl>),
         ("a_handle_from_before_a_fork_is_refused", a_handle_from_before_a_fork_is_refused),
         ("who_does_not_want_to_wait_need_not", who_does_not_want_to_wait_need_not),
         ("a_table_can_be_opened_for_reading_only", a_table_can_be_opened_for_reading_only),
@@ -62,13 +81,13 @@ fn fresh<B: Subject>() -> Fresh<B> {
 }
 
 /// Begins a process that does `body` with the table.
-fn start<B: Subject + RecordLockable>(
+fn start<B: Subject, L: LockMethod<B>>(
     name: &OsStr,
-    body: impl FnOnce(&ShmTable<B, Fcntl>) -> Result<(), TableError> + Send + 'static,
+    body: impl FnOnce(&ShmTable<B, L>) -> Result<(), TableError> + Send + 'static,
 ) -> ForkedChild {
     let name = name.to_owned();
     let run = move || {
-        let table = TableOptions::new().open::<B, Fcntl>(&name).expect("the table is there");
+        let table = TableOptions::new().open::<B, L>(&name).expect("the table is there");
         body(&table).expect("nothing fails");
         0
     };
@@ -79,10 +98,10 @@ fn ended_well(child: &ForkedChild) {
     assert_eq!(child.wait().unwrap(), Exit::Code(0));
 }
 
-fn grouped_increments_lose_nothing<B: Subject + RecordLockable>() {
+fn grouped_increments_lose_nothing<B: Subject, L: LockMethod<B>>() {
     let name = fresh::<B>();
-    let table: ShmTable<B, Fcntl> = TableOptions::new().create(&name).unwrap();
-    let increment = |table: &ShmTable<B, Fcntl>| {
+    let table: ShmTable<B, L> = TableOptions::new().create(&name).unwrap();
+    let increment = |table: &ShmTable<B, L>| {
         (0..500).try_for_each(|_| {
             table.group(|group| {
                 let old = group.find(1)?.map_or(0, |value| value[0]);
@@ -90,16 +109,16 @@ fn grouped_increments_lose_nothing<B: Subject + RecordLockable>() {
             })
         })
     };
-    let children: Vec<_> = (0..4).map(|_| start::<B>(&name, increment)).collect();
+    let children: Vec<_> = (0..4).map(|_| start::<B, L>(&name, increment)).collect();
     children.iter().for_each(ended_well);
     assert_eq!(table.find(1).unwrap(), Some(vec![2000]));
     assert_eq!(table.length().unwrap(), 1);
 }
 
-fn readers_see_whole_groups<B: Subject + RecordLockable>() {
+fn readers_see_whole_groups<B: Subject, L: LockMethod<B>>() {
     let name = fresh::<B>();
-    let table: ShmTable<B, Fcntl> = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
-    let write = |table: &ShmTable<B, Fcntl>| {
+    let table: ShmTable<B, L> = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    let write = |table: &ShmTable<B, L>| {
         (1..400).try_for_each(|number: i32| {
             // The length varies, so that records move; other keys come and go, so that buckets split.
             let words = (number % 30) as usize + 1;
@@ -110,7 +129,7 @@ fn readers_see_whole_groups<B: Subject + RecordLockable>() {
             })
         })
     };
-    let children: Vec<_> = (0..2).map(|_| start::<B>(&name, write)).collect();
+    let children: Vec<_> = (0..2).map(|_| start::<B, L>(&name, write)).collect();
     let mut seen = 0;
     while children.iter().any(|child| child.try_wait().unwrap().is_none()) || seen == 0 {
         let add = |(first, length, ones): (i64, usize, usize), key: i32, value: &[i32]| match key {
@@ -141,8 +160,8 @@ impl Random {
 const ACCOUNTS: i32 = 12;
 
 /// One operation of a writer. The accounts always sum to 0. It says when it is in a long group.
-fn something<B: ShmBackend + RecordLockable>(
-    table: &ShmTable<B, Fcntl>,
+fn something<B: ShmBackend, L: LockMethod<B>>(
+    table: &ShmTable<B, L>,
     random: &mut Random,
     in_long_group: impl Fn(bool),
 ) -> Result<(), TableError> {
@@ -186,11 +205,11 @@ fn something<B: ShmBackend + RecordLockable>(
     }
 }
 
-fn a_table_survives_killed_writers<B: Subject + RecordLockable>() {
+fn a_table_survives_killed_writers<B: Subject, L: LockMethod<B>>() {
     const KILLS: u64 = 150;
     const LATEST: u64 = 20 * KILLS;
     let name = fresh::<B>();
-    let table: ShmTable<B, Fcntl> = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    let table: ShmTable<B, L> = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
     (0..ACCOUNTS).for_each(|account| table.add(account, &[0]).unwrap());
     // One word: the number of the writer that is in a long group, or 0.
     let turn_name = fresh::<B>();
@@ -201,7 +220,7 @@ fn a_table_survives_killed_writers<B: Subject + RecordLockable>() {
         seed += 1;
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let turn_name = turn_name.to_os_string();
-        start::<B>(&name, move |table| {
+        start::<B, L>(&name, move |table| {
             let turn = B::open(&turn_name, Open::Existing)?;
             loop {
                 something(table, &mut random, |long| {
@@ -246,7 +265,7 @@ fn a_table_survives_killed_writers<B: Subject + RecordLockable>() {
     assert!(halfway >= 20, "the deaths met nothing");
 }
 
-fn observe<B: ShmBackend + RecordLockable>(table: &ShmTable<B, Fcntl>) {
+fn observe<B: ShmBackend, L: LockMethod<B>>(table: &ShmTable<B, L>) {
     let (mut sum, mut accounts) = (0i32, 0);
     for entry in table.iter().unwrap() {
         let (key, value) = entry.unwrap();
@@ -261,14 +280,14 @@ fn observe<B: ShmBackend + RecordLockable>(table: &ShmTable<B, Fcntl>) {
     assert_eq!((sum, accounts), (0, ACCOUNTS));
 }
 
-fn creators_at_once_get_one_table() {
+fn creators_at_once_get_one_table<L: LockMethod<PosixShm>>() {
     for _ in 0..20 {
         let name = fresh::<PosixShm>();
         let children: Vec<_> = (0..4)
             .map(|number| {
                 let name = name.to_os_string();
                 let run = move || {
-                    let table = TableOptions::new().open_or_create::<PosixShm, Fcntl>(&name).unwrap();
+                    let table = TableOptions::new().open_or_create::<PosixShm, L>(&name).unwrap();
                     table.add(number, &[number]).unwrap();
                     0
                 };
@@ -330,8 +349,10 @@ fn a_handle_from_before_a_fork_is_refused() {
             assert_eq!(table.find_all(1).unwrap(), [[1]]);
         }
     }
+    refused::<PosixShm, Futex>();
     refused::<PosixShm, Fcntl>();
-    refused::<File, Fcntl>();
+    refused::<File, Ofd>();
+    refused::<File, Futex>();
     refused::<File, NoLock>();
     refused::<Heap, NoLock>();
 }
@@ -406,7 +427,7 @@ fn who_does_not_want_to_wait_need_not() {
     assert_eq!(trying.find_all(2).unwrap(), [[2; 10]]);
     trying.waiting(Wait::Forever).add(3, &[3]).unwrap();
     assert!(trying.remove(3).unwrap() && table.remove(2).unwrap());
-    assert_eq!(held::locks(&name), []);
+    assert_eq!(held::kinds(&name), [""; 0]);
 }
 
 fn open_read_only(name: &OsStr) -> Result<ShmTable, TableError> {
@@ -449,11 +470,12 @@ fn a_table_can_be_opened_for_reading_only() {
     writes_are_refused(&table);
     assert_eq!(snapshot::<PosixShm>(&name).unwrap(), image);
     // What another process adds is seen, also where the object has grown.
-    let child = start::<PosixShm>(&name, |table| (10..3000).try_for_each(|key| table.add(key, &[key; 9])));
+    let child =
+        start::<PosixShm, Futex>(&name, |table| (10..3000).try_for_each(|key| table.add(key, &[key; 9])));
     ended_well(&child);
     assert!((10..3000).all(|key| table.find(key).unwrap() == Some(vec![key; 9])));
     assert_eq!((table.length().unwrap(), table.iter_keys().unwrap().count()), (2992, 2991));
-    assert_eq!(held::locks(&name), []);
+    assert_eq!(held::kinds(&name), [""; 0]);
 }
 
 fn who_may_only_read_is_told_of_a_dead_writer() {
@@ -532,15 +554,20 @@ fn permission_to_read_is_enough_for_reading() {
 
 /// Closing any descriptor of a file releases the process's record locks on it.
 fn handles_of_both_kinds_do_not_lose_locks() {
+    type ShmTable = manycore::ShmTable<PosixShm, Fcntl>;
+    fn open_read_only(name: &OsStr) -> Result<ShmTable, TableError> {
+        TableOptions::new().read_only(true).open(name)
+    }
     let name = fresh::<PosixShm>();
-    let writable = ShmTable::create(&name).unwrap();
+    let writable: ShmTable = TableOptions::new().create(&name).unwrap();
     writable.add(1, &[1]).unwrap();
     let me = std::process::id();
     let held = |kind: &str| assert_eq!(held::locks(&name), [(kind.to_owned(), me)]);
     let come_and_go = || {
         drop(open_read_only(&name));
-        drop(ShmTable::open(&name));
-        if let (Ok(one), Ok(other)) = (open_read_only(&name), ShmTable::open(&name)) {
+        let open = || TableOptions::new().open::<PosixShm, Fcntl>(&name);
+        drop(open());
+        if let (Ok(one), Ok(other)) = (open_read_only(&name), open()) {
             let _ = (one.find(1), other.find(1), one.iter().map(drop), other.add(1, &[]));
         }
     };
@@ -577,7 +604,7 @@ fn handles_of_both_kinds_do_not_lose_locks() {
     drop(writable);
     held("READ");
     drop(entries);
-    ShmTable::open(&name).unwrap().add(2, &[2]).unwrap();
+    TableOptions::new().open::<PosixShm, Fcntl>(&name).unwrap().add(2, &[2]).unwrap();
     assert!(read_only.mem(2).unwrap());
 }
 

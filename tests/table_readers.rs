@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use manycore::{Fcntl, LockMethod, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore::{Futex, LockMethod, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::shm::Fresh;
 
 /// Keys that the writer changes in one group, one after the other.
@@ -14,9 +14,9 @@ const FIXED: std::ops::Range<i32> = 1_000_000..1_000_040;
 const ROUNDS: i32 = 1500;
 
 /// A table with the fixed keys; its name is gone as soon as it is open.
-fn create() -> ShmTable<PosixShm, Fcntl> {
+fn create() -> ShmTable<PosixShm, Futex> {
     let name = Fresh::<PosixShm>::name();
-    let table: ShmTable<PosixShm, Fcntl> =
+    let table: ShmTable<PosixShm, Futex> =
         TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
     for key in FIXED {
         table.add(key, &fixed(key)).unwrap();
@@ -77,7 +77,7 @@ fn beside<B: ShmBackend, L: LockMethod<B>>(
 #[test]
 fn no_reader_sees_the_middle_of_a_group() {
     let table = create();
-    let write = |table: &ShmTable<PosixShm, Fcntl>| {
+    let write = |table: &ShmTable<PosixShm, Futex>| {
         for round in 0..ROUNDS {
             let result: Result<(), TableError> = table.group(|group| {
                 group.replace(FIRST, &value(round))?;
@@ -103,7 +103,7 @@ fn no_reader_sees_the_middle_of_a_group() {
             assert!(failed.is_err());
         }
     };
-    let read = |table: &ShmTable<PosixShm, Fcntl>| {
+    let read = |table: &ShmTable<PosixShm, Futex>| {
         // A group happened before its first change was seen; so the second is there, too.
         if let Some(first) = table.find(FIRST).unwrap() {
             let first = round_of(&first);
@@ -119,7 +119,7 @@ fn no_reader_sees_the_middle_of_a_group() {
 #[test]
 fn readers_find_what_does_not_change_while_everything_else_does() {
     let table = create();
-    let write = |table: &ShmTable<PosixShm, Fcntl>| {
+    let write = |table: &ShmTable<PosixShm, Futex>| {
         for round in 0..ROUNDS {
             table.add(round, &value(round)).unwrap();
             table.replace(round / 2, &value(round)).unwrap();
@@ -130,7 +130,7 @@ fn readers_find_what_does_not_change_while_everything_else_does() {
             table.replace(FIRST, &value(round)).unwrap();
         }
     };
-    let read = |table: &ShmTable<PosixShm, Fcntl>| {
+    let read = |table: &ShmTable<PosixShm, Futex>| {
         let mut newest = -1;
         let mut buffer = Vec::new();
         for key in FIXED {
@@ -153,7 +153,7 @@ fn readers_find_what_does_not_change_while_everything_else_does() {
 #[test]
 fn readers_do_not_see_a_table_half_cleared() {
     let table = create();
-    let write = |table: &ShmTable<PosixShm, Fcntl>| {
+    let write = |table: &ShmTable<PosixShm, Futex>| {
         for round in 0..ROUNDS / 10 {
             table.clear().unwrap();
             let keys = 0..50 + round % 40;
@@ -165,7 +165,7 @@ fn readers_do_not_see_a_table_half_cleared() {
                 .unwrap();
         }
     };
-    let read = |table: &ShmTable<PosixShm, Fcntl>| {
+    let read = |table: &ShmTable<PosixShm, Futex>| {
         for key in FIXED {
             let found = table.find(key).unwrap();
             assert!(found.is_none() || found == Some(fixed(key)));

@@ -125,13 +125,12 @@ pub trait LockMethod<B>: fmt::Debug + Send + Sync + Sized + 'static {
 ///
 /// ```
 /// use manycore_backends::lock::{Best, BestLock, LockMethod, Protocol};
-/// use manycore_backends::{Heap, PosixShm};
+/// use manycore_backends::PosixShm;
 ///
 /// fn protocol<B: BestLock>() -> Protocol {
 ///     <Best<B> as LockMethod<B>>::PROTOCOL
 /// }
-/// assert_eq!(protocol::<PosixShm>(), Protocol::FCNTL);
-/// assert_eq!(protocol::<Heap>(), Protocol::NONE);
+/// assert_eq!(protocol::<PosixShm>(), Protocol::FUTEX);
 /// ```
 #[doc(alias = "best_locking_method")]
 #[diagnostic::on_unimplemented(

@@ -133,9 +133,9 @@ impl Record {
     }
 }
 
-/// Makes this process have the byte in this way, if that is possible at once ([`LockError::Busy`]).
+/// Makes this open file have the byte in this way, if that is possible at once ([`LockError::Busy`]).
 pub(super) fn set_byte(fd: BorrowedFd<'_>, byte: i64, kind: Kind) -> Result<(), LockError> {
-    set(fd, Owner::Process, byte, kind, false)
+    set(fd, Owner::OpenFile, byte, kind, false)
 }
 
 fn set(fd: BorrowedFd<'_>, owner: Owner, byte: i64, kind: Kind, wait: bool) -> Result<(), LockError> {

@@ -25,11 +25,11 @@ mod iter;
 
 use std::ffi::OsStr;
 
-use manycore_backends::lock::{Guard, Wait};
-use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
+use manycore_backends::lock::Wait;
+use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use crate::codec::{CodecError, Encode, Value, decode_all};
-use crate::table::{Failure, ShmTable, TableError};
+use crate::table::{Failure, ReadLock, ShmTable, TableError};
 
 pub use group::{ArrayGroup, ArrayReadGroup};
 pub use iter::Iter;
@@ -91,7 +91,7 @@ type Result<T, E = ArrayError> = std::result::Result<T, E>;
 ///
 /// Cloning a handle gives another one of the same open array.
 #[doc(alias = "Netshm_array")]
-pub struct ShmArray<T, B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+pub struct ShmArray<T, B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
     table: ShmTable<B, L>,
     default: T,
 }
@@ -292,7 +292,7 @@ impl<T: Value + Clone, B: ShmBackend, L: LockMethod<B>> ShmArray<T, B, L> {
     /// # Errors
     /// As [`ShmTable::iter`] and [`length`](ShmArray::length); an entry may be [`ArrayError::Codec`] if it is of
     /// another type.
-    pub fn iter(&self) -> Result<Iter<'_, T, B, Guard<'_, B, L>>> {
+    pub fn iter(&self) -> Result<Iter<'_, T, B, ReadLock<'_, B, L>>> {
         // First the lock, so that the length stays what it is.
         let entries = self.table.iter()?;
         Ok(Iter::new(entries, self.length()?))

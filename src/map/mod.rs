@@ -21,11 +21,11 @@ use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::marker::PhantomData;
 
-use manycore_backends::lock::{Guard, Wait};
-use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
+use manycore_backends::lock::Wait;
+use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use crate::codec::{CodecError, Encode, Value};
-use crate::table::{Failure, ShmTable, TableError};
+use crate::table::{Failure, ReadLock, ShmTable, TableError};
 
 use key::EncodedKey;
 
@@ -68,7 +68,7 @@ type Result<T, E = MapError> = std::result::Result<T, E>;
 ///
 /// Cloning a handle gives another one of the same open map.
 #[doc(alias("Netshm_hashtbl", "Hashtbl", "HashMap"))]
-pub struct ShmMap<K, V, B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+pub struct ShmMap<K, V, B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
     table: ShmTable<B, L>,
     types: PhantomData<fn() -> (K, V)>,
 }
@@ -268,7 +268,7 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
     ///
     /// # Errors
     /// As [`ShmTable::iter`]; an entry may be [`MapError::Codec`] if it is of another type.
-    pub fn iter(&self) -> Result<Iter<'_, K, V, B, Guard<'_, B, L>>> {
+    pub fn iter(&self) -> Result<Iter<'_, K, V, B, ReadLock<'_, B, L>>> {
         Ok(Iter::new(self.table.iter()?))
     }
 
@@ -276,7 +276,7 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
     ///
     /// # Errors
     /// As [`iter`](ShmMap::iter).
-    pub fn iter_keys(&self) -> Result<Keys<'_, K, B, Guard<'_, B, L>>> {
+    pub fn iter_keys(&self) -> Result<Keys<'_, K, B, ReadLock<'_, B, L>>> {
         Ok(Keys::new(self.table.iter()?))
     }
 

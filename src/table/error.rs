@@ -80,6 +80,14 @@ pub enum TableError {
         /// The object.
         name: OsString,
     },
+    /// This handle only reads, and its lock method cannot lock without writing ([`Futex`](crate::Futex)): so nothing
+    /// kept others from changing the table during an iteration or group of lookups. Do it again, or open the table for
+    /// writing.
+    #[error("{name:?} was changed while it was looked at through a handle that only reads: look again")]
+    Changed {
+        /// The object.
+        name: OsString,
+    },
     /// A visitor of [`write_blocks`](crate::ShmTable::write_blocks) answered that a binding is to be removed:
     /// announce [`Removal`](super::Announced::Removal).
     #[error("removing a binding was not announced to write_blocks")]

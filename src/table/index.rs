@@ -95,7 +95,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
         match (&place.content, value) {
             // One store: it happens or it does not, and no reader can see half of it.
             (Content::Word(_), [word]) if self.scope() == Scope::Bucket => {
-                return Ok(self.view().store(place.link, *word)?);
+                self.view().store(place.link, *word)?;
+                return self.count_change();
             }
             (Content::Record(record), _) if fits(record, value) => {
                 self.open_bucket(place.slot.bucket)?;

@@ -148,12 +148,14 @@ pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
     let mut bindings = Bindings::new(view)?;
     let mut buffer: Vec<i32> = Vec::new();
     while let Some((key, content)) = bindings.next()? {
+        view.confirm_state()?;
         match content {
             Content::Empty => visit(key, &[])?,
             Content::Word(word) => visit(key, &[word as i32])?,
             Content::Record(_) => {
                 buffer.clear();
                 view.append(&content, &mut buffer)?;
+                view.confirm_state()?;
                 visit(key, &buffer)?;
             }
         }

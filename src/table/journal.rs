@@ -254,6 +254,17 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
         self.note(at, old)
     }
 
+    /// Counts a change that is one store, for those who look for changes since. It may come too late for them, but only
+    /// until the next change.
+    #[inline(always)]
+    pub(super) fn count_change(&mut self) -> Work<()> {
+        if !self.begun {
+            self.before = self.before.wrapping_add(2);
+            self.view.store(AT_TRANSACTION, self.before)?;
+        }
+        Ok(())
+    }
+
     /// Makes sure that the next so many entries have room. This may move the journal, and so change the top: what is
     /// computed from the top is computed after it.
     #[inline]

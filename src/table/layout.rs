@@ -110,7 +110,8 @@
 //! then reads both again: if both are what they were, and even, nothing was half changed meanwhile. (Sequence
 //! words count to 2^32 and begin anew: a reader would have to be held up during 2^31 changes of one bucket to be
 //! deceived.) A value of one word that replaces another of one word, outside of a group, is a single store, and
-//! needs no sequence. The number of bindings is read between two equal, even readings of the transaction word.
+//! needs no sequence; the transaction word rises by two after it. The number of bindings is read between two equal, even readings of the transaction word; so is
+//! everything that must be of one state, through handles that can take no lock.
 
 pub(super) const MAGIC: [u32; 2] = [0x4D43_4F52, 0x5442_4C31];
 pub(super) const FORMAT: u32 = 2;
@@ -136,8 +137,8 @@ pub(super) const AT_KEYS: u32 = 38;
 pub(super) const AT_FREE_CLASSES: u32 = 48;
 pub(super) const AT_FREE: u32 = 64;
 /// Words for lock methods that keep theirs in the object.
-pub(super) const AT_LOCKS: u32 = 256;
-pub(super) const AT_LOCKS_END: u32 = 384;
+pub(super) const AT_LOCKS: u32 = manycore_backends::lock::futex::AREA.start as u32;
+pub(super) const AT_LOCKS_END: u32 = manycore_backends::lock::futex::AREA.end as u32;
 pub(super) const AT_LEAVES: u32 = 512;
 pub(super) const HEADER_WORDS: u32 = 1024;
 

@@ -62,11 +62,12 @@ mod view;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manycore_backends::generation::Generation;
-use manycore_backends::lock::{Guard, Mode, Wait};
-use manycore_backends::shm::ShmError;
-use manycore_backends::{Fcntl, LockMethod, PosixShm, ShmBackend};
+use manycore_backends::lock::{Guard, LockError, Mode, Wait};
+use manycore_backends::shm::{Memory, ShmError, Window};
+use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use error::{Result, Work};
 use journal::{Scope, Transaction, is_odd};
@@ -128,10 +129,17 @@ pub(crate) use typed::Failure;
 ///
 /// Cloning a handle gives another one of the same open table.
 #[doc(alias("shm_table", "Netshm", "Hashtbl"))]
-pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Fcntl> {
+pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
     shared: Arc<Shared<B, L>>,
     wait: Wait,
 }
+
+/// What keeps a table from being changed while it is read: its read lock; nothing, if the handle only reads and the lock
+/// method cannot lock without writing. Then changes are noticed: [`TableError::Changed`].
+#[derive(Debug)]
+pub struct ReadLock<'a, B: ShmBackend, L: LockMethod<B>>(
+    #[allow(dead_code, reason = "held")] Option<Guard<'a, B, L>>,
+);
 
 /// What all clones of a handle share.
 #[derive(Debug)]
@@ -159,7 +167,7 @@ impl<B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmTable<B, L> {
 }
 
 impl ShmTable {
-    /// Creates the table `name` in POSIX shared memory, locked by record locks. It must not exist.
+    /// Creates the table `name` in POSIX shared memory, with its best lock. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`].
@@ -368,7 +376,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// # Errors
     /// [`TableError::Lock`]; each entry may be [`TableError::Corrupt`], which ends the iteration.
-    pub fn iter(&self) -> Result<Iter<'_, B, Guard<'_, B, L>>> {
+    pub fn iter(&self) -> Result<Iter<'_, B, ReadLock<'_, B, L>>> {
         let (guard, view) = self.begin_read()?;
         Iter::new(guard, view)
     }
@@ -377,7 +385,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// # Errors
     /// As [`iter`](ShmTable::iter).
-    pub fn iter_keys(&self) -> Result<Keys<'_, B, Guard<'_, B, L>>> {
+    pub fn iter_keys(&self) -> Result<Keys<'_, B, ReadLock<'_, B, L>>> {
         let (guard, view) = self.begin_read()?;
         Keys::new(guard, view)
     }
@@ -502,20 +510,67 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Transaction::new(&self.shared.object, self.shared.generation, scope).run(body)
     }
 
-    fn begin_read(&self) -> Result<(Guard<'_, B, L>, View<'_, B>)> {
+    fn begin_read(&self) -> Result<(ReadLock<'_, B, L>, View<'_, B>)> {
+        let mut guard = match self.lock(Mode::Read) {
+            Err(TableError::Lock(LockError::ReadOnly)) if self.shared.read_only => {
+                return Ok((ReadLock(None), self.watch()?));
+            }
+            guard => guard?,
+        };
         loop {
-            let guard = self.lock(Mode::Read)?;
             let view = View::new(&self.shared.object)?;
             if !is_odd(view.load(AT_TRANSACTION)?) {
-                return Ok((guard, view));
+                return Ok((ReadLock(Some(guard)), view));
             }
             // A writer died. Undo what it left, as a writer, and look again.
             drop(guard);
             if self.shared.read_only {
-                return Err(TableError::Interrupted { name: self.name().to_owned() });
+                return Err(self.interrupted());
             }
-            self.transact(Scope::Table, |_| Ok(()))?;
+            let mut writing = self.lock_for_writing()?;
+            Transaction::new(&self.shared.object, self.shared.generation, Scope::Table).run(|_| Ok(()))?;
+            writing.downgrade()?;
+            guard = writing;
         }
+    }
+
+    fn interrupted(&self) -> TableError {
+        TableError::Interrupted { name: self.name().to_owned() }
+    }
+
+    /// Looks at a state that is not half changed, without a lock.
+    #[cold]
+    fn watch(&self) -> Result<View<'_, B>> {
+        /// How often to look, and how long to wait in between: for about a second, as long as a large group takes.
+        const LOOKS: u32 = 1000;
+        const PAUSE: Duration = Duration::from_millis(1);
+        let shared = &*self.shared;
+        if !shared.generation.is_current() {
+            return Err(ShmError::Forked { name: self.name().to_owned() }.into());
+        }
+        let looks = match self.wait {
+            Wait::Forever => LOOKS,
+            Wait::Try => 1,
+            Wait::AtMost(limit) => limit.as_millis().clamp(1, u128::from(LOOKS)) as u32,
+        };
+        for _ in 0..looks {
+            let window = shared.object.memory().window();
+            let transaction = window.load(AT_TRANSACTION as usize)?;
+            if !is_odd(transaction) {
+                match View::watch(&shared.object, transaction) {
+                    Err(TableError::Changed { .. }) => continue,
+                    view => return view,
+                }
+            }
+            // Nobody wakes; it is a pause, unless the word has changed already.
+            window.wait(AT_TRANSACTION as usize, transaction, PAUSE, u32::MAX)?;
+        }
+        Err(match self.wait {
+            Wait::Try => LockError::Busy.into(),
+            Wait::AtMost(_) if looks < LOOKS => LockError::TimedOut.into(),
+            // Those who are at work that long are dead, or mean to be in the way.
+            _ => self.interrupted(),
+        })
     }
 
     /// Takes the lock, unless this handle is of no use here.

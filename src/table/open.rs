@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
-use manycore_backends::lock::{Mode, Protocol, Wait};
+use manycore_backends::lock::{LockError, Mode, Protocol, Wait};
 use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
 use manycore_backends::{LockMethod, ShmBackend};
 
@@ -22,7 +22,7 @@ use super::{Shared, ShmTable};
 /// How to open or create a table; the generic way, for any backend and lock method.
 ///
 /// ```
-/// use manycore::{File, Fcntl, ShmTable, TableOptions};
+/// use manycore::{Fcntl, File, ShmTable, TableOptions};
 /// # let directory = std::env::temp_dir();
 ///
 /// let table: ShmTable<File, Fcntl> =
@@ -232,7 +232,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let read_only = options.read_only && !may_create;
         let shared = Shared { object, method, generation: Generation::current(), read_only };
         let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
-        let reading = table.lock(Mode::Read)?;
+        let reading = match table.lock(Mode::Read) {
+            // What a header says of a finished table does not change.
+            Err(TableError::Lock(LockError::ReadOnly)) if read_only => None,
+            guard => Some(guard?),
+        };
         let found = table.verify::<L>(options);
         table.shared.object.intact()?;
         let found = found?;
@@ -261,6 +265,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let mut header = [0; HEADER_WORDS as usize];
         let memory = self.shared.object.memory();
         memory.read(0, &mut header)?;
+        // Whoever creates the table has locked it.
+        header[AT_LOCKS as usize..AT_LOCKS_END as usize].fill(0);
         let word = |at: u32| header[at as usize];
         let name = || self.name().to_owned();
         if header[..2] != MAGIC {
@@ -330,7 +336,10 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         ] {
             header[at as usize] = word;
         }
-        memory.write(AT_FORMAT as usize, &header[AT_FORMAT as usize..])?;
+        // All but the words by which it is locked, just now.
+        for words in [AT_FORMAT as usize..AT_LOCKS as usize, AT_LOCKS_END as usize..header.len()] {
+            memory.write(words.start, &header[words])?;
+        }
         memory.write(HEADER_WORDS as usize, &[BlockHead::new(Kind::Journal, FIRST_JOURNAL).word(), 0])?;
         let mut leaf = [0; LEAF_WORDS as usize];
         leaf[0] = BlockHead::new(Kind::Leaf, LEAF_WORDS / GRANULE).word();

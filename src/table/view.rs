@@ -23,7 +23,13 @@ const GROWTH_MAX: u64 = 64 << 10;
 pub(super) struct View<'a, B: ShmBackend> {
     object: &'a B,
     memory: WindowOf<'a, B>,
+    /// What the transaction word must stay for what is seen to be of one state; [`NOT_WATCHED`] if a lock sees to that,
+    /// or nobody cares.
+    watched: u32,
 }
+
+/// No state has this transaction word: it is odd.
+const NOT_WATCHED: u32 = 1;
 
 type WindowOf<'a, B> = <<B as ShmBackend>::Memory as Memory>::Window<'a>;
 
@@ -133,7 +139,7 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// Looks at the object as far as it is known: for a glance without a lock.
     #[inline]
     pub(super) fn glance(object: &'a B) -> View<'a, B> {
-        View { object, memory: object.memory().window() }
+        View { object, memory: object.memory().window(), watched: NOT_WATCHED }
     }
 
     /// The result of an operation, unless what it saw was not there: an object that somebody has cut off reads as
@@ -142,17 +148,45 @@ impl<'a, B: ShmBackend> View<'a, B> {
     pub(super) fn believe<T, E: Into<TableError>>(&self, result: Result<T, E>) -> Result<T> {
         match result {
             Ok(value) => {
-                self.object.intact()?;
+                self.confirm()?;
                 Ok(value)
             }
             Err(error) => Err(self.explain(error.into())),
         }
     }
 
-    /// Whether what was seen so far was there.
+    /// Whether what was seen so far was there, and of one state.
     #[inline(always)]
     pub(super) fn confirm(&self) -> Result<()> {
-        Ok(self.object.intact()?)
+        self.object.intact()?;
+        if self.watched != NOT_WATCHED { self.confirm_unchanged() } else { Ok(()) }
+    }
+
+    /// Whether what was seen is of one state, if no lock sees to that. (Whoever reports a flaw finds out which.)
+    #[inline(always)]
+    pub(super) fn confirm_state(&self) -> Look<()> {
+        if self.watched == NOT_WATCHED || self.load(AT_TRANSACTION)? == self.watched {
+            Ok(())
+        } else {
+            Err(corrupt(AT_TRANSACTION, "it was changed meanwhile"))
+        }
+    }
+
+    #[cold]
+    fn confirm_unchanged(&self) -> Result<()> {
+        if self.load(AT_TRANSACTION)? == self.watched {
+            Ok(())
+        } else {
+            Err(TableError::Changed { name: self.object.name().to_owned() })
+        }
+    }
+
+    /// Looks at a state without a lock, that with this (even) transaction word: what is seen counts only if nobody
+    /// changes the table meanwhile.
+    pub(super) fn watch(object: &'a B, transaction: u32) -> Result<View<'a, B>> {
+        let view = View { watched: transaction, ..View::new(object)? };
+        view.confirm()?;
+        Ok(view)
     }
 
     /// Whether what was seen was there.
@@ -168,16 +202,17 @@ impl<'a, B: ShmBackend> View<'a, B> {
             TableError::Corrupt { .. } => self.object.size().map(drop),
             _ => Ok(()),
         });
-        match intact {
-            Ok(()) => error,
-            Err(cause) => cause.into(),
+        match (intact, self.confirm()) {
+            (Err(cause), _) => cause.into(),
+            (Ok(()), Err(changed)) => changed,
+            (Ok(()), Ok(())) => error,
         }
     }
 
     /// The same view, for no longer than this one is borrowed.
     #[inline(always)]
     pub(super) fn reborrow(&self) -> View<'_, B> {
-        View::glance(self.object)
+        View { watched: self.watched, ..View::glance(self.object) }
     }
 
     /// Whether the heap may end there, as far as this process knows the object.

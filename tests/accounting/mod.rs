@@ -13,6 +13,7 @@ pub(crate) type Contents = BTreeMap<i32, Vec<Vec<i32>>>;
 // Words of the header.
 pub(crate) const PAGE_SIZE: usize = 4;
 pub(crate) const PROTOCOL: usize = 5;
+const LOCK_WORDS: std::ops::Range<usize> = 256..384;
 pub(crate) const STATE: usize = 6;
 pub(crate) const SEQUENCE: usize = 16;
 pub(crate) const BUCKETS: usize = 17;
@@ -164,15 +165,19 @@ impl Walk<'_> {
         let page_size = image[PAGE_SIZE];
         let possible = (160..=1 << 20).contains(&page_size) && page_size % 4 == 0;
         must(possible, || format!("page size {page_size}"))?;
-        must(image[PROTOCOL] <= 1, || "protocol".into())?;
+        must(image[PROTOCOL] <= 3, || "protocol".into())?;
         must(image[STATE] == READY, || "not ready".into())?;
         must(image[JOURNAL_LENGTH] == 0, || "something is to be undone".into())?;
-        for unused in [7..16, 19..32, 39..48, 54..64, FREE + CLASSES..DIRECTORY] {
+        // What lock methods keep in the object is theirs.
+        for unused in
+            [7..16, 19..32, 39..48, 54..64, FREE + CLASSES..LOCK_WORDS.start, LOCK_WORDS.end..DIRECTORY]
+        {
             for at in unused {
                 must(image[at] == 0, || format!("unused word {at} of the header"))?;
             }
         }
         self.mean(0..DIRECTORY, Meaning::Structure);
+        self.mean(LOCK_WORDS, Meaning::None);
         for at in [SEQUENCE, TRANSACTION] {
             must(image[at] % 2 == 0, || format!("sequence word {at} is odd"))?;
             self.mean(at..at + 1, Meaning::Sequence);

@@ -3,10 +3,13 @@
 //! * What the words mean and how they change is in [`word`]; that is the place to read first.
 //! * Who holds what, in this process, is here: every thread that locks an object has a *slot* of it, a number
 //!   below 1023 by which the words name it, and remembers how it holds the object.
-//! * Who is alive is told by the kernel. While a thread has slot `s`, its process has a POSIX record lock on byte
+//! * Who is alive is told by the kernel. While a thread has slot `s`, its process has a record lock on byte
 //!   2^46 + `s` of the object's file (far beyond its end: no byte is touched). Whoever waits too long for a slot
 //!   tries to lock its byte. If it succeeds, that process is gone; and as long as it has the byte nobody else
 //!   becomes `s`, so that it can take away the marks of the dead without haste. No process number is ever believed.
+//!   The locks are those of an open file that nobody else uses, and that forked children close: they are not lost when
+//!   the process opens and closes the file by other means, as POSIX record locks are, and they do not live on in a
+//!   child.
 //! * Cycles of waiting threads are found by [`deadlock`].
 //!
 //! An object of this process alone (`Heap`) has no file; there, threads that end give their slots back, and that is all
@@ -35,17 +38,20 @@ mod word;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode as FileMode, OFlags};
 
 use self::deadlock::Probe;
 use self::word::{Begun, Blocker, Patience, Place};
 use super::record::{self, Kind};
 use super::{LockError, LockMethod, Mode, Protocol, Wait};
-use crate::generation::Generation;
+use crate::generation::{Generation, PrivateFd};
 use crate::sync::global::{Arc, AtomicU64, Mutex, Ordering, Weak, lock};
 
 /// The words of an object that belong to [`Futex`]: nobody else may use them, and they must be 0 in a new object.
@@ -65,13 +71,14 @@ const SPINS: u32 = 7;
 const SLEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
 /// A backend whose objects [`Futex`] can lock. Implement it for a backend of your own: if several processes can share its
-/// objects, what [`RecordLockable`](super::RecordLockable) asks for must be true of the descriptor.
+/// objects, all descriptors of one object must be the same file.
 #[diagnostic::on_unimplemented(
     message = "`Futex` cannot lock `{Self}`",
     note = "implement `FutexLockable` for the backend, or use another lock method"
 )]
 pub trait FutexLockable {
-    /// The descriptor whose record locks say who is alive; `None` if the object belongs to this process alone.
+    /// The descriptor of the file whose record locks say who is alive; `None` if the object belongs to this process
+    /// alone. It is opened once more, by way of `/proc`, and not used otherwise.
     ///
     /// # Errors
     /// [`LockError::Forked`] if the handle was made before a fork, by the parent.
@@ -154,6 +161,8 @@ struct Shared {
     identity: (u64, u64),
     generation: Generation,
     words: Box<dyn LockWords>,
+    /// What has the bytes of this process's slots. `None` if the object belongs to this process alone.
+    liveness: Option<PrivateFd>,
     /// The slots of this process. `None` when the last handle is gone.
     slots: Mutex<Option<Slots>>,
 }
@@ -181,9 +190,14 @@ impl Slots {
     }
 }
 
-/// The objects that are open, and how many handles of each.
-static OBJECTS: Mutex<BTreeMap<(u64, u64), (Arc<Shared>, usize)>> = Mutex::new(BTreeMap::new());
+/// The objects that are open.
+static OBJECTS: Mutex<BTreeMap<(u64, u64), Open>> = Mutex::new(BTreeMap::new());
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+struct Open {
+    shared: Arc<Shared>,
+    handles: usize,
+}
 
 /// How a thread holds an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +234,15 @@ thread_local! {
     static SEATS: RefCell<Seats> = const { RefCell::new(Seats(Vec::new())) };
 }
 
+/// Opens the same file once more, for its locks.
+fn open_again(fd: BorrowedFd<'_>) -> Result<PrivateFd, LockError> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, FileMode::empty()) {
+        Ok(fd) => Ok(PrivateFd::new(fd)),
+        Err(errno) => Err(LockError::Io { op: "opening the object again", source: errno.into() }),
+    }
+}
+
 /// The seat of the calling thread, if it has one.
 #[inline(always)]
 fn with_seat<T>(shared: &Shared, body: impl FnOnce(&mut Seat) -> T) -> Result<Option<T>, LockError> {
@@ -249,23 +272,27 @@ impl<B: LockWords> LockMethod<B> for Futex {
         let identity = object.identity();
         let generation = Generation::current();
         let mut objects = lock(&OBJECTS);
-        if objects.get(&identity).is_some_and(|(shared, _)| shared.generation != generation) {
+        if objects.get(&identity).is_some_and(|open| open.shared.generation != generation) {
             // The parent's: what it stands for is not ours to give back.
             std::mem::forget(objects.remove(&identity));
         }
-        if !objects.contains_key(&identity) {
-            let shared = Arc::new(Shared {
-                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                identity,
-                generation,
-                words: object.again()?,
-                slots: Mutex::new(Some(Slots(Vec::new()))),
-            });
-            objects.insert(identity, (shared, 0));
-        }
-        let (shared, handles) = objects.get_mut(&identity).expect("it was put there if it was not there");
-        *handles += 1;
-        Ok(Futex { shared: Some(Arc::clone(shared)) })
+        let open = match objects.entry(identity) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let liveness = object.liveness()?.map(open_again).transpose()?;
+                let shared = Arc::new(Shared {
+                    id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                    identity,
+                    generation,
+                    words: object.again()?,
+                    liveness,
+                    slots: Mutex::new(Some(Slots(Vec::new()))),
+                });
+                place.insert(Open { shared, handles: 0 })
+            }
+        };
+        open.handles += 1;
+        Ok(Futex { shared: Some(Arc::clone(&open.shared)) })
     }
 
     #[inline(always)]
@@ -367,9 +394,9 @@ impl Drop for Futex {
     fn drop(&mut self) {
         let Ok(shared) = self.shared() else { return };
         let mut objects = lock(&OBJECTS);
-        let Some((_, handles)) = objects.get_mut(&shared.identity) else { return };
-        *handles -= 1;
-        if *handles == 0 {
+        let Some(open) = objects.get_mut(&shared.identity) else { return };
+        open.handles -= 1;
+        if open.handles == 0 {
             // While the table of objects is locked: nobody gets a slot of the object meanwhile.
             shared.retire();
             objects.remove(&shared.identity);
@@ -417,11 +444,18 @@ impl Shared {
         with_seat(self, |seat| seat.held = held).map(drop)
     }
 
+    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, LockError> {
+        match &self.liveness {
+            None => Ok(None),
+            Some(fd) => fd.get().map(Some).ok_or(LockError::Forked),
+        }
+    }
+
     /// Takes a slot that nobody has, and makes it as new.
     fn take_slot(&self) -> Result<Slot, LockError> {
         let mut slots = lock(&self.slots);
         let Some(slots) = slots.as_mut() else { return Err(LockError::NotHeld) };
-        let fd = self.words.liveness()?;
+        let fd = self.liveness()?;
         for slot in (0..SLOTS).map(Slot).filter(|slot| !slots.contains(*slot)) {
             match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
                 Ok(()) => {}
@@ -443,7 +477,7 @@ impl Shared {
         }
         if let Some(slots) = lock(&self.slots).as_mut() {
             slots.set(slot, false);
-            if let Ok(Some(fd)) = self.words.liveness() {
+            if let Ok(Some(fd)) = self.liveness() {
                 // It cannot fail: there is less to remember.
                 let _ = record::set_byte(fd, slot.byte(), Kind::None);
             }
@@ -458,7 +492,7 @@ impl Shared {
         if slots.contains(slot) {
             return Ok(false);
         }
-        let fd = self.words.liveness()?;
+        let fd = self.liveness()?;
         match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
             Ok(()) => {}
             Err(LockError::Busy) => return Ok(false),
@@ -474,7 +508,7 @@ impl Shared {
     /// Gives all slots back.
     fn retire(&self) {
         let slots = lock(&self.slots).take();
-        let (Some(slots), Ok(Some(fd))) = (slots, self.words.liveness()) else { return };
+        let (Some(slots), Ok(Some(fd))) = (slots, self.liveness()) else { return };
         for number in (0..).zip(&slots.0).filter(|(_, taken)| **taken).map(|(number, _)| number) {
             let _ = record::set_byte(fd, Slot(number).byte(), Kind::None);
         }
