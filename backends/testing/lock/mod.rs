@@ -1,4 +1,8 @@
-//! The laws of [`LockMethod`], as tests.
+//! The laws of [`LockMethod`], as tests: [`all`] those that every method keeps; then those that some keep only,
+//! [`of_cycles`], [`of_threads_of_processes`] and [`closing_the_file_does_not_release`].
+
+mod agent;
+mod together;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,10 +20,24 @@ use crate::sync::global::{AtomicBool, Ordering};
 
 const NEW: Open = Open::CreateNew { mode: 0o600 };
 
-/// All laws, for a method that does lock. The caller runs them one after the other in a single-threaded
-/// program: some of them fork.
+pub use together::{closing_the_file_does_not_release, of_cycles, of_threads_of_processes};
+
+/// The laws of a method that locks, between threads and between processes. The caller runs them one after the other in
+/// a single-threaded program: some of them fork.
 pub fn all<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> {
-    vec![
+    let own: Vec<TestCase> = vec![
+        ("other_handles_do_not_release", other_handles_do_not_release::<B, L>),
+        ("a_writer_excludes_other_processes", a_writer_excludes_other_processes::<B, L>),
+        ("readers_share_between_processes", readers_share_between_processes::<B, L>),
+        ("death_releases", death_releases::<B, L>),
+        ("a_child_holds_nothing_and_is_refused", a_child_holds_nothing_and_is_refused::<B, L>),
+    ];
+    [of_threads::<B, L>(), own, together::of_processes::<B, L>()].concat()
+}
+
+/// The laws of a method that locks objects of one process.
+pub fn of_threads<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> {
+    let own: Vec<TestCase> = vec![
         ("a_writer_excludes_other_threads", a_writer_excludes_other_threads::<B, L>),
         ("readers_share_and_exclude_writers", readers_share_and_exclude_writers::<B, L>),
         ("second_requests_of_a_thread_never_hang", second_requests_of_a_thread_never_hang::<B, L>),
@@ -28,12 +46,8 @@ pub fn all<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> {
         ("increments_by_threads_are_not_lost", increments_by_threads_are_not_lost::<B, L>),
         ("busy_threads_starve_nobody", busy_threads_starve_nobody::<B, L>),
         ("unlocking_what_is_not_held_is_refused", unlocking_what_is_not_held_is_refused::<B, L>),
-        ("other_handles_do_not_release", other_handles_do_not_release::<B, L>),
-        ("a_writer_excludes_other_processes", a_writer_excludes_other_processes::<B, L>),
-        ("death_releases", death_releases::<B, L>),
-        ("a_child_holds_nothing_and_is_refused", a_child_holds_nothing_and_is_refused::<B, L>),
-        ("a_cycle_of_two_processes_is_a_deadlock", a_cycle_of_two_processes_is_a_deadlock::<B, L>),
-    ]
+    ];
+    [own, together::of_threads::<B, L>()].concat()
 }
 
 fn object<B: Subject, L: LockMethod<B>>() -> (Fresh<B>, B, L) {
@@ -86,6 +100,14 @@ pub fn readers_share_and_exclude_writers<B: Subject, L: LockMethod<B>>() {
     let guard = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
     assert!(another_thread_can_lock::<B, L>(&name, Mode::Read));
     assert!(!another_thread_can_lock::<B, L>(&name, Mode::Write));
+    drop(guard);
+    assert!(another_thread_can_lock::<B, L>(&name, Mode::Write));
+}
+
+/// Law 2.
+pub fn readers_share_between_processes<B: Subject, L: LockMethod<B>>() {
+    let (name, object, method) = object::<B, L>();
+    let guard = Guard::lock(&method, &object, Mode::Read, Wait::Forever).unwrap();
     assert!(another_process_can_lock::<B, L>(&name, Mode::Read));
     assert!(!another_process_can_lock::<B, L>(&name, Mode::Write));
     drop(guard);
@@ -293,47 +315,4 @@ pub fn a_child_holds_nothing_and_is_refused<B: Subject, L: LockMethod<B>>() {
     assert_eq!(child.wait().unwrap(), Exit::Code(1));
     assert!(!another_process_can_lock::<B, L>(&name, Mode::Read), "the child released the parent's lock");
     drop(guard);
-}
-
-/// Law 7.
-pub fn a_cycle_of_two_processes_is_a_deadlock<B: Subject, L: LockMethod<B>>() {
-    let (first, ..) = object::<B, L>();
-    let (second, ..) = object::<B, L>();
-    let (ready, is_ready) = pipe();
-    let (go, goes) = pipe();
-    let is_ready = Arc::new(is_ready);
-    let go = Arc::new(go);
-    let begin = |held: &Fresh<B>, wanted: &Fresh<B>| {
-        let (held, wanted) = (held.to_os_string(), wanted.to_os_string());
-        let (ready, gone) = (Arc::clone(&is_ready), Arc::clone(&go));
-        let run = move || {
-            let open = |name: &OsStr| {
-                let object = B::open(name, Open::Existing).unwrap();
-                let method = L::attach(&object).unwrap();
-                (object, method)
-            };
-            let (held, wanted) = (open(&held), open(&wanted));
-            let _guard = Guard::lock(&held.1, &held.0, Mode::Write, Wait::Forever).unwrap();
-            write_byte(&ready);
-            wait_for_byte(&gone);
-            match Guard::lock(&wanted.1, &wanted.0, Mode::Write, Wait::Forever) {
-                Ok(_) => 0,
-                Err(LockError::Deadlock) => 1,
-                Err(_) => 2,
-            }
-        };
-        Fork.spawn(&[is_ready.as_fd(), go.as_fd()], run).unwrap()
-    };
-    let children = [begin(&first, &second), begin(&second, &first)];
-    for _ in &children {
-        wait_for_byte(&ready);
-    }
-    write_byte(&goes);
-    write_byte(&goes);
-    let mut codes = children.map(|child| match child.wait().unwrap() {
-        Exit::Code(code) => code,
-        exit => panic!("{exit}"),
-    });
-    codes.sort_unstable();
-    assert_eq!(codes, [0, 1], "one is told of the deadlock, and the other goes on");
 }
