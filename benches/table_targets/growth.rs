@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use manycore::{Fcntl, Heap, NoLock, PosixShm, Runtime, Worker};
+use manycore::{Fcntl, Futex, NoLock, PosixShm, Runtime, Worker};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{cores, pin};
@@ -22,7 +22,7 @@ const INSERT: Worker<(Subject, usize), Insertions> = Worker::new("insert", |_, (
     pin(0, &cores());
     match subject {
         Subject::Anchor => insert::<Anchor>(size),
-        Subject::HeapNoLock => insert::<Table<Heap, NoLock>>(size),
+        Subject::SharedFutex => insert::<Table<PosixShm, Futex>>(size),
         Subject::SharedNoLock => insert::<Table<PosixShm, NoLock>>(size),
         Subject::SharedFcntl => insert::<Table<PosixShm, Fcntl>>(size),
     }

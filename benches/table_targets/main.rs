@@ -11,6 +11,8 @@
 //! | one process | every operation; keys are a random permutation, looked up in another order than they came |
 //! | single insertions | each timed by itself, while the table grows |
 //! | sizes | of the object, with the default size of pages |
+//! | locks | pairs of locking and unlocking, by one process and by two, against a robust mutex of the C library and bare
+//! system calls; the time until a dead holder is followed |
 //! | two at once | two processes with a table, on different cores, against two threads with the anchor |
 //!
 //! A lookup that allocates (`find`) is compared with the anchor's clone, one into a buffer (`find_into`) with the
@@ -28,6 +30,7 @@
 //! Without cargo's `--bench` it only tries, quickly, whether everything can be measured.
 
 mod growth;
+mod locks;
 mod machine;
 mod report;
 mod single;
@@ -96,6 +99,10 @@ fn main() {
     if wanted(&title) {
         report.section(&title, "against M/s", "M/s");
         together::measure(&mut report, usual, few);
+    }
+    if wanted("locks") {
+        report.section("locks", "against ns", "ours");
+        locks::measure(&mut report, rounds);
     }
     report.end();
 }

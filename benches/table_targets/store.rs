@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 use manycore::shm::Open;
-use manycore::{Fcntl, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore::{Fcntl, Futex, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Subject {
     Anchor,
-    HeapNoLock,
     SharedNoLock,
+    SharedFutex,
     SharedFcntl,
 }
 
 impl Subject {
     pub(crate) const ALL: [Subject; 4] =
-        [Subject::Anchor, Subject::HeapNoLock, Subject::SharedNoLock, Subject::SharedFcntl];
+        [Subject::Anchor, Subject::SharedNoLock, Subject::SharedFutex, Subject::SharedFcntl];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Subject::Anchor => "anchor",
-            Subject::HeapNoLock => "Heap, NoLock",
+            Subject::SharedFutex => "PosixShm, Futex",
             Subject::SharedNoLock => "PosixShm, NoLock",
             Subject::SharedFcntl => "PosixShm, Fcntl",
         }
@@ -32,7 +32,7 @@ impl Subject {
     pub(crate) fn empty(self) -> Box<dyn Store> {
         match self {
             Subject::Anchor => Box::new(Anchor::empty()),
-            Subject::HeapNoLock => Box::new(Table::<Heap, NoLock>::empty()),
+            Subject::SharedFutex => Box::new(Table::<PosixShm, Futex>::empty()),
             Subject::SharedNoLock => Box::new(Table::<PosixShm, NoLock>::empty()),
             Subject::SharedFcntl => Box::new(Table::<PosixShm, Fcntl>::empty()),
         }

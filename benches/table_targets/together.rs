@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use manycore::{Context, Failure, Fcntl, PosixShm, Runtime, Worker};
+use manycore::{Context, Failure, Futex, PosixShm, Runtime, Worker};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Meeting, cores, pin};
@@ -60,7 +60,7 @@ struct Invitation {
 const PARTY: Worker<Invitation, Work> = Worker::new("party", |_, invitation| {
     let Invitation { table, meeting, party, role, size } = invitation;
     pin(party, &cores());
-    let table = Table::<PosixShm, Fcntl>::open(&table);
+    let table = Table::<PosixShm, Futex>::open(&table);
     work(&table, role, party, size, || Meeting::attend(&meeting, party))
 });
 
@@ -73,11 +73,11 @@ const SCENES: Worker<(Subject, usize, bool), Speeds> =
                 let anchor = Anchor::empty();
                 act(&anchor, scenes, size, |roles| Ok(threads(&anchor, roles, size)))
             }
-            Subject::SharedFcntl => {
-                let table = Table::<PosixShm, Fcntl>::empty();
+            Subject::SharedFutex => {
+                let table = Table::<PosixShm, Futex>::empty();
                 act(&table, scenes, size, |roles| processes(context, &table.name(), roles, size))
             }
-            Subject::HeapNoLock | Subject::SharedNoLock => Err(Failure::new("several processes need a lock")),
+            _ => Err(Failure::new("several processes need a lock")),
         }
     });
 
@@ -171,7 +171,7 @@ fn work<S: Store>(store: &S, role: Role, party: usize, size: usize, meet: impl F
 
 /// Measures the anchor and the tables `rounds` times, each after the others.
 pub(crate) fn measure(report: &mut Report, size: usize, rounds: usize) {
-    let subject = Subject::SharedFcntl;
+    let subject = Subject::SharedFutex;
     let (mut anchor, mut ours) = (Vec::new(), Vec::new());
     let (mut anchor_counting, mut ours_counting) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
