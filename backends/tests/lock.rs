@@ -1,14 +1,25 @@
 //! Every lock method keeps the laws of `LockMethod` on every backend that it works on.
 
-use manycore_backends::lock::{LockError, LockMethod, Mode, Protocol, Wait};
+#![allow(clippy::disallowed_methods, reason = "tests sleep where others are to get somewhere")]
+
+use std::ffi::OsStr;
+use std::time::{Duration, Instant};
+
+use manycore_backends::lock::{Guard, LockError, LockMethod, Mode, Protocol, Wait};
 use manycore_backends::shm::Open;
+use manycore_backends::spawn::{Child, Exit};
 use manycore_backends::testing::lock::all;
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::Fresh;
-use manycore_backends::{Fcntl, File, Futex, Heap, NoLock, PosixShm, ShmBackend};
+use manycore_backends::{Fcntl, File, Fork, Futex, Heap, NoLock, PosixShm, ShmBackend, Spawner};
 
 fn main() {
-    let own = vec![("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn())];
+    let own = vec![
+        ("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn()),
+        ("futex_notices_a_death_beside_those_who_come_and_go", futex_notices_a_death_beside_others),
+        ("futex_lets_those_in_who_never_sleep_when_a_holder_died", futex_lets_in_who_never_sleeps),
+        ("futex_keeps_nobody_out_who_is_woken_too_late_each_time", futex_is_fair_between_processes),
+    ];
     run_tests(
         &[
             all::<PosixShm, Fcntl>(),
@@ -19,6 +30,102 @@ fn main() {
         ]
         .concat(),
     );
+}
+
+fn open(name: &OsStr) -> (PosixShm, Futex) {
+    let object = PosixShm::open(name, Open::Existing).unwrap();
+    let method = Futex::attach(&object).unwrap();
+    (object, method)
+}
+
+/// A new object, and what `others` do with it in processes of their own, until they are killed.
+fn beside<const N: usize>(
+    others: [fn(&PosixShm, &Futex); N],
+) -> (Fresh<PosixShm>, PosixShm, Futex, [impl Child; N]) {
+    let name = Fresh::<PosixShm>::name();
+    PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap().grow(4096).unwrap();
+    let children = others.map(|other| {
+        let name = name.to_os_string();
+        let run = move || {
+            let (object, method) = open(&name);
+            other(&object, &method);
+            0
+        };
+        let child = Fork.spawn(&[], run).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        child
+    });
+    let (object, method) = open(&name);
+    (name, object, method, children)
+}
+
+fn kill(child: &impl Child) {
+    child.kill(9).unwrap();
+    assert!(matches!(child.wait().unwrap(), Exit::Signal { signal: 9, .. }));
+}
+
+fn hold(object: &PosixShm, method: &Futex, mode: Mode) {
+    let _guard = Guard::lock(method, object, mode, Wait::Forever).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Law 5. The waiter is woken every few milliseconds, by a reader that takes back its mark.
+fn futex_notices_a_death_beside_others() {
+    let poll = |object: &PosixShm, method: &Futex| {
+        loop {
+            drop(Guard::lock(method, object, Mode::Read, Wait::Try));
+            std::thread::sleep(Duration::from_millis(4));
+        }
+    };
+    let wait = |object: &PosixShm, method: &Futex| {
+        drop(Guard::lock(method, object, Mode::Write, Wait::Forever).unwrap());
+    };
+    let (_name, _object, _method, [holder, poller, waiter]) =
+        beside([|object, method| hold(object, method, Mode::Read), poll, wait]);
+    kill(&holder);
+    let start = Instant::now();
+    while waiter.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let waited = start.elapsed();
+    kill(&poller);
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    assert_eq!(waiter.wait().unwrap(), Exit::Code(0));
+}
+
+/// Law 5, of those who ask with no time to wait.
+fn futex_lets_in_who_never_sleeps() {
+    let (_name, object, method, [holder]) = beside([|object, method| hold(object, method, Mode::Write)]);
+    let attempt = || method.lock(&object, Mode::Write, Wait::AtMost(Duration::ZERO));
+    assert!(matches!(attempt(), Err(LockError::TimedOut)));
+    kill(&holder);
+    attempt().unwrap();
+}
+
+/// Law 11. Whoever waits is woken each time, and each time the lock is taken again before it gets there: it never
+/// sleeps for long, and yet waits for long.
+fn futex_is_fair_between_processes() {
+    let work = |object: &PosixShm, method: &Futex| {
+        loop {
+            let _guard = Guard::lock(method, object, Mode::Write, Wait::Forever).unwrap();
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(300) {
+                std::hint::spin_loop();
+            }
+        }
+    };
+    let (_name, object, method, [worker]) = beside([work]);
+    let mut waited = Duration::ZERO;
+    for mode in [Mode::Read, Mode::Write].repeat(25) {
+        std::thread::sleep(Duration::from_millis(3));
+        let start = Instant::now();
+        drop(Guard::lock(&method, &object, mode, Wait::Forever).unwrap());
+        waited += start.elapsed();
+    }
+    kill(&worker);
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
 }
 
 fn no_lock() {
