@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests sleep where others are to get somewhere")]
 
 use std::ffi::OsStr;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use manycore_backends::lock::{Guard, LockError, LockMethod, Mode, Protocol, Wait};
@@ -19,6 +20,8 @@ fn main() {
         ("futex_notices_a_death_beside_those_who_come_and_go", futex_notices_a_death_beside_others),
         ("futex_lets_those_in_who_never_sleep_when_a_holder_died", futex_lets_in_who_never_sleeps),
         ("futex_keeps_nobody_out_who_is_woken_too_late_each_time", futex_is_fair_between_processes),
+        ("nobody_waits_for_a_reader_who_is_about_to_come_in", about_to_come_in::<Fcntl>),
+        ("nobody_waits_for_a_futex_reader_who_is_about_to_come_in", about_to_come_in::<Futex>),
     ];
     run_tests(
         &[
@@ -126,6 +129,42 @@ fn futex_is_fair_between_processes() {
     }
     kill(&worker);
     assert!(waited < Duration::from_secs(2), "{waited:?}");
+}
+
+/// Law 7. Two wait to read; of these the first that comes in asks for what the other has, which is about to come in, too,
+/// and will not wait for the first.
+fn about_to_come_in<L: LockMethod<PosixShm>>() {
+    let make = || {
+        let name = Fresh::<PosixShm>::name();
+        let object = PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+        object.grow(4096).unwrap();
+        let method = L::attach(&object).unwrap();
+        (name, object, method)
+    };
+    let ((_, read, reading), (_, written, writing)) = (&make(), &make());
+    let (read, written) = (
+        |mode| Guard::lock(reading, read, mode, Wait::Forever),
+        || Guard::lock(writing, written, Mode::Write, Wait::Forever),
+    );
+    for _ in 0..200 {
+        let first = read(Mode::Write).unwrap();
+        let ready = Barrier::new(3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _written = written().unwrap();
+                ready.wait();
+                drop(read(Mode::Read).unwrap());
+            });
+            scope.spawn(|| {
+                ready.wait();
+                let _read = read(Mode::Read).unwrap();
+                drop(written().unwrap());
+            });
+            ready.wait();
+            std::thread::sleep(Duration::from_micros(200));
+            drop(first);
+        });
+    }
 }
 
 fn no_lock() {
