@@ -3,13 +3,16 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 use manycore::codec::CodecError;
 use manycore::lock::{LockError, Protocol};
 use manycore::name::NameError;
 use manycore::shm::{Memory, Open, ShmError};
 use manycore::table::VALUE_MAX;
-use manycore::{Fcntl, File, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap, ShmTable};
+use manycore::{
+    Fcntl, File, Futex, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap, ShmTable,
+};
 use manycore::{TableError, TableOptions};
 use manycore_backends::testing::recorder::{restore, snapshot};
 use manycore_backends::testing::shm::Fresh;
@@ -105,6 +108,43 @@ fn a_file_of_something_else_is_refused_and_not_touched() {
         }
         assert_eq!(fs::read(&*name).unwrap(), text);
     }
+}
+
+/// Not by the lock either, whose words would lie in the middle of it.
+#[test]
+fn what_is_no_table_of_this_format_is_not_locked() {
+    let name = Fresh::<File>::name();
+    let contents: Vec<u8> = (0..8192_u32).map(|at| (at.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
+    let old = [0x4D43_4F52_u32, 0x5442_4C31, 1].map(u32::to_ne_bytes).concat();
+    for head in [&contents[..12], &[0; 12], &old] {
+        let contents = [head, &contents[12..]].concat();
+        fs::write(&*name, &contents).unwrap();
+        for attempt in attempts::<File, Futex>(&name) {
+            refused!(
+                attempt,
+                TableError::NotATable { .. } | TableError::Format { .. } | TableError::Shm(_),
+                ""
+            );
+        }
+        assert!(fs::read(&*name).unwrap() == contents);
+    }
+}
+
+/// Closing what another lock method had opened would release the locks of a process, which `Fcntl` relies on.
+#[test]
+fn opening_with_another_lock_method_releases_nothing() {
+    let name = Fresh::<File>::name();
+    let table: ShmTable<File, Fcntl> = DEFAULT().create(&name).unwrap();
+    let object = format!(":{} ", fs::metadata(&*name).unwrap().ino());
+    let is_locked = || fs::read_to_string("/proc/locks").unwrap().contains(&object);
+    table
+        .group(|_| {
+            assert!(is_locked());
+            refused!(DEFAULT().open::<File, Futex>(&name), TableError::Protocol { .. }, "");
+            assert!(is_locked());
+            Ok::<_, TableError>(())
+        })
+        .unwrap();
 }
 
 #[test]

@@ -64,6 +64,24 @@ impl State {
         self.readers.iter().any(|(reader, _)| *reader == thread)
     }
 
+    /// Whether it is this thread's turn; it was `counted` if it waits already.
+    fn may(&self, thread: ThreadId, mode: Mode, counted: bool) -> bool {
+        match mode {
+            Mode::Write => self.readers_first == 0,
+            Mode::Read => {
+                self.reads(thread)
+                    || (self.upgrading.is_none()
+                        && (self.writers_waiting == 0 || (counted && self.readers_first > 0)))
+            }
+        }
+    }
+
+    /// Whether a thread that waits could come in now, and only has not noticed yet.
+    fn lets_in(&self, thread: ThreadId, mode: Mode) -> bool {
+        let beside = mode == Mode::Read && !self.readers.is_empty();
+        (beside || self.is_free()) && self.may(thread, mode, true)
+    }
+
     /// Those for whom everybody else waits.
     fn holders(&self) -> impl Iterator<Item = ThreadId> + '_ {
         self.writer.iter().chain(&self.asking).copied().chain(self.readers.iter().map(|(reader, _)| *reader))
@@ -113,21 +131,14 @@ impl Gate {
         system: impl FnOnce(Wait) -> Result<(), LockError>,
     ) -> Result<(), LockError> {
         let me = held::me();
-        let mut waiting = Waiting::new(self, me, wait);
+        let mut waiting = Waiting::new(self, me, wait, Some(mode));
         let mut state = lock(&self.state);
         if state.writer == Some(me) || (mode == Mode::Write && state.reads(me)) {
             return Err(LockError::LockedByCaller);
         }
         let mut counted = false;
         let outcome = loop {
-            let may = match mode {
-                Mode::Write => state.readers_first == 0,
-                Mode::Read => {
-                    state.reads(me)
-                        || (state.upgrading.is_none()
-                            && (state.writers_waiting == 0 || (counted && state.readers_first > 0)))
-                }
-            };
+            let may = state.may(me, mode, counted);
             if may && mode == Mode::Read && !state.readers.is_empty() {
                 state.leave_queue(mode, counted);
                 if !state.reads(me) {
@@ -189,7 +200,7 @@ impl Gate {
         system: impl FnOnce(Wait) -> Result<(), LockError>,
     ) -> Result<(), LockError> {
         let me = held::me();
-        let mut waiting = Waiting::new(self, me, wait);
+        let mut waiting = Waiting::new(self, me, wait, None);
         let mut state = lock(&self.state);
         match state.readers.iter().find(|(reader, _)| *reader == me) {
             Some((_, 1)) => {}
@@ -278,18 +289,22 @@ struct Waiting<'a> {
     gate: &'a Arc<Gate>,
     me: ThreadId,
     wait: Wait,
+    /// What for; `None` to upgrade.
+    mode: Option<Mode>,
     deadline: Option<Instant>,
     /// Whether others know of it.
     known: bool,
+    /// Whether it has looked for a cycle since it slept.
+    looked: bool,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(gate: &'a Arc<Gate>, me: ThreadId, wait: Wait) -> Waiting<'a> {
+    fn new(gate: &'a Arc<Gate>, me: ThreadId, wait: Wait, mode: Option<Mode>) -> Waiting<'a> {
         let deadline = match wait {
             Wait::AtMost(limit) => Instant::now().checked_add(limit),
             Wait::Forever | Wait::Try => None,
         };
-        Waiting { gate, me, wait, deadline, known: false }
+        Waiting { gate, me, wait, mode, deadline, known: false, looked: false }
     }
 
     /// Sleeps until something has changed.
@@ -303,11 +318,13 @@ impl<'a> Waiting<'a> {
         if self.wait == Wait::Try {
             return (state, Err(LockError::Busy));
         }
-        if !self.known && held::any() {
-            self.known = true;
+        // Every time: others may have come before this one, who was about to come in when they looked.
+        if !std::mem::take(&mut self.looked) && held::any() {
+            let known = std::mem::replace(&mut self.known, true);
+            self.looked = true;
             // The table of those who wait comes before the gates.
             drop(state);
-            let found = cycle::begin(self.me, self.gate);
+            let found = cycle::look(self.me, self.gate, self.mode, known);
             state = lock(&self.gate.state);
             // It may have changed meanwhile: look again before sleeping.
             return (state, found);
@@ -404,20 +421,33 @@ mod held {
 mod cycle {
     use super::*;
 
-    static WAITING: global::Mutex<Vec<(ThreadId, Arc<Gate>)>> = global::Mutex::new(Vec::new());
+    /// Who waits, where, and what for.
+    static WAITING: global::Mutex<Vec<(ThreadId, Arc<Gate>, Option<Mode>)>> = global::Mutex::new(Vec::new());
 
-    /// Notes that `me` waits at `gate`.
-    pub(super) fn begin(me: ThreadId, gate: &Arc<Gate>) -> Result<(), LockError> {
+    /// Notes that `me` waits at `gate`, if that is not `known` yet, and looks whether that closes a cycle.
+    pub(super) fn look(
+        me: ThreadId,
+        gate: &Arc<Gate>,
+        mode: Option<Mode>,
+        known: bool,
+    ) -> Result<(), LockError> {
         let mut waiting = global::lock(&WAITING);
-        waiting.push((me, Arc::clone(gate)));
+        if !known {
+            waiting.push((me, Arc::clone(gate), mode));
+        }
         let mut known = vec![me];
         let mut next = 0;
         while let Some(thread) = known.get(next).copied() {
             next += 1;
-            let Some((_, gate)) = waiting.iter().find(|(waiter, _)| *waiter == thread) else { continue };
+            let Some((_, gate, mode)) = waiting.iter().find(|(waiter, ..)| *waiter == thread) else {
+                continue;
+            };
             let state = lock(&gate.state);
             if state.holders().any(|holder| holder == thread) && state.upgrading != Some(thread) {
                 // It got in, and has not said so yet.
+                continue;
+            }
+            if mode.is_some_and(|mode| state.lets_in(thread, mode)) {
                 continue;
             }
             for holder in state.holders().filter(|holder| *holder != thread) {
@@ -433,7 +463,7 @@ mod cycle {
     }
 
     pub(super) fn end(me: ThreadId) {
-        global::lock(&WAITING).retain(|(waiter, _)| *waiter != me);
+        global::lock(&WAITING).retain(|(waiter, ..)| *waiter != me);
     }
 }
 

@@ -1,16 +1,30 @@
 //! Every lock method keeps the laws of `LockMethod` on every backend that it works on.
 
-use manycore_backends::lock::{LockError, LockMethod, Mode, Protocol, Wait};
-use manycore_backends::shm::Open;
+#![allow(clippy::disallowed_methods, reason = "what others do again and again has a pace")]
+
+use std::ffi::OsStr;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use manycore_backends::lock::{Guard, LockError, LockMethod, Mode, Protocol, Wait};
+use manycore_backends::shm::{Memory, Open};
+use manycore_backends::spawn::{Child, Exit};
 use manycore_backends::testing::lock::{
     all, closing_the_file_does_not_release, of_cycles, of_threads, of_threads_of_processes,
 };
 use manycore_backends::testing::shm::Fresh;
 use manycore_backends::testing::{TestCase, run_tests};
-use manycore_backends::{Fcntl, File, Futex, Heap, NoLock, Ofd, PosixShm, ShmBackend};
+use manycore_backends::{Fcntl, File, Fork, Futex, Heap, NoLock, Ofd, PosixShm, ShmBackend, Spawner};
 
 fn main() {
-    let own = vec![("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn())];
+    let own = vec![
+        ("no_lock_excludes_nobody_and_notices_asking_twice", no_lock as fn()),
+        ("futex_notices_a_death_beside_those_who_come_and_go", futex_notices_a_death_beside_others),
+        ("futex_lets_those_in_who_never_sleep_when_a_holder_died", futex_lets_in_who_never_sleeps),
+        ("futex_keeps_nobody_out_who_is_woken_too_late_each_time", futex_is_fair_between_processes),
+        ("nobody_waits_for_a_reader_who_is_about_to_come_in", about_to_come_in::<Fcntl>),
+        ("nobody_waits_for_a_futex_reader_who_is_about_to_come_in", about_to_come_in::<Futex>),
+    ];
     let closing: Vec<TestCase> = vec![
         ("closing_the_file_does_not_release_a_futex", closing_the_file_does_not_release::<PosixShm, Futex>),
         ("closing_the_file_does_not_release_an_ofd_lock", closing_the_file_does_not_release::<File, Ofd>),
@@ -35,6 +49,153 @@ fn main() {
         ]
         .concat(),
     );
+}
+
+fn open(name: &OsStr) -> (PosixShm, Futex) {
+    let object = PosixShm::open(name, Open::Existing).unwrap();
+    let method = Futex::attach(&object).unwrap();
+    (object, method)
+}
+
+/// A word of the objects that counts how often something was done.
+const DONE: usize = 0;
+
+/// A new object, and what `others` do with it in processes of their own, until they are killed. Each is begun when the
+/// one before has stopped running for the first time: it is in, or sleeps.
+fn beside<const N: usize>(
+    others: [fn(&PosixShm, &Futex); N],
+) -> (Fresh<PosixShm>, PosixShm, Futex, [impl Child; N]) {
+    let name = Fresh::<PosixShm>::name();
+    PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap().grow(4096).unwrap();
+    let children = others.map(|other| {
+        let name = name.to_os_string();
+        let run = move || {
+            let (object, method) = open(&name);
+            other(&object, &method);
+            0
+        };
+        let child = Fork.spawn(&[], run).unwrap();
+        wait_until_asleep(&child);
+        child
+    });
+    let (object, method) = open(&name);
+    (name, object, method, children)
+}
+
+fn wait_until_asleep(child: &impl Child) {
+    let path = format!("/proc/{}/stat", child.id());
+    let sleeps =
+        |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S'));
+    while !std::fs::read_to_string(&path).is_ok_and(sleeps) {
+        std::thread::yield_now();
+    }
+}
+
+fn kill(child: &impl Child) {
+    child.kill(9).unwrap();
+    assert!(matches!(child.wait().unwrap(), Exit::Signal { signal: 9, .. }));
+}
+
+fn hold(object: &PosixShm, method: &Futex, mode: Mode) {
+    let _guard = Guard::lock(method, object, mode, Wait::Forever).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Law 5. The waiter is woken every few milliseconds, by a reader that takes back its mark. (The test does not end if that
+/// keeps it from noticing the death.)
+fn futex_notices_a_death_beside_others() {
+    let poll = |object: &PosixShm, method: &Futex| {
+        loop {
+            drop(Guard::lock(method, object, Mode::Read, Wait::Try));
+            std::thread::sleep(Duration::from_millis(4));
+        }
+    };
+    let wait = |object: &PosixShm, method: &Futex| {
+        drop(Guard::lock(method, object, Mode::Write, Wait::Forever).unwrap());
+    };
+    let (_name, _object, _method, [holder, poller, waiter]) =
+        beside([|object, method| hold(object, method, Mode::Read), poll, wait]);
+    kill(&holder);
+    assert_eq!(waiter.wait().unwrap(), Exit::Code(0));
+    kill(&poller);
+}
+
+/// Law 5, of those who ask with no time to wait.
+fn futex_lets_in_who_never_sleeps() {
+    let (_name, object, method, [holder]) = beside([|object, method| hold(object, method, Mode::Write)]);
+    let attempt = || method.lock(&object, Mode::Write, Wait::AtMost(Duration::ZERO));
+    assert!(matches!(attempt(), Err(LockError::TimedOut)));
+    kill(&holder);
+    attempt().unwrap();
+}
+
+/// Law 11. Whoever waits is woken each time, and each time the lock is taken again before it gets there: it never
+/// sleeps for long, and yet waits for long. It may be overtaken some times, but not by the thousand.
+fn futex_is_fair_between_processes() {
+    let work = |object: &PosixShm, method: &Futex| {
+        std::thread::sleep(Duration::from_millis(1));
+        loop {
+            let _guard = Guard::lock(method, object, Mode::Write, Wait::Forever).unwrap();
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(300) {
+                std::hint::spin_loop();
+            }
+            object.memory().store(DONE, object.memory().load(DONE).unwrap() + 1).unwrap();
+        }
+    };
+    let (_name, object, method, [worker]) = beside([work]);
+    let done = || object.memory().load(DONE).unwrap();
+    let mut overtaken = 0;
+    for mode in [Mode::Read, Mode::Write].repeat(25) {
+        let before = done();
+        while done() < before + 5 {
+            std::thread::yield_now();
+        }
+        let before = done();
+        let guard = Guard::lock(&method, &object, mode, Wait::Forever).unwrap();
+        overtaken += done() - before;
+        drop(guard);
+    }
+    kill(&worker);
+    assert!(overtaken < 5000, "{overtaken}");
+}
+
+/// Law 7. Two wait to read; of these the first that comes in asks for what the other has, which is about to come in, too,
+/// and will not wait for the first.
+fn about_to_come_in<L: LockMethod<PosixShm>>() {
+    let make = || {
+        let name = Fresh::<PosixShm>::name();
+        let object = PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+        object.grow(4096).unwrap();
+        let method = L::attach(&object).unwrap();
+        (name, object, method)
+    };
+    let ((_, read, reading), (_, written, writing)) = (&make(), &make());
+    let (read, written) = (
+        |mode| Guard::lock(reading, read, mode, Wait::Forever),
+        || Guard::lock(writing, written, Mode::Write, Wait::Forever),
+    );
+    for _ in 0..200 {
+        let first = read(Mode::Write).unwrap();
+        let ready = Barrier::new(3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _written = written().unwrap();
+                ready.wait();
+                drop(read(Mode::Read).unwrap());
+            });
+            scope.spawn(|| {
+                ready.wait();
+                let _read = read(Mode::Read).unwrap();
+                drop(written().unwrap());
+            });
+            ready.wait();
+            (0..100).for_each(|_| std::thread::yield_now());
+            drop(first);
+        });
+    }
 }
 
 fn no_lock() {

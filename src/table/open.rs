@@ -228,6 +228,9 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             }
             object.grow(u64::from(HEADER_WORDS) * 4)?;
         }
+        if is_other(&object, size, <L as LockMethod<B>>::PROTOCOL)? {
+            verify::<B, L>(&object, options)?;
+        }
         let method = L::attach(&object)?;
         let read_only = options.read_only && !may_create;
         let shared = Shared { object, method, generation: Generation::current(), read_only };
@@ -237,7 +240,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             Err(TableError::Lock(LockError::ReadOnly)) if read_only => None,
             guard => Some(guard?),
         };
-        let found = table.verify::<L>(options);
+        let found = verify::<B, L>(&table.shared.object, options);
         table.shared.object.intact()?;
         let found = found?;
         drop(reading);
@@ -249,7 +252,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         }
         let writing = table.lock(Mode::Write)?;
         // Another creator may have come in between.
-        let attached = if table.verify::<L>(options)? {
+        let attached = if verify::<B, L>(&table.shared.object, options)? {
             Attached::Found
         } else {
             table.format(options)?;
@@ -258,59 +261,6 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         };
         drop(writing);
         Ok((table, attached))
-    }
-
-    /// Checks the header; `false` if the object is all new, or its creator died.
-    fn verify<M: LockMethod<B>>(&self, options: &TableOptions) -> Result<bool> {
-        let mut header = [0; HEADER_WORDS as usize];
-        let memory = self.shared.object.memory();
-        memory.read(0, &mut header)?;
-        // Whoever creates the table has locked it.
-        header[AT_LOCKS as usize..AT_LOCKS_END as usize].fill(0);
-        let word = |at: u32| header[at as usize];
-        let name = || self.name().to_owned();
-        if header[..2] != MAGIC {
-            let begun = header[0] == 0
-                && [0, MAGIC[1]].contains(&header[1])
-                && header[2..].iter().all(|word| *word == 0);
-            if begun && memory.words() == HEADER_WORDS as usize {
-                return Ok(false);
-            }
-            let why = if header[..2] == MAGIC.map(u32::swap_bytes) {
-                "it was written on a machine of the other byte order"
-            } else {
-                "it does not begin with a table's magic words"
-            };
-            return Err(TableError::NotATable { name: name(), why });
-        }
-        // The format is written first, and looked at first: another format's state may be elsewhere.
-        if header[AT_FORMAT as usize..].iter().all(|word| *word == 0) {
-            return Ok(false);
-        }
-        if word(AT_FORMAT) != FORMAT {
-            return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
-        }
-        if word(AT_STATE) == 0 {
-            return Ok(false);
-        }
-        if word(AT_BYTE_ORDER) != BYTE_ORDER {
-            return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
-        }
-        if word(AT_STATE) != STATE_READY {
-            return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
-        }
-        let found = word(AT_PAGE_SIZE) as usize;
-        if !is_page_size(found) {
-            return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
-        }
-        if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
-            return Err(TableError::PageSize { name: name(), expected, found });
-        }
-        let found = Protocol::from_number(word(AT_PROTOCOL));
-        if M::PROTOCOL != found && M::PROTOCOL != Protocol::NONE {
-            return Err(TableError::Protocol { name: name(), expected: M::PROTOCOL, found });
-        }
-        Ok(true)
     }
 
     /// Writes an empty table: first the magic words, last the state, so that a creator who dies leaves an
@@ -369,6 +319,72 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             }
         }
     }
+}
+
+/// Whether the object of `size` bytes is none that may be locked, because locking it could change what it contains, or
+/// take away locks of another kind. It is asked before the lock: whoever creates a table writes the words that are
+/// looked at once, and the first before the object becomes longer than the header.
+fn is_other<B: ShmBackend>(object: &B, size: u64, protocol: Protocol) -> Result<bool> {
+    let word = |at: u32| object.memory().load(at as usize);
+    Ok(match word(AT_MAGIC)? {
+        0 => size > u64::from(HEADER_WORDS) * 4,
+        magic if magic != MAGIC[0] => true,
+        _ if ![0, FORMAT].contains(&word(AT_FORMAT)?) => true,
+        _ if word(AT_STATE)? != STATE_READY => false,
+        _ => ![Protocol::NONE.number(), word(AT_PROTOCOL)?].contains(&protocol.number()),
+    })
+}
+
+/// Checks the header; `false` if the object is all new, or its creator died.
+fn verify<B: ShmBackend, L: LockMethod<B>>(object: &B, options: &TableOptions) -> Result<bool> {
+    let mut header = [0; HEADER_WORDS as usize];
+    let memory = object.memory();
+    memory.read(0, &mut header)?;
+    // Whoever creates the table has locked it.
+    header[AT_LOCKS as usize..AT_LOCKS_END as usize].fill(0);
+    let word = |at: u32| header[at as usize];
+    let name = || object.name().to_owned();
+    if header[..2] != MAGIC {
+        let begun =
+            header[0] == 0 && [0, MAGIC[1]].contains(&header[1]) && header[2..].iter().all(|word| *word == 0);
+        if begun && memory.words() == HEADER_WORDS as usize {
+            return Ok(false);
+        }
+        let why = if header[..2] == MAGIC.map(u32::swap_bytes) {
+            "it was written on a machine of the other byte order"
+        } else {
+            "it does not begin with a table's magic words"
+        };
+        return Err(TableError::NotATable { name: name(), why });
+    }
+    // The format is written first, and looked at first: another format's state may be elsewhere.
+    if header[AT_FORMAT as usize..].iter().all(|word| *word == 0) {
+        return Ok(false);
+    }
+    if word(AT_FORMAT) != FORMAT {
+        return Err(TableError::Format { name: name(), expected: FORMAT, found: word(AT_FORMAT) });
+    }
+    if word(AT_STATE) == 0 {
+        return Ok(false);
+    }
+    if word(AT_BYTE_ORDER) != BYTE_ORDER {
+        return Err(TableError::NotATable { name: name(), why: "its byte order mark is damaged" });
+    }
+    if word(AT_STATE) != STATE_READY {
+        return Err(TableError::NotATable { name: name(), why: "its state word is damaged" });
+    }
+    let found = word(AT_PAGE_SIZE) as usize;
+    if !is_page_size(found) {
+        return Err(TableError::Corrupt { at: AT_PAGE_SIZE as usize, what: "impossible page size" });
+    }
+    if let Some(expected) = options.page_size.filter(|expected| *expected != found) {
+        return Err(TableError::PageSize { name: name(), expected, found });
+    }
+    let found = Protocol::from_number(word(AT_PROTOCOL));
+    if L::PROTOCOL != found && L::PROTOCOL != Protocol::NONE {
+        return Err(TableError::Protocol { name: name(), expected: L::PROTOCOL, found });
+    }
+    Ok(true)
 }
 
 /// Buckets for so many bindings.

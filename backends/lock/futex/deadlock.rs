@@ -41,12 +41,10 @@ struct Label {
 
 impl Label {
     fn new() -> Label {
-        let now = clock_gettime(ClockId::Monotonic);
-        let time = (now.tv_sec as u32).wrapping_mul(1000).wrapping_add(now.tv_nsec as u32 / 1_000_000);
         let mut nonce = [0; 4];
         // So few bytes there are always, once the system has started.
         let _ = getrandom(&mut nonce, GetRandomFlags::empty());
-        Label { time, nonce: u32::from_ne_bytes(nonce) }
+        Label { time: milliseconds(), nonce: u32::from_ne_bytes(nonce) }
     }
 
     fn read(words: &dyn LockWords, at: usize) -> Label {
@@ -58,12 +56,23 @@ impl Label {
         words.store(at + 1, self.nonce);
     }
 
-    fn is_newer(self, than: Label) -> bool {
-        match self.time.wrapping_sub(than.time) as i32 {
-            0 => self.nonce > than.nonce,
-            difference => difference > 0,
+    /// Whether it was made after the other, as seen now. One from the future is left over from the time before the
+    /// system was started, or before the clock came round, or nobody ever wrote it: it is older than all.
+    fn is_newer(self, than: Label, now: u32) -> bool {
+        let age = |label: Label| now.wrapping_sub(label.time);
+        let is_from_future = |label| age(label) > i32::MAX as u32;
+        match (is_from_future(self), is_from_future(than)) {
+            (true, _) => false,
+            (false, true) => true,
+            (false, false) => (age(than), self.nonce) > (age(self), than.nonce),
         }
     }
+}
+
+/// Milliseconds of the monotonic clock, modulo 2^32.
+fn milliseconds() -> u32 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u32).wrapping_mul(1000).wrapping_add(now.tv_nsec as u32 / 1_000_000)
 }
 
 /// A wait that may be part of a cycle.
@@ -108,7 +117,7 @@ impl Probe {
         } else if self.steps >= self.next_label {
             self.next_label *= 2;
             self.renew();
-        } else if found.is_newer(self.newest) {
+        } else if found.is_newer(self.newest, milliseconds()) {
             self.newest = found;
         }
         if keeps_others_out {
@@ -118,10 +127,12 @@ impl Probe {
             match held {
                 Held::Write => self.newest.write(&*shared.words, WRITER_LABEL),
                 // There are others who may read and wait.
-                _ if self.newest.is_newer(Label::read(&*shared.words, READERS_LABEL)) => {
-                    self.newest.write(&*shared.words, READERS_LABEL);
+                _ => {
+                    let theirs = Label::read(&*shared.words, READERS_LABEL);
+                    if self.newest.is_newer(theirs, milliseconds()) {
+                        self.newest.write(&*shared.words, READERS_LABEL);
+                    }
                 }
-                _ => {}
             }
         }
         Ok(())
@@ -145,4 +156,30 @@ fn held_by_caller(wanted: &Shared) -> Vec<(Arc<Shared>, Held)> {
                 .collect()
         })
         .unwrap_or_default()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_clock_cannot_have_said_is_older_than_all() {
+        let label = |time, nonce| Label { time, nonce };
+        let day = 24 * 60 * 60 * 1000;
+        // The clock comes round after some 49 days; half of that makes 0, which no one ever wrote, seem to be ahead.
+        for now in [0, 1, day, 20 * day, 30 * day, 49 * day, u32::MAX] {
+            let fresh = label(now, 1);
+            let earlier = label(now.wrapping_sub(1), 2);
+            assert!(fresh.is_newer(earlier, now) && !earlier.is_newer(fresh, now));
+            assert!(label(now, 2).is_newer(fresh, now) && !fresh.is_newer(label(now, 2), now));
+            assert!(!fresh.is_newer(fresh, now));
+            for ahead in [1, day, 24 * day] {
+                let stale = label(now.wrapping_add(ahead), 7);
+                assert!(fresh.is_newer(stale, now) && !stale.is_newer(fresh, now));
+            }
+            if now != 0 {
+                assert!(fresh.is_newer(label(0, 0), now) && !label(0, 0).is_newer(fresh, now));
+            }
+        }
+    }
 }

@@ -20,8 +20,8 @@
 //! | when | a waiter |
 //! |---|---|
 //! | at once | spins for about a microsecond |
-//! | then | sleeps, for 1 ms, and from then on for 10 ms at a time, unless it is woken |
-//! | after each sleep that nobody ended | asks whether those who keep it out are alive; looks for deadlocks; takes the turn |
+//! | then | sleeps, until it is woken |
+//! | 1 ms after that began, and then every 10 ms, however often it was woken | asks whether those who keep it out are alive; looks for deadlocks; takes the turn |
 //!
 //! So the death of a holder is noticed within 11 ms by whoever waits, and at once by whoever comes later and has to
 //! sleep once.
@@ -67,8 +67,8 @@ const FIRST_BYTE: i64 = 1 << 46;
 /// How often a waiter looks before it sleeps; it pauses twice as long from one look to the next. (Looking all the time
 /// takes the cache line away from those who could make progress: half as fast, measured with two processes.)
 const SPINS: u32 = 7;
-/// The first sleep, and those that follow.
-const SLEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
+/// From the beginning of the wait until a waiter looks around for the first time, and from one time to the next.
+const STEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
 /// A backend whose objects [`Futex`] can lock. Implement it for a backend of your own: if several processes can share its
 /// objects, all descriptors of one object must be the same file.
@@ -521,8 +521,12 @@ struct Waiter<'a> {
     wait: Wait,
     deadline: Option<Instant>,
     spins: u32,
-    /// Sleeps that nobody ended.
-    sleeps: u32,
+    /// How often it has looked around.
+    steps: u32,
+    /// When it does so next. Wakes do not put that off: it may be woken again and again by those who come and go.
+    due: Option<Instant>,
+    /// Whose turn keeps it out, and since when.
+    turn: Option<(Slot, Instant)>,
     probe: Option<Probe>,
 }
 
@@ -532,7 +536,7 @@ impl<'a> Waiter<'a> {
             Wait::AtMost(limit) => Instant::now().checked_add(limit),
             Wait::Forever | Wait::Try => None,
         };
-        Waiter { shared, wait, deadline, spins: 0, sleeps: 0, probe: None }
+        Waiter { shared, wait, deadline, spins: 0, steps: 0, due: None, turn: None, probe: None }
     }
 
     /// Whether any of those is dead.
@@ -565,29 +569,44 @@ impl Patience for Waiter<'_> {
 
     fn sleep(&mut self, blocker: Blocker) -> Result<Option<Duration>, LockError> {
         self.spins = 0;
+        let now = Instant::now();
         let remaining = match (self.wait, self.deadline) {
-            (Wait::Try, _) if self.bury(blocker)? => return Ok(None),
-            (Wait::Try, _) => return Err(LockError::Busy),
-            (_, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+            (Wait::Try, _) => Duration::ZERO,
+            (_, Some(deadline)) => deadline.saturating_duration_since(now),
             (_, None) => Duration::MAX,
         };
         if remaining == Duration::ZERO {
-            return Err(LockError::TimedOut);
+            return match self.wait {
+                // Also those who never sleep get what the dead have left.
+                _ if self.bury(blocker)? => Ok(None),
+                Wait::Try => Err(LockError::Busy),
+                _ => Err(LockError::TimedOut),
+            };
         }
-        Ok(Some(SLEEPS[self.sleeps.min(1) as usize].min(remaining)))
+        self.turn = match (blocker, self.turn) {
+            (Blocker::Turn(slot), Some((known, since))) if known == slot => Some((slot, since)),
+            (Blocker::Turn(slot), _) => Some((slot, now)),
+            _ => None,
+        };
+        let due = *self.due.get_or_insert(now + STEPS[self.steps.min(1) as usize]);
+        Ok(Some(due.saturating_duration_since(now).min(remaining)))
     }
 
-    fn slept(&mut self, blocker: Blocker) -> Result<bool, LockError> {
-        let long = self.sleeps > 0;
-        self.sleeps = self.sleeps.saturating_add(1);
-        if !self.bury(blocker)? {
-            self.probe.get_or_insert_with(Probe::new).step(self.shared, blocker)?;
+    fn slept(&mut self, blocker: Blocker, _woken: bool) -> Result<bool, LockError> {
+        let now = Instant::now();
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.steps = self.steps.saturating_add(1);
+            if !self.bury(blocker)? {
+                self.probe.get_or_insert_with(Probe::new).step(self.shared, blocker)?;
+            }
         }
-        Ok(long)
+        Ok(self.turn.is_some_and(|(_, since)| now.saturating_duration_since(since) >= STEPS[1]))
     }
 
     fn may_take_turn(&self) -> bool {
-        self.sleeps > 0
+        // Where the word changes all the time one may not even come to sleep.
+        self.steps > 0 || self.due.is_some_and(|due| due <= Instant::now())
     }
 
     fn is_dead(&mut self, slot: Slot) -> Result<bool, LockError> {

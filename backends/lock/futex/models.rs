@@ -214,7 +214,10 @@ impl Patience for Model<'_> {
         if self.how == How::Trying { Err(LockError::Busy) } else { Ok(Some(Duration::ZERO)) }
     }
 
-    fn slept(&mut self, blocker: Blocker) -> Result<bool, LockError> {
+    fn slept(&mut self, blocker: Blocker, woken: bool) -> Result<bool, LockError> {
+        if woken {
+            return Ok(false);
+        }
         if self.how == How::GivingUp {
             return Err(LockError::TimedOut);
         }

@@ -140,11 +140,12 @@ pub(super) trait Patience {
     /// Why to give up.
     fn sleep(&mut self, blocker: Blocker) -> Result<Option<Duration>, LockError>;
 
-    /// Nothing happened during the whole sleep. Whether the blocker was there for long.
+    /// A sleep is over, which may have been ended by anything: what one waits for, a signal, somebody who only passed.
+    /// Whether the blocker was there for long.
     ///
     /// # Errors
     /// Why to give up.
-    fn slept(&mut self, blocker: Blocker) -> Result<bool, LockError>;
+    fn slept(&mut self, blocker: Blocker, woken: bool) -> Result<bool, LockError>;
 
     /// Whether it was long enough to take the turn.
     fn may_take_turn(&self) -> bool;
@@ -322,10 +323,8 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
                 return Ok(());
             }
             *slept = true;
-            if self.words.wait(LOCK, asleep.0, limit, mask(self.slot) & class) {
-                return Ok(());
-            }
-            let long = patience.slept(blocker)?;
+            let woken = self.words.wait(LOCK, asleep.0, limit, mask(self.slot) & class);
+            let long = patience.slept(blocker, woken)?;
             if let (Blocker::Turn(_), true) = (blocker, long) {
                 // Whose turn it was has had the time.
                 self.change(asleep, asleep.without_turn());
@@ -371,9 +370,8 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
                 if others == 0 || others & bits != bits {
                     continue;
                 }
-                if !self.words.wait(READERS + row as usize, now, limit, ALL) {
-                    patience.slept(blocker)?;
-                }
+                let woken = self.words.wait(READERS + row as usize, now, limit, ALL);
+                patience.slept(blocker, woken)?;
             }
         }
         Ok(())
