@@ -18,16 +18,18 @@
 //!    second request of one thread could never be granted: [`LockError::LockedByCaller`], at once.
 //! 4. **Waiting.** [`Wait::Forever`] waits, [`Wait::Try`] gives [`LockError::Busy`], [`Wait::AtMost`] gives
 //!    [`LockError::TimedOut`] at that time or later. Signals do not shorten a wait. A failed request leaves
-//!    nothing held.
+//!    nothing held. (`Try` may be refused also because somebody else is about to come in, or to go away, just now.)
 //! 5. **Death.** The locks of a process that dies are released; whoever waits for them gets them within 50 ms.
 //! 6. **Other handles.** Opening and dropping other handles of the object, in any process, does not release.
 //! 7. **Deadlock.** Of threads that wait for each other for ever, in one process or in several, one gets
 //!    [`LockError::Deadlock`] within a second, and must release what it holds, and start again. ([`Ofd`] finds only
-//!    cycles within one process; [`Fcntl`] overlooks those who wait with a limit.)
+//!    cycles within one process; [`Fcntl`] overlooks those who wait with a limit; nobody finds cycles over objects with
+//!    different methods. Those who wait with a limit may be told, too, though time would have helped.)
 //! 8. **Fork.** A child holds nothing; a lock method carried into it refuses: [`LockError::Forked`].
 //! 9. **Unlocking** what the thread does not hold is [`LockError::NotHeld`] and changes nothing.
 //! 10. **Upgrading** goes from `Read` to `Write`, **downgrading** back, and nobody writes in between. An upgrade waits
-//!     for the other readers; of two at once one gets [`LockError::Deadlock`]. If it fails the thread reads as before.
+//!     for the other readers; of two at once one gets [`LockError::Deadlock`], and so does, with [`Futex`], one that comes
+//!     when a writer waits for this reader already. If it fails the thread reads as before.
 //!     A thread that reads more than once cannot upgrade: [`LockError::LockedByCaller`].
 //! 11. **Fairness.** Nobody waits for ever because others come and go, within one process; with [`Futex`], in any.
 //!

@@ -74,7 +74,8 @@ pub enum TableError {
         name: OsString,
     },
     /// A writer died in the middle of a change, and this handle, which only reads, cannot undo it: open the table
-    /// for writing, once.
+    /// for writing, once. A handle that only reads, and cannot lock the table ([`Changed`](TableError::Changed)), says so
+    /// also of a writer that was at work for more than a second, if it waits for ever.
     #[error("{name:?} was left in the middle of a change: open it for writing once, which undoes it")]
     Interrupted {
         /// The object.

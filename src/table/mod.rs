@@ -62,7 +62,7 @@ mod view;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{Guard, LockError, Mode, Wait};
@@ -223,7 +223,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// or that gives up after some time.
     ///
     /// ```
-    /// use std::time::Duration;
+    /// use std::time::{Duration, Instant};
     /// use manycore::lock::{LockError, Wait};
     /// use manycore::{ShmTable, TableError};
     /// # let name = format!("/manycore-doc-waiting-{}", std::process::id());
@@ -541,36 +541,35 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Looks at a state that is not half changed, without a lock.
     #[cold]
     fn watch(&self) -> Result<View<'_, B>> {
-        /// How often to look, and how long to wait in between: for about a second, as long as a large group takes.
-        const LOOKS: u32 = 1000;
+        /// After so long, who is at work counts as dead for those who would wait for ever.
+        const PATIENCE: Duration = Duration::from_secs(1);
         const PAUSE: Duration = Duration::from_millis(1);
         let shared = &*self.shared;
         if !shared.generation.is_current() {
             return Err(ShmError::Forked { name: self.name().to_owned() }.into());
         }
-        let looks = match self.wait {
-            Wait::Forever => LOOKS,
-            Wait::Try => 1,
-            Wait::AtMost(limit) => limit.as_millis().clamp(1, u128::from(LOOKS)) as u32,
+        let (limit, too_late) = match self.wait {
+            Wait::Forever => (PATIENCE, None),
+            Wait::Try => (Duration::ZERO, Some(LockError::Busy)),
+            Wait::AtMost(limit) => (limit, Some(LockError::TimedOut)),
         };
-        for _ in 0..looks {
+        let start = Instant::now();
+        loop {
+            let waited = start.elapsed();
             let window = shared.object.memory().window();
             let transaction = window.load(AT_TRANSACTION as usize)?;
             if !is_odd(transaction) {
                 match View::watch(&shared.object, transaction) {
-                    Err(TableError::Changed { .. }) => continue,
+                    Err(TableError::Changed { .. }) => {}
                     view => return view,
                 }
             }
+            if waited >= limit {
+                return Err(too_late.map_or_else(|| self.interrupted(), TableError::from));
+            }
             // Nobody wakes; it is a pause, unless the word has changed already.
-            window.wait(AT_TRANSACTION as usize, transaction, PAUSE, u32::MAX)?;
+            window.wait(AT_TRANSACTION as usize, transaction, PAUSE.min(limit - waited), u32::MAX)?;
         }
-        Err(match self.wait {
-            Wait::Try => LockError::Busy.into(),
-            Wait::AtMost(_) if looks < LOOKS => LockError::TimedOut.into(),
-            // Those who are at work that long are dead, or mean to be in the way.
-            _ => self.interrupted(),
-        })
     }
 
     /// Takes the lock, unless this handle is of no use here.

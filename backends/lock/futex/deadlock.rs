@@ -115,7 +115,7 @@ impl Probe {
             self.suspected = true;
             self.renew();
         } else if self.steps >= self.next_label {
-            self.next_label *= 2;
+            self.next_label = self.next_label.saturating_mul(2);
             self.renew();
         } else if found.is_newer(self.newest, milliseconds()) {
             self.newest = found;

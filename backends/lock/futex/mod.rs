@@ -28,6 +28,12 @@
 //!
 //! # What it does not do
 //!
+//! It does not go together with record locks of the process on the same file ([`Fcntl`](super::Fcntl)): those are lost
+//! when the file is closed that says who is alive. An object has one protocol, for all.
+//!
+//! A process that is stopped (`SIGSTOP`, a debugger) in the moment in which it looks after a dead one keeps that one
+//! alive until it goes on.
+//!
 //! It does not protect against those who may write to the object and mean harm: they can hold the lock for ever, or
 //! write anything into its words. Mutual exclusion is lost then, memory safety is not.
 
@@ -234,12 +240,17 @@ thread_local! {
     static SEATS: RefCell<Seats> = const { RefCell::new(Seats(Vec::new())) };
 }
 
-/// Opens the same file once more, for its locks.
+/// Opens the same file once more, for its locks. Where that is not allowed (the file belongs to somebody else by now), or
+/// `/proc` is not there, a copy of the descriptor must do: then a child that is forked without closing it keeps its
+/// parent alive, as far as others can tell, until it ends or runs another program.
 fn open_again(fd: BorrowedFd<'_>) -> Result<PrivateFd, LockError> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, FileMode::empty()) {
         Ok(fd) => Ok(PrivateFd::new(fd)),
-        Err(errno) => Err(LockError::Io { op: "opening the object again", source: errno.into() }),
+        Err(_) => match fd.try_clone_to_owned() {
+            Ok(fd) => Ok(PrivateFd::new(fd)),
+            Err(source) => Err(LockError::Io { op: "copying the object's descriptor", source }),
+        },
     }
 }
 

@@ -229,8 +229,10 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
     /// The readers of a row but for this slot.
     #[inline(always)]
     fn others(&self, row: u32) -> u32 {
+        // The last bit of the last row is of no slot.
+        let slots = if row == ROWS_MAX - 1 { u32::MAX >> 1 } else { u32::MAX };
         let row = READERS + row as usize;
-        let bits = self.words.load(row);
+        let bits = self.words.load(row) & slots;
         if row == self.row() { bits & !self.bit() } else { bits }
     }
 
