@@ -244,6 +244,7 @@ impl<'a, B, L: LockMethod<B>> Guard<'a, B, L> {
     ///
     /// # Errors
     /// As [`LockMethod::lock`].
+    #[inline(always)]
     pub fn lock(method: &'a L, object: &'a B, mode: Mode, wait: Wait) -> Result<Self, LockError> {
         method.lock(object, mode, wait)?;
         Ok(Guard { method, object, of_this_thread: PhantomData })
@@ -267,6 +268,7 @@ impl<'a, B, L: LockMethod<B>> Guard<'a, B, L> {
 }
 
 impl<B, L: LockMethod<B>> Drop for Guard<'_, B, L> {
+    #[inline(always)]
     fn drop(&mut self) {
         // It was taken by this guard, so it is held, unless the guard was carried through a fork, and then
         // there is nothing to release.
