@@ -55,6 +55,11 @@ fn main() {
         ),
         ("creators_at_once_get_one_table", creators_at_once_get_one_table::<Futex>),
         ("creators_at_once_get_one_table_by_record_locks", creators_at_once_get_one_table::<Fcntl>),
+        ("groups_that_wait_for_each_other_start_again", groups_in_a_cycle::<Futex, 2>),
+        ("three_groups_that_wait_for_each_other_start_again", groups_in_a_cycle::<Futex, 3>),
+        ("groups_that_wait_for_each_other_by_record_locks_start_again", groups_in_a_cycle::<Fcntl, 2>),
+        ("three_groups_that_wait_for_each_other_by_record_locks_start_again", groups_in_a_cycle::<Fcntl, 3>),
+        ("who_cannot_lock_is_told_of_changes", who_cannot_lock_is_told_of_changes),
         ("a_handle_from_before_a_fork_is_refused", a_handle_from_before_a_fork_is_refused),
         ("who_does_not_want_to_wait_need_not", who_does_not_want_to_wait_need_not),
         ("a_table_can_be_opened_for_reading_only", a_table_can_be_opened_for_reading_only),
@@ -387,6 +392,133 @@ fn in_a_group(
     drop(say);
     assert_eq!(rustix::io::read(&says, &mut [0; 1]), Ok(1));
     (child, Dialogue { says, answer })
+}
+
+/// Each process takes from one table and gives to the next, in a group of both; in the first round, all have taken before
+/// any gives.
+fn groups_in_a_cycle<L: LockMethod<PosixShm>, const TABLES: usize>() {
+    const ROUNDS: i32 = 100;
+    const START: i32 = 1000;
+    let names = [(); TABLES].map(|()| fresh::<PosixShm>());
+    let tables = names.each_ref().map(|name| TableOptions::new().create::<PosixShm, L>(name).unwrap());
+    tables.iter().for_each(|table| table.add(1, &[START]).unwrap());
+    let meeting = fresh::<PosixShm>();
+    let met = PosixShm::open(&meeting, Open::CreateNew { mode: 0o600 }).unwrap();
+    met.grow(4 * 2 * TABLES as u64).unwrap();
+    let process = |number: usize| {
+        let [from, to] = [number, (number + 1) % TABLES].map(|table| names[table].to_os_string());
+        let meeting = meeting.to_os_string();
+        let run = move || {
+            let [from, to] = [from, to].map(|name| TableOptions::new().open::<PosixShm, L>(name).unwrap());
+            let met = PosixShm::open(&meeting, Open::Existing).unwrap();
+            let word = |at: usize| met.memory().load(at).unwrap();
+            let add = |group: &mut Group<'_, PosixShm>, amount: i32| {
+                let old = group.find(1)?.expect("it is always there")[0];
+                group.replace(1, &[old + amount])
+            };
+            let mut refused = 0;
+            let mut round = 0;
+            while round < ROUNDS {
+                let moved = from.group(|from| {
+                    add(from, -1)?;
+                    met.memory().store(number, 1).unwrap();
+                    while (0..TABLES).any(|other| word(other) == 0) {
+                        std::thread::yield_now();
+                    }
+                    to.group(|to| add(to, 1))
+                });
+                match moved {
+                    Ok(()) => round += 1,
+                    Err(TableError::Lock(LockError::Deadlock)) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            met.memory().store(TABLES + number, refused).unwrap();
+            0
+        };
+        Fork.spawn(&[], run).expect("this process has one thread")
+    };
+    let children: Vec<_> = (0..TABLES).map(process).collect();
+    children.iter().for_each(ended_well);
+    for table in &tables {
+        assert_eq!((table.find(1).unwrap(), table.length().unwrap()), (Some(vec![START]), 1));
+    }
+    let refused: u32 = (0..TABLES).map(|number| met.memory().load(TABLES + number).unwrap()).sum();
+    assert!(refused > 0, "they never waited for each other");
+}
+
+/// Nothing keeps the writers out, but no mixture of states is taken for one.
+fn who_cannot_lock_is_told_of_changes() {
+    let name = fresh::<PosixShm>();
+    let table = ShmTable::create(&name).unwrap();
+    (0..50).for_each(|key| table.add(key, &vec![0; key as usize % 3]).unwrap());
+    let reading = open_read_only(&name).unwrap();
+    type Change = fn(&ShmTable) -> Result<(), TableError>;
+    let changes: [Change; 4] = [
+        |table| table.replace(1, &[5]),
+        |table| table.replace(2, &[5; 2]),
+        |table| table.add(100, &[]),
+        |table| table.group(|group| group.remove(100).map(drop)),
+    ];
+    for change in changes {
+        let told = |result: Result<(), TableError>| {
+            assert!(matches!(result, Err(TableError::Changed { .. })), "{result:?}");
+        };
+        told(reading.read_group(|group| {
+            group.find(1)?;
+            change(&table)?;
+            group.find(2).map(drop)
+        }));
+        let mut entries = reading.iter().unwrap();
+        entries.next().unwrap().unwrap();
+        change(&table).unwrap();
+        told(entries.next().unwrap().map(drop));
+        assert!(entries.next().is_none());
+        let mut seen = 0;
+        told(reading.fold((), |(), _, _| {
+            seen += 1;
+            if seen == 1 {
+                change(&table).unwrap();
+            }
+        }));
+        assert_eq!(seen, 1, "what may be of another state was shown");
+        // Again, and nobody interferes.
+        assert_eq!(reading.iter().unwrap().count(), reading.length().unwrap());
+    }
+    // Beside a writer all the time: whole groups, or nothing.
+    let child = start::<PosixShm, Futex>(&name, |table| {
+        (0..2000).try_for_each(|number: i32| {
+            table.group(|group| {
+                group.replace(1, &[number])?;
+                group.replace(2, &[-number])
+            })
+        })
+    });
+    let mut whole = 0;
+    while child.try_wait().unwrap().is_none() || whole == 0 {
+        let both = reading.read_group(|group| Ok((group.find(1)?, group.find(2)?)));
+        match both {
+            Ok((Some(one), Some(other))) => {
+                assert!(one[0] == -other[0] || (one[0], &other[..]) == (5, &[5; 2][..]), "{one:?} {other:?}");
+                whole += 1;
+            }
+            Err(TableError::Changed { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    ended_well(&child);
+    assert_eq!(held::kinds(&name), [""; 0]);
+    // A group that is not over: who does not want to wait need not.
+    table
+        .group(|group| {
+            group.add(200, &[])?;
+            let busy = reading.waiting(Wait::Try).iter().map(drop);
+            assert!(matches!(busy, Err(TableError::Lock(LockError::Busy))), "{busy:?}");
+            let late = reading.waiting(Wait::AtMost(Duration::from_millis(3))).iter_keys().map(drop);
+            assert!(matches!(late, Err(TableError::Lock(LockError::TimedOut))), "{late:?}");
+            Ok::<(), TableError>(())
+        })
+        .unwrap();
 }
 
 fn who_does_not_want_to_wait_need_not() {

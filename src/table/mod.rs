@@ -446,8 +446,37 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// `body` returns an error or panics, or the process dies in it, the table is as before.
     ///
     /// The write lock is held from the beginning to the end, so that reading first and writing then cannot
-    /// dead-lock two groups. Groups of *several* tables can; then one gets
-    /// [`LockError::Deadlock`](crate::lock::LockError::Deadlock) and starts again from the outermost group.
+    /// dead-lock two groups. Groups of *several* tables can, if not all users take them in the same order; then one gets
+    /// [`LockError::Deadlock`], what it has done is undone, and it starts again from the outermost group:
+    ///
+    /// ```
+    /// use manycore::lock::LockError;
+    /// # use manycore::{Heap, ShmTable, TableError, TableOptions};
+    /// # type Table = ShmTable<Heap>;
+    /// # let [here, there]: [Table; 2] =
+    /// #     [TableOptions::new().create_unique("doc-XXXXXX")?, TableOptions::new().create_unique("doc-XXXXXX")?];
+    /// # here.add(7, &[1])?;
+    /// fn move_over(here: &Table, there: &Table, key: i32) -> Result<bool, TableError> {
+    ///     loop {
+    ///         let moved = here.group(|here| {
+    ///             let Some(value) = here.find(key)? else { return Ok(false) };
+    ///             here.remove(key)?;
+    ///             there.group(|there| there.add(key, &value))?;
+    ///             Ok(true)
+    ///         });
+    ///         match moved {
+    ///             Err(TableError::Lock(LockError::Deadlock)) => {}
+    ///             result => return result,
+    ///         }
+    ///     }
+    /// }
+    /// assert!(move_over(&here, &there, 7)?);
+    /// # assert_eq!((here.find(7)?, there.find(7)?), (None, Some(vec![1])));
+    /// # Ok::<(), TableError>(())
+    /// ```
+    ///
+    /// Each table's group happens as a whole, the inner one first; the two are not one: a process that dies between the
+    /// ends of both has done the inner one only.
     ///
     /// # Errors
     /// What `body` returns; [`TableError`] if the lock is not granted or the group cannot be undone.

@@ -228,15 +228,20 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             }
             object.grow(u64::from(HEADER_WORDS) * 4)?;
         }
-        if is_other(&object, size, <L as LockMethod<B>>::PROTOCOL)? {
-            verify::<B, L>(&object, options)?;
-        }
+        // What a header says of a finished table does not change: no lock is needed to read it.
+        let is_finished = object.memory().load(AT_STATE as usize)? == STATE_READY;
+        let found = (is_finished || is_other(&object, size, <L as LockMethod<B>>::PROTOCOL)?)
+            && verify::<B, L>(&object, options)?;
+        object.intact()?;
         let method = L::attach(&object)?;
         let read_only = options.read_only && !may_create;
         let shared = Shared { object, method, generation: Generation::current(), read_only };
         let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
+        if found {
+            return Ok((table, Attached::Found));
+        }
+        // Somebody may be creating it.
         let reading = match table.lock(Mode::Read) {
-            // What a header says of a finished table does not change.
             Err(TableError::Lock(LockError::ReadOnly)) if read_only => None,
             guard => Some(guard?),
         };
