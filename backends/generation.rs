@@ -6,14 +6,14 @@
 //! load to compare, where `getpid` is a system call. A child made by a raw `clone` system call, which
 //! skips the handlers, is not noticed.
 //!
-//! A descriptor that stands for its process must not live on in a child: a [`PrivateFd`] is closed there at once.
+//! A descriptor that stands for its process must not live on in a child: a `PrivateFd` is closed there at once.
 //!
 //! # Safety
 //!
 //! One unsafe call registers a handler that does nothing but atomic operations and `close`, which are
 //! async-signal-safe and so allowed in the child of a multi-threaded process. The other is that `close`: the numbers it
 //! is given are those of descriptors that the child got from its parent, and that nobody in the child uses, because
-//! their only owner, a [`PrivateFd`], gives them to nobody in another generation.
+//! their only owner, a `PrivateFd`, gives them to nobody in another generation.
 
 #![allow(unsafe_code)]
 

@@ -421,8 +421,14 @@ mod held {
 mod cycle {
     use super::*;
 
-    /// Who waits, where, and what for.
-    static WAITING: global::Mutex<Vec<(ThreadId, Arc<Gate>, Option<Mode>)>> = global::Mutex::new(Vec::new());
+    /// Who waits, where, and what for (`None` to upgrade).
+    struct Waiter {
+        thread: ThreadId,
+        gate: Arc<Gate>,
+        mode: Option<Mode>,
+    }
+
+    static WAITING: global::Mutex<Vec<Waiter>> = global::Mutex::new(Vec::new());
 
     /// Notes that `me` waits at `gate`, if that is not `known` yet, and looks whether that closes a cycle.
     pub(super) fn look(
@@ -433,21 +439,19 @@ mod cycle {
     ) -> Result<(), LockError> {
         let mut waiting = global::lock(&WAITING);
         if !known {
-            waiting.push((me, Arc::clone(gate), mode));
+            waiting.push(Waiter { thread: me, gate: Arc::clone(gate), mode });
         }
         let mut known = vec![me];
         let mut next = 0;
         while let Some(thread) = known.get(next).copied() {
             next += 1;
-            let Some((_, gate, mode)) = waiting.iter().find(|(waiter, ..)| *waiter == thread) else {
-                continue;
-            };
-            let state = lock(&gate.state);
+            let Some(waiter) = waiting.iter().find(|waiter| waiter.thread == thread) else { continue };
+            let state = lock(&waiter.gate.state);
             if state.holders().any(|holder| holder == thread) && state.upgrading != Some(thread) {
                 // It got in, and has not said so yet.
                 continue;
             }
-            if mode.is_some_and(|mode| state.lets_in(thread, mode)) {
+            if waiter.mode.is_some_and(|mode| state.lets_in(thread, mode)) {
                 continue;
             }
             for holder in state.holders().filter(|holder| *holder != thread) {
@@ -463,7 +467,7 @@ mod cycle {
     }
 
     pub(super) fn end(me: ThreadId) {
-        global::lock(&WAITING).retain(|(waiter, ..)| *waiter != me);
+        global::lock(&WAITING).retain(|waiter| waiter.thread != me);
     }
 }
 

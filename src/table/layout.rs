@@ -25,7 +25,7 @@
 //! | 38 | keys | how many different |
 //! | 48 + c/32 | free classes | bit c mod 32 tells whether list c is not empty |
 //! | 64 + c | free list c | the first free block of size class c, or 0; c < 184 |
-//! | 256 .. 383 | - | 0; for lock methods that keep their words in the object |
+//! | 256 .. 383 | lock | the words of [`Futex`](manycore_backends::lock::futex), drawn there; 0 under another protocol |
 //! | 512 + l | leaf l | leaf l of the directory, for those that N buckets need; l < 512 |
 //! | others | - | 0 |
 //!

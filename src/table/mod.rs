@@ -40,7 +40,7 @@
 //! Threads may share a handle or its clones, and a process may open one table several times: the lock method excludes
 //! all users from each other. A handle carried into a forked child refuses to work, and so does a group; open the table anew there.
 //! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
-//! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
+//! [`LockError::LockedByCaller`], not a hang.
 
 mod bindings;
 mod blocks;

@@ -1,6 +1,6 @@
 //! The robust futex lock: lock words inside the object, and nothing else.
 //!
-//! * What the words mean and how they change is in [`word`]; that is the place to read first.
+//! * The words are drawn below; how they change is in `word.rs`, the place to read first.
 //! * Who holds what, in this process, is here: every thread that locks an object has a *slot* of it, a number
 //!   below 1023 by which the words name it, and remembers how it holds the object.
 //! * Who is alive is told by the kernel. While a thread has slot `s`, its process has a record lock on byte
@@ -10,10 +10,32 @@
 //!   The locks are those of an open file that nobody else uses, and that forked children close: they are not lost when
 //!   the process opens and closes the file by other means, as POSIX record locks are, and they do not live on in a
 //!   child.
-//! * Cycles of waiting threads are found by [`deadlock`].
+//! * Cycles of waiting threads are found by labels that run against the direction of waiting: `deadlock.rs`.
 //!
 //! An object of this process alone (`Heap`) has no file; there, threads that end give their slots back, and that is all
 //! that can die.
+//!
+//! # The words
+//!
+//! All places are counted from the start of the [`AREA`].
+//!
+//! | word | name | contents |
+//! |---|---|---|
+//! | 0 | lock | see below; 0 if nobody writes, or waits to |
+//! | 1 | rows | how many rows of readers are in use; only rises |
+//! | 2, 3 | writer's label | for finding deadlocks: what the waiting writer passes on |
+//! | 4, 5 | readers' label | the same of the waiting readers |
+//! | 16 ... 47 | readers | one bit for each slot: bit `s % 32` of row `s / 32` is set while slot `s` reads |
+//!
+//! The rest of the area is 0 and free.
+//!
+//! | bits of the lock word | name | meaning |
+//! |---|---|---|
+//! | 0-9 | writer | 0, or 1 + the slot that writes, or that keeps new readers out until those inside are gone |
+//! | 10-19 | turn | 0, or 1 + the slot that has waited for long: no other writer comes before it |
+//! | 20 | draining | the writer sleeps until readers are gone: who stops reading wakes it |
+//! | 21 | sleepers | somebody sleeps until the writer is gone: the writer wakes one |
+//! | 22-31 | | 0 |
 //!
 //! # Waiting
 //!

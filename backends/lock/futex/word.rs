@@ -1,26 +1,6 @@
 //! The state machine of the futex lock: what the words in the object mean, and how they change.
 //!
-//! # The words
-//!
-//! All places are counted from the start of the [lock area](super::AREA).
-//!
-//! | word | name | contents |
-//! |---|---|---|
-//! | 0 | lock | see below; 0 if nobody writes, or waits to |
-//! | 1 | rows | how many rows of readers are in use; only rises |
-//! | 2, 3 | writer's label | for finding [deadlocks](super::deadlock): what the waiting writer passes on |
-//! | 4, 5 | readers' label | the same of the waiting readers |
-//! | 16 ... 47 | readers | one bit for each slot: bit `s % 32` of row `s / 32` is set while slot `s` reads |
-//!
-//! The rest of the area is 0 and free.
-//!
-//! | bits of the lock word | name | meaning |
-//! |---|---|---|
-//! | 0-9 | writer | 0, or 1 + the slot that writes, or that keeps new readers out until those inside are gone |
-//! | 10-19 | turn | 0, or 1 + the slot that has waited for long: no other writer comes before it |
-//! | 20 | draining | the writer sleeps until readers are gone: who stops reading wakes it |
-//! | 21 | sleepers | somebody sleeps until the writer is gone: the writer wakes one |
-//! | 22-31 | | 0 |
+//! The words, and the bits of the lock word, are drawn on the page of [`futex`](super).
 //!
 //! # How it moves
 //!
@@ -31,7 +11,7 @@
 //! * Leaving is one store each: the lock word, or the bit.
 //!
 //! So each word says at each moment who is inside, and each mark in it belongs to one slot. Whatever instruction a
-//! process dies at, its marks are those of a slot that is known to be dead, and [`forget`] takes them away: there is no
+//! process dies at, its marks are those of a slot that is known to be dead, and [`forget`](Place::forget) takes them away: there is no
 //! count that could be wrong by one.
 //!
 //! * **Fairness.** New readers stay out as soon as a writer has the lock word, so readers cannot keep writers out.
