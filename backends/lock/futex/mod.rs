@@ -193,6 +193,8 @@ struct Shared {
     liveness: Option<PrivateFd>,
     /// The slots of this process. `None` when the last handle is gone.
     slots: Mutex<Option<Slots>>,
+    /// Whose turn kept somebody out, and since when.
+    turn_met: Mutex<Option<(Slot, Instant)>>,
 }
 
 impl fmt::Debug for Shared {
@@ -320,6 +322,7 @@ impl<B: LockWords> LockMethod<B> for Futex {
                     words: object.again()?,
                     liveness,
                     slots: Mutex::new(Some(Slots(Vec::new()))),
+                    turn_met: Mutex::new(None),
                 });
                 place.insert(Open { shared, handles: 0 })
             }
@@ -538,6 +541,27 @@ impl Shared {
         Ok(true)
     }
 
+    /// Takes the slot's turn away, if somebody of this process who did not want to wait has met it before, long enough ago:
+    /// those who only try, again and again, are not kept out for ever by somebody who is stopped.
+    fn lapse(&self, slot: Slot) -> bool {
+        let now = Instant::now();
+        let mut met = lock(&self.turn_met);
+        match *met {
+            Some((known, since)) if known == slot => {
+                let lapses = now.saturating_duration_since(since) >= STEPS[1];
+                if lapses {
+                    *met = None;
+                    Place { words: &*self.words, slot }.give_back_turn();
+                }
+                lapses
+            }
+            _ => {
+                *met = Some((slot, now));
+                false
+            }
+        }
+    }
+
     /// Gives all slots back.
     fn retire(&self) {
         let slots = lock(&self.slots).take();
@@ -576,8 +600,7 @@ impl<'a> Waiter<'a> {
     fn bury(&self, blocker: Blocker) -> Result<bool, LockError> {
         match blocker {
             Blocker::Writer(slot) => self.shared.is_dead(slot),
-            // It lapses by itself.
-            Blocker::Turn(_) => Ok(false),
+            Blocker::Turn(slot) => Ok(self.shared.is_dead(slot)? || self.shared.lapse(slot)),
             Blocker::Readers { row, bits } => {
                 let slots = (0..32).filter(|bit| bits & 1 << bit != 0).map(|bit| row * 32 + bit);
                 slots

@@ -328,7 +328,8 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
         }
     }
 
-    fn give_back_turn(&self) {
+    /// Takes this slot's turn away, if it has it.
+    pub(super) fn give_back_turn(&self) {
         self.update(|word| (word.turn() == Some(self.slot)).then(|| word.without_turn()));
     }
 

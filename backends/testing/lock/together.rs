@@ -58,6 +58,7 @@ pub fn of_threads_of_processes<B: Subject, L: LockMethod<B>>() -> Vec<TestCase> 
         ("a_cycle_of_two_threads_and_a_process_is_a_deadlock", a_cycle_is_a_deadlock::<B, L, 2, 1>),
         ("a_cycle_with_readers_is_a_deadlock", a_cycle_with_readers_is_a_deadlock::<B, L>),
         ("busy_processes_starve_nobody", busy_processes_starve_nobody::<B, L>),
+        ("who_has_waited_for_long_and_vanishes_keeps_nobody_out", a_vanished_claim_keeps_nobody_out::<B, L>),
     ]
 }
 
@@ -459,6 +460,37 @@ fn who_is_stopped_keeps_the_lock<B: Subject, L: LockMethod<B>>() {
         waiting.signal(SIGCONT);
         assert_eq!(waiting.answer(), OK);
         waiting.unlock(0);
+    }
+}
+
+/// Laws 5 and 11: somebody has waited so long that the lock is kept for him, and does not come.
+fn a_vanished_claim_keeps_nobody_out<B: Subject, L: LockMethod<B>>() {
+    const SIGSTOP: i32 = 19;
+    for stopped in [false, true] {
+        for mode in [Mode::Read, Mode::Write] {
+            let (name, object, method) = object::<B, L>();
+            let [holder, waiting] = agents::<B, L, 2>(PROCESS, &[&name]);
+            holder.write(0);
+            waiting.tell(Order::Lock(mode, Wait::Forever), 0);
+            waiting.wait_until_asleep();
+            // So long that it has slept more than once.
+            let beside = Agent::start::<B, L>(Home::Process, &[&name]);
+            assert_eq!(beside.ask(Order::Lock(mode, Wait::AtMost(Duration::from_millis(40))), 0), TIMED_OUT);
+            if stopped {
+                waiting.signal(SIGSTOP);
+            } else {
+                waiting.kill();
+            }
+            holder.unlock(0);
+            // Those who never wait come in, too: at once, if the other is dead.
+            while !living_can_write(&method, &object) {
+                assert!(stopped, "the dead keep a lock");
+                std::thread::yield_now();
+            }
+            if stopped {
+                waiting.kill();
+            }
+        }
     }
 }
 
