@@ -69,14 +69,18 @@ impl<B: ShmBackend> View<'_, B> {
         })
     }
 
+    /// Says that the bucket of `key` will be looked at soon.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, key: i32) {
+        if let Ok(bucket) = self.head().and_then(|head| self.place_of_key(&head, key)) {
+            self.memory().prefetch(bucket as usize);
+        }
+    }
+
     /// Looks up a batch of keys, each with its bucket on the way already.
     fn many(&self, keys: &[i32], mut visit: impl FnMut(i32) -> Result<()>) -> Result<()> {
         for batch in keys.chunks(BATCH) {
-            for key in batch {
-                if let Ok(bucket) = self.head().and_then(|head| self.place_of_key(&head, *key)) {
-                    self.memory().prefetch(bucket as usize);
-                }
-            }
+            batch.iter().for_each(|key| self.prefetch(*key));
             batch.iter().try_for_each(|key| visit(*key))?;
         }
         Ok(())

@@ -249,7 +249,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]. As all
     /// changes also [`TableError::Lock`], [`TableError::ReadOnly`] and [`TableError::Corrupt`].
     pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| transaction.bind(key, bytemuck::cast_slice(value)))
+        self.write(key, |transaction| transaction.bind(key, bytemuck::cast_slice(value)))
     }
 
     /// The newest binding of the key.
@@ -306,7 +306,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// As all changes: [`TableError::Lock`], [`TableError::ReadOnly`], [`TableError::Corrupt`];
     /// [`TableError::Shm`] if there is no room for the journal.
     pub fn remove(&self, key: i32) -> Result<bool> {
-        self.write(|transaction| transaction.remove(key))
+        self.write(key, |transaction| transaction.remove(key))
     }
 
     /// Replaces the newest binding of the key, or adds one if there is none. Hidden bindings stay.
@@ -314,7 +314,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// # Errors
     /// As [`add`](ShmTable::add).
     pub fn replace(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(|transaction| transaction.replace(key, bytemuck::cast_slice(value)))
+        self.write(key, |transaction| transaction.replace(key, bytemuck::cast_slice(value)))
     }
 
     /// Computes the newest binding of the key from what it was, in one step: nobody can come in between. `change` is
@@ -336,7 +336,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Result<()> {
-        self.write(|transaction| transaction.update(key, change))
+        self.write(key, |transaction| transaction.update(key, change))
     }
 
     /// Removes all bindings. It takes the same time however many there are; the object keeps its size.
@@ -522,9 +522,13 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         view.believe(body(&view))
     }
 
-    /// Runs one writing operation, on one key, as a transaction of its own.
+    /// Runs one writing operation, on `key`, as a transaction of its own.
+    ///
+    /// What it is going to change is on its way from memory while the lock is taken: behind a lock, a processor begins
+    /// nothing before the lock is there.
     #[inline(always)]
-    fn write<'t, T>(&'t self, body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>) -> Result<T> {
+    fn write<'t, T>(&'t self, key: i32, body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>) -> Result<T> {
+        View::glance(&self.shared.object).prefetch(key);
         self.transact(Scope::Bucket, body)
     }
 
