@@ -12,7 +12,9 @@ use accounting::Contents;
 use manycore::lock::Protocol;
 use manycore::shm::ShmError;
 use manycore::table::{Announced, Answer, Step};
-use manycore::{Fcntl, File, Heap, LockMethod, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore::{
+    Fcntl, File, Futex, Heap, LockMethod, NoLock, PosixShm, ShmBackend, ShmTable, TableError, TableOptions,
+};
 use manycore_backends::testing::faulty::{Fault, Faulty, FaultyLock, plan};
 use manycore_backends::testing::recorder::snapshot;
 use manycore_backends::testing::run_tests;
@@ -29,12 +31,20 @@ fn main() {
             a_failing_call_changes_nothing::<File, FaultyLock<Faulty<File>, Fcntl>, Fcntl>,
         ),
         (
+            "a_failing_call_changes_nothing_in_shared_memory",
+            a_failing_call_changes_nothing::<PosixShm, FaultyLock<Faulty<PosixShm>, Futex>, Futex>,
+        ),
+        (
             "a_failing_creation_leaves_nothing_in_the_heap",
             a_failing_creation_leaves_nothing::<Heap, NoLock, NoLock>,
         ),
         (
             "a_failing_creation_leaves_nothing_in_a_file",
             a_failing_creation_leaves_nothing::<File, FaultyLock<Faulty<File>, Fcntl>, Fcntl>,
+        ),
+        (
+            "a_failing_creation_leaves_nothing_in_shared_memory",
+            a_failing_creation_leaves_nothing::<PosixShm, FaultyLock<Faulty<PosixShm>, Futex>, Futex>,
         ),
         ("a_change_in_place_that_fails_is_undone", a_change_in_place_that_fails_is_undone),
     ]);

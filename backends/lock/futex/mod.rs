@@ -41,7 +41,7 @@
 //!
 //! | when | a waiter |
 //! |---|---|
-//! | at once | spins for about a microsecond |
+//! | at once | spins for some microseconds |
 //! | then | sleeps, until it is woken |
 //! | 1 ms after that began, and then every 10 ms, however often it was woken | asks whether those who keep it out are alive; looks for deadlocks; takes the turn |
 //!
