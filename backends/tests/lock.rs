@@ -6,13 +6,14 @@ use std::ffi::OsStr;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use manycore_backends::lock::futex::AREA;
 use manycore_backends::lock::{Guard, LockError, LockMethod, Mode, Protocol, Wait};
 use manycore_backends::shm::{Memory, Open};
 use manycore_backends::spawn::{Child, Exit};
 use manycore_backends::testing::lock::{
     all, closing_the_file_does_not_release, of_cycles, of_threads, of_threads_of_processes,
 };
-use manycore_backends::testing::shm::Fresh;
+use manycore_backends::testing::shm::{Fresh, Subject};
 use manycore_backends::testing::{TestCase, run_tests};
 use manycore_backends::{Fcntl, File, Fork, Futex, Heap, NoLock, Ofd, PosixShm, ShmBackend, Spawner};
 
@@ -22,6 +23,8 @@ fn main() {
         ("futex_notices_a_death_beside_those_who_come_and_go", futex_notices_a_death_beside_others),
         ("futex_lets_those_in_who_never_sleep_when_a_holder_died", futex_lets_in_who_never_sleeps),
         ("futex_keeps_nobody_out_who_is_woken_too_late_each_time", futex_is_fair_between_processes),
+        ("whatever_lock_words_contain_nobody_hangs", scribbled::<Heap>),
+        ("whatever_shared_lock_words_contain_nobody_hangs", scribbled::<PosixShm>),
         ("nobody_waits_for_a_reader_who_is_about_to_come_in", about_to_come_in::<Fcntl>),
         ("nobody_waits_for_a_futex_reader_who_is_about_to_come_in", about_to_come_in::<Futex>),
     ];
@@ -160,6 +163,37 @@ fn futex_is_fair_between_processes() {
     }
     kill(&worker);
     assert!(overtaken < 5000, "{overtaken}");
+}
+
+/// Somebody wrote anything into the words by which an object is locked. All that they name are dead, or this thread.
+fn scribbled<B: Subject>()
+where
+    Futex: LockMethod<B>,
+{
+    let name = Fresh::<B>::name();
+    let object = B::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+    object.grow(4096).unwrap();
+    let method = <Futex as LockMethod<B>>::attach(&object).unwrap();
+    let lock = |mode, wait| Guard::lock(&method, &object, mode, wait).unwrap();
+    let mut random = 1u32;
+    for round in 0..60 {
+        // From few bits to all of them.
+        for at in AREA {
+            let mut word = u32::MAX;
+            for _ in 0..round % 6 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                word &= random ^ random >> 16;
+            }
+            object.memory().store(at, word).unwrap();
+        }
+        for _ in 0..2 {
+            drop(lock(Mode::Write, Wait::Forever));
+            let mut guard = lock(Mode::Read, Wait::Try);
+            guard.upgrade(Wait::Forever).unwrap();
+            guard.downgrade().unwrap();
+        }
+        assert_eq!(object.memory().load(AREA.start), Ok(0));
+    }
 }
 
 /// Law 7. Two wait to read; of these the first that comes in asks for what the other has, which is about to come in, too,

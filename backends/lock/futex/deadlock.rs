@@ -25,8 +25,9 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::slots::Shared;
 use super::word::{Blocker, READERS_LABEL, WRITER_LABEL};
-use super::{Held, LockWords, SEATS, Shared};
+use super::{Held, LockWords, SEATS};
 use crate::lock::LockError;
 use crate::sync::global::Arc;
 

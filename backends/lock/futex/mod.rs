@@ -62,25 +62,24 @@
 mod deadlock;
 #[cfg(all(test, loom))]
 mod models;
+mod slots;
+mod waiter;
 mod word;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use rustix::fs::{Mode as FileMode, OFlags};
-
-use self::deadlock::Probe;
-use self::word::{Begun, Blocker, Patience, Place};
-use super::record::{self, Kind};
+use self::slots::{Shared, Slot};
+use self::waiter::Waiter;
+use self::word::{Begun, Place};
 use super::{LockError, LockMethod, Mode, Protocol, Wait};
-use crate::generation::{Generation, PrivateFd};
-use crate::sync::global::{Arc, AtomicU64, Mutex, Ordering, Weak, lock};
+use crate::generation::Generation;
+use crate::sync::global::{Arc, Mutex, Weak, lock};
 
 /// The words of an object that belong to [`Futex`]: nobody else may use them, and they must be 0 in a new object.
 pub const AREA: Range<usize> = 256..384;
@@ -88,15 +87,6 @@ pub const AREA: Range<usize> = 256..384;
 /// How many slots an object has: so many threads, of all processes together, can have locked it before they end or
 /// close it.
 pub const SLOTS: u32 = 1023;
-
-/// The byte of the object's file that stands for slot 0.
-const FIRST_BYTE: i64 = 1 << 46;
-
-/// How often a waiter looks before it sleeps; it pauses twice as long from one look to the next. (Looking all the time
-/// takes the cache line away from those who could make progress: half as fast, measured with two processes.)
-const SPINS: u32 = 7;
-/// From the beginning of the wait until a waiter looks around for the first time, and from one time to the next.
-const STEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
 /// A backend whose objects [`Futex`] can lock. Implement it for a backend of your own: if several processes can share its
 /// objects, all descriptors of one object must be the same file.
@@ -151,25 +141,6 @@ pub trait LockWords: FutexLockable + Send + Sync + 'static {
     fn again(&self) -> Result<Box<dyn LockWords>, LockError>;
 }
 
-/// A number below [`SLOTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot(u32);
-
-impl Slot {
-    fn new(number: u32) -> Option<Slot> {
-        (number < SLOTS).then_some(Slot(number))
-    }
-
-    #[inline(always)]
-    fn number(self) -> u32 {
-        self.0
-    }
-
-    fn byte(self) -> i64 {
-        FIRST_BYTE + i64::from(self.0)
-    }
-}
-
 /// Locks by words in the object: without a system call when nobody waits, robust against the death of any user at any
 /// moment. See the [module page](self).
 ///
@@ -182,47 +153,8 @@ pub struct Futex {
     shared: Option<Arc<Shared>>,
 }
 
-/// What all handles of an object in this process share.
-struct Shared {
-    /// Unlike every other of this process.
-    id: u64,
-    identity: (u64, u64),
-    generation: Generation,
-    words: Box<dyn LockWords>,
-    /// What has the bytes of this process's slots. `None` if the object belongs to this process alone.
-    liveness: Option<PrivateFd>,
-    /// The slots of this process. `None` when the last handle is gone.
-    slots: Mutex<Option<Slots>>,
-    /// Whose turn kept somebody out, and since when.
-    turn_met: Mutex<Option<(Slot, Instant)>>,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// A set of slots.
-struct Slots(Vec<bool>);
-
-impl Slots {
-    fn contains(&self, slot: Slot) -> bool {
-        self.0.get(slot.number() as usize).is_some_and(|taken| *taken)
-    }
-
-    fn set(&mut self, slot: Slot, taken: bool) {
-        let number = slot.number() as usize;
-        if self.0.len() <= number {
-            self.0.resize(number + 1, false);
-        }
-        self.0[number] = taken;
-    }
-}
-
 /// The objects that are open.
 static OBJECTS: Mutex<BTreeMap<(u64, u64), Open>> = Mutex::new(BTreeMap::new());
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 struct Open {
     shared: Arc<Shared>,
@@ -264,20 +196,6 @@ thread_local! {
     static SEATS: RefCell<Seats> = const { RefCell::new(Seats(Vec::new())) };
 }
 
-/// Opens the same file once more, for its locks. Where that is not allowed (the file belongs to somebody else by now), or
-/// `/proc` is not there, a copy of the descriptor must do: then a child that is forked without closing it keeps its
-/// parent alive, as far as others can tell, until it ends or runs another program.
-fn open_again(fd: BorrowedFd<'_>) -> Result<PrivateFd, LockError> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, FileMode::empty()) {
-        Ok(fd) => Ok(PrivateFd::new(fd)),
-        Err(_) => match fd.try_clone_to_owned() {
-            Ok(fd) => Ok(PrivateFd::new(fd)),
-            Err(source) => Err(LockError::Io { op: "copying the object's descriptor", source }),
-        },
-    }
-}
-
 /// The seat of the calling thread, if it has one.
 #[inline(always)]
 fn with_seat<T>(shared: &Shared, body: impl FnOnce(&mut Seat) -> T) -> Result<Option<T>, LockError> {
@@ -314,16 +232,7 @@ impl<B: LockWords> LockMethod<B> for Futex {
         let open = match objects.entry(identity) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(place) => {
-                let liveness = object.liveness()?.map(open_again).transpose()?;
-                let shared = Arc::new(Shared {
-                    id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                    identity,
-                    generation,
-                    words: object.again()?,
-                    liveness,
-                    slots: Mutex::new(Some(Slots(Vec::new()))),
-                    turn_met: Mutex::new(None),
-                });
+                let shared = Arc::new(Shared::new(object, generation)?);
                 place.insert(Open { shared, handles: 0 })
             }
         };
@@ -478,194 +387,5 @@ impl Shared {
             }
         };
         with_seat(self, |seat| seat.held = held).map(drop)
-    }
-
-    fn liveness(&self) -> Result<Option<BorrowedFd<'_>>, LockError> {
-        match &self.liveness {
-            None => Ok(None),
-            Some(fd) => fd.get().map(Some).ok_or(LockError::Forked),
-        }
-    }
-
-    /// Takes a slot that nobody has, and makes it as new.
-    fn take_slot(&self) -> Result<Slot, LockError> {
-        let mut slots = lock(&self.slots);
-        let Some(slots) = slots.as_mut() else { return Err(LockError::NotHeld) };
-        let fd = self.liveness()?;
-        for slot in (0..SLOTS).map(Slot).filter(|slot| !slots.contains(*slot)) {
-            match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
-                Ok(()) => {}
-                Err(LockError::Busy) => continue,
-                Err(error) => return Err(error),
-            }
-            let place = Place { words: &*self.words, slot };
-            place.forget();
-            place.reach();
-            slots.set(slot, true);
-            return Ok(slot);
-        }
-        Err(LockError::TooManyUsers { max: SLOTS })
-    }
-
-    fn give_slot_back(&self, slot: Slot) {
-        if !self.generation.is_current() {
-            return;
-        }
-        if let Some(slots) = lock(&self.slots).as_mut() {
-            slots.set(slot, false);
-            if let Ok(Some(fd)) = self.liveness() {
-                // It cannot fail: there is less to remember.
-                let _ = record::set_byte(fd, slot.byte(), Kind::None);
-            }
-        }
-    }
-
-    /// Whether nobody has this slot; if so, what its last owner left is taken away.
-    fn is_dead(&self, slot: Slot) -> Result<bool, LockError> {
-        let slots = lock(&self.slots);
-        let Some(slots) = slots.as_ref() else { return Ok(false) };
-        // The system would give its byte to any thread of this process.
-        if slots.contains(slot) {
-            return Ok(false);
-        }
-        let fd = self.liveness()?;
-        match fd.map_or(Ok(()), |fd| record::set_byte(fd, slot.byte(), Kind::Write)) {
-            Ok(()) => {}
-            Err(LockError::Busy) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        Place { words: &*self.words, slot }.forget();
-        if let Some(fd) = fd {
-            let _ = record::set_byte(fd, slot.byte(), Kind::None);
-        }
-        Ok(true)
-    }
-
-    /// Takes the slot's turn away, if somebody of this process who did not want to wait has met it before, long enough ago:
-    /// those who only try, again and again, are not kept out for ever by somebody who is stopped.
-    fn lapse(&self, slot: Slot) -> bool {
-        let now = Instant::now();
-        let mut met = lock(&self.turn_met);
-        match *met {
-            Some((known, since)) if known == slot => {
-                let lapses = now.saturating_duration_since(since) >= STEPS[1];
-                if lapses {
-                    *met = None;
-                    Place { words: &*self.words, slot }.give_back_turn();
-                }
-                lapses
-            }
-            _ => {
-                *met = Some((slot, now));
-                false
-            }
-        }
-    }
-
-    /// Gives all slots back.
-    fn retire(&self) {
-        let slots = lock(&self.slots).take();
-        let (Some(slots), Ok(Some(fd))) = (slots, self.liveness()) else { return };
-        for number in (0..).zip(&slots.0).filter(|(_, taken)| **taken).map(|(number, _)| number) {
-            let _ = record::set_byte(fd, Slot(number).byte(), Kind::None);
-        }
-    }
-}
-
-/// A thread that waits for an object.
-struct Waiter<'a> {
-    shared: &'a Shared,
-    wait: Wait,
-    deadline: Option<Instant>,
-    spins: u32,
-    /// How often it has looked around.
-    steps: u32,
-    /// When it does so next. Wakes do not put that off: it may be woken again and again by those who come and go.
-    due: Option<Instant>,
-    /// Whose turn keeps it out, and since when.
-    turn: Option<(Slot, Instant)>,
-    probe: Option<Probe>,
-}
-
-impl<'a> Waiter<'a> {
-    fn new(shared: &'a Shared, wait: Wait) -> Waiter<'a> {
-        let deadline = match wait {
-            Wait::AtMost(limit) => Instant::now().checked_add(limit),
-            Wait::Forever | Wait::Try => None,
-        };
-        Waiter { shared, wait, deadline, spins: 0, steps: 0, due: None, turn: None, probe: None }
-    }
-
-    /// Whether any of those is dead.
-    fn bury(&self, blocker: Blocker) -> Result<bool, LockError> {
-        match blocker {
-            Blocker::Writer(slot) => self.shared.is_dead(slot),
-            Blocker::Turn(slot) => Ok(self.shared.is_dead(slot)? || self.shared.lapse(slot)),
-            Blocker::Readers { row, bits } => {
-                let slots = (0..32).filter(|bit| bits & 1 << bit != 0).map(|bit| row * 32 + bit);
-                slots
-                    .filter_map(Slot::new)
-                    .try_fold(false, |dead, slot| Ok(dead | self.shared.is_dead(slot)?))
-            }
-        }
-    }
-}
-
-impl Patience for Waiter<'_> {
-    fn spin(&mut self) -> bool {
-        self.spins += 1;
-        if self.wait == Wait::Try || self.spins > SPINS {
-            return false;
-        }
-        for _ in 0..1 << self.spins {
-            std::hint::spin_loop();
-        }
-        true
-    }
-
-    fn sleep(&mut self, blocker: Blocker) -> Result<Option<Duration>, LockError> {
-        self.spins = 0;
-        let now = Instant::now();
-        let remaining = match (self.wait, self.deadline) {
-            (Wait::Try, _) => Duration::ZERO,
-            (_, Some(deadline)) => deadline.saturating_duration_since(now),
-            (_, None) => Duration::MAX,
-        };
-        if remaining == Duration::ZERO {
-            return match self.wait {
-                // Also those who never sleep get what the dead have left.
-                _ if self.bury(blocker)? => Ok(None),
-                Wait::Try => Err(LockError::Busy),
-                _ => Err(LockError::TimedOut),
-            };
-        }
-        self.turn = match (blocker, self.turn) {
-            (Blocker::Turn(slot), Some((known, since))) if known == slot => Some((slot, since)),
-            (Blocker::Turn(slot), _) => Some((slot, now)),
-            _ => None,
-        };
-        let due = *self.due.get_or_insert(now + STEPS[self.steps.min(1) as usize]);
-        Ok(Some(due.saturating_duration_since(now).min(remaining)))
-    }
-
-    fn slept(&mut self, blocker: Blocker, _woken: bool) -> Result<bool, LockError> {
-        let now = Instant::now();
-        if self.due.is_some_and(|due| due <= now) {
-            self.due = None;
-            self.steps = self.steps.saturating_add(1);
-            if !self.bury(blocker)? {
-                self.probe.get_or_insert_with(Probe::new).step(self.shared, blocker)?;
-            }
-        }
-        Ok(self.turn.is_some_and(|(_, since)| now.saturating_duration_since(since) >= STEPS[1]))
-    }
-
-    fn may_take_turn(&self) -> bool {
-        // Where the word changes all the time one may not even come to sleep.
-        self.steps > 0 || self.due.is_some_and(|due| due <= Instant::now())
-    }
-
-    fn is_dead(&mut self, slot: Slot) -> Result<bool, LockError> {
-        self.shared.is_dead(slot)
     }
 }

@@ -6,7 +6,8 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::word::{LOCK, ROWS};
+use super::slots::Slot;
+use super::word::{Begun, Blocker, LOCK, Patience, Place, ROWS};
 use super::*;
 use crate::sync::thread;
 use crate::sync::{Condvar, Mutex};

@@ -25,7 +25,8 @@
 
 use std::time::Duration;
 
-use super::{LockWords, Slot};
+use super::LockWords;
+use super::slots::Slot;
 use crate::lock::LockError;
 
 pub(super) const LOCK: usize = 0;
