@@ -64,25 +64,29 @@ fn open(name: &OsStr) -> (PosixShm, Futex) {
 const DONE: usize = 0;
 
 /// A new object, and what `others` do with it in processes of their own, until they are killed. Each is begun when the
-/// one before has stopped running for the first time: it is in, or sleeps.
+/// one before sleeps, for ever or again and again.
 fn beside<const N: usize>(
     others: [fn(&PosixShm, &Futex); N],
 ) -> (Fresh<PosixShm>, PosixShm, Futex, [impl Child; N]) {
     let name = Fresh::<PosixShm>::name();
     PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap().grow(4096).unwrap();
     let children = others.map(|other| {
-        let name = name.to_os_string();
-        let run = move || {
-            let (object, method) = open(&name);
-            other(&object, &method);
-            0
-        };
-        let child = Fork.spawn(&[], run).unwrap();
+        let child = begin(&name, other);
         wait_until_asleep(&child);
         child
     });
     let (object, method) = open(&name);
     (name, object, method, children)
+}
+
+fn begin(name: &OsStr, act: fn(&PosixShm, &Futex)) -> impl Child + use<> {
+    let name = name.to_owned();
+    let run = move || {
+        let (object, method) = open(&name);
+        act(&object, &method);
+        0
+    };
+    Fork.spawn(&[], run).unwrap()
 }
 
 fn wait_until_asleep(child: &impl Child) {
@@ -138,7 +142,6 @@ fn futex_lets_in_who_never_sleeps() {
 /// sleeps for long, and yet waits for long. It may be overtaken some times, but not by the thousand.
 fn futex_is_fair_between_processes() {
     let work = |object: &PosixShm, method: &Futex| {
-        std::thread::sleep(Duration::from_millis(1));
         loop {
             let _guard = Guard::lock(method, object, Mode::Write, Wait::Forever).unwrap();
             let start = Instant::now();
@@ -148,7 +151,8 @@ fn futex_is_fair_between_processes() {
             object.memory().store(DONE, object.memory().load(DONE).unwrap() + 1).unwrap();
         }
     };
-    let (_name, object, method, [worker]) = beside([work]);
+    let (name, object, method, []) = beside([]);
+    let worker = begin(&name, work);
     let done = || object.memory().load(DONE).unwrap();
     let mut overtaken = 0;
     for mode in [Mode::Read, Mode::Write].repeat(25) {
