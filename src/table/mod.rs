@@ -40,7 +40,7 @@
 //! Threads may share a handle or its clones, and a process may open one table several times: the lock method excludes
 //! all users from each other. A handle carried into a forked child refuses to work, and so does a group; open the table anew there.
 //! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
-//! [`LockError::LockedByCaller`], not a hang.
+//! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
 
 mod bindings;
 mod blocks;
@@ -54,6 +54,7 @@ mod inspect;
 mod iter;
 mod journal;
 mod layout;
+mod locking;
 mod lookup;
 mod open;
 mod salvage;
@@ -62,15 +63,13 @@ mod view;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use manycore_backends::generation::Generation;
-use manycore_backends::lock::{Guard, LockError, Mode, Wait};
-use manycore_backends::shm::{Memory, ShmError, Window};
+use manycore_backends::lock::Wait;
 use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use error::{Result, Work};
-use journal::{Scope, Transaction, is_odd};
+use journal::{Scope, Transaction};
 use layout::*;
 use view::View;
 
@@ -82,6 +81,7 @@ pub(crate) use index::Verdict;
 pub use inspect::{Raw, Stat};
 pub use iter::{Entry, Iter, Keys};
 pub use layout::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_MAX};
+pub use locking::ReadLock;
 pub use open::TableOptions;
 pub use salvage::Salvaged;
 pub(crate) use typed::Failure;
@@ -133,13 +133,6 @@ pub struct ShmTable<B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
     shared: Arc<Shared<B, L>>,
     wait: Wait,
 }
-
-/// What keeps a table from being changed while it is read: its read lock; nothing, if the handle only reads and the lock
-/// method cannot lock without writing. Then changes are noticed: [`TableError::Changed`].
-#[derive(Debug)]
-pub struct ReadLock<'a, B: ShmBackend, L: LockMethod<B>>(
-    #[allow(dead_code, reason = "held")] Option<Guard<'a, B, L>>,
-);
 
 /// What all clones of a handle share.
 #[derive(Debug)]
@@ -447,7 +440,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// The write lock is held from the beginning to the end, so that reading first and writing then cannot
     /// dead-lock two groups. Groups of *several* tables can, if not all users take them in the same order; then one gets
-    /// [`LockError::Deadlock`], what it has done is undone, and it starts again from the outermost group:
+    /// [`LockError::Deadlock`](crate::lock::LockError::Deadlock), what it has done is undone, and it starts again from the outermost group:
     ///
     /// ```
     /// use manycore::lock::LockError;
@@ -541,89 +534,6 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ) -> Result<T> {
         let _guard = self.lock_for_writing()?;
         Transaction::new(&self.shared.object, self.shared.generation, scope).run(body)
-    }
-
-    fn begin_read(&self) -> Result<(ReadLock<'_, B, L>, View<'_, B>)> {
-        let mut guard = match self.lock(Mode::Read) {
-            Err(TableError::Lock(LockError::ReadOnly)) if self.shared.read_only => {
-                return Ok((ReadLock(None), self.watch()?));
-            }
-            guard => guard?,
-        };
-        loop {
-            let view = View::new(&self.shared.object)?;
-            if !is_odd(view.load(AT_TRANSACTION)?) {
-                return Ok((ReadLock(Some(guard)), view));
-            }
-            // A writer died. Undo what it left, as a writer, and look again.
-            drop(guard);
-            if self.shared.read_only {
-                return Err(self.interrupted());
-            }
-            let mut writing = self.lock_for_writing()?;
-            Transaction::new(&self.shared.object, self.shared.generation, Scope::Table).run(|_| Ok(()))?;
-            writing.downgrade()?;
-            guard = writing;
-        }
-    }
-
-    fn interrupted(&self) -> TableError {
-        TableError::Interrupted { name: self.name().to_owned() }
-    }
-
-    /// Looks at a state that is not half changed, without a lock.
-    #[cold]
-    fn watch(&self) -> Result<View<'_, B>> {
-        /// After so long, who is at work counts as dead for those who would wait for ever.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        const PAUSE: Duration = Duration::from_millis(1);
-        let shared = &*self.shared;
-        if !shared.generation.is_current() {
-            return Err(ShmError::Forked { name: self.name().to_owned() }.into());
-        }
-        let (limit, too_late) = match self.wait {
-            Wait::Forever => (PATIENCE, None),
-            Wait::Try => (Duration::ZERO, Some(LockError::Busy)),
-            Wait::AtMost(limit) => (limit, Some(LockError::TimedOut)),
-        };
-        let start = Instant::now();
-        loop {
-            let waited = start.elapsed();
-            let window = shared.object.memory().window();
-            let transaction = window.load(AT_TRANSACTION as usize)?;
-            if !is_odd(transaction) {
-                match View::watch(&shared.object, transaction) {
-                    Err(TableError::Changed { .. }) => {}
-                    view => return view,
-                }
-            }
-            if waited >= limit {
-                return Err(too_late.map_or_else(|| self.interrupted(), TableError::from));
-            }
-            // Nobody wakes; it is a pause, unless the word has changed already.
-            window.wait(AT_TRANSACTION as usize, transaction, PAUSE.min(limit - waited), u32::MAX)?;
-        }
-    }
-
-    /// Takes the lock, unless this handle is of no use here.
-    #[inline(always)]
-    fn lock(&self, mode: Mode) -> Result<Guard<'_, B, L>> {
-        let shared = &*self.shared;
-        let guard = Guard::lock(&shared.method, &shared.object, mode, self.wait)?;
-        // Not every lock method notices.
-        if shared.generation.is_current() {
-            Ok(guard)
-        } else {
-            Err(ShmError::Forked { name: self.name().to_owned() }.into())
-        }
-    }
-
-    #[inline(always)]
-    fn lock_for_writing(&self) -> Result<Guard<'_, B, L>> {
-        if self.shared.read_only {
-            return Err(TableError::ReadOnly { name: self.name().to_owned() });
-        }
-        self.lock(Mode::Write)
     }
 }
 
