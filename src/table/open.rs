@@ -77,7 +77,10 @@ impl TableOptions {
     /// [`TableError::ReadOnly`]. It matters to [`open`](TableOptions::open) only.
     ///
     /// Such a handle cannot undo what a writer left that died: until somebody opens the table for writing,
-    /// everything that concerns it is [`TableError::Interrupted`].
+    /// everything that concerns it is [`TableError::Interrupted`]. Nor can it take a lock that is taken by writing, as
+    /// [`Futex`](crate::Futex) is: lookups of single keys are as ever, but what must be of one state (iterating, groups
+    /// of lookups) is [`TableError::Changed`] if somebody writes meanwhile. In place (`read_blocks`) a visitor may see
+    /// words change before that is told.
     pub fn read_only(mut self, read_only: bool) -> TableOptions {
         self.read_only = read_only;
         self
