@@ -174,7 +174,7 @@ fn moments(pid: Pid) -> Vec<u32> {
     if cfg!(debug_assertions) {
         // An unoptimised program has many times as many instructions: some of them.
         let last = moments.len() - 1;
-        moments = (0..8).map(|number| moments[last * number / 8]).collect();
+        moments = (0..5).map(|number| moments[last * number / 5]).collect();
     }
     moments
 }
