@@ -148,7 +148,8 @@ fn die_inside(name: &std::ffi::OsStr, mode: Mode) {
         let object = PosixShm::open(&name, Open::Existing).unwrap();
         let lock = <Futex as LockMethod<PosixShm>>::attach(&object).unwrap();
         lock.lock(&object, mode, Wait::Forever).unwrap();
-        std::process::abort()
+        raise(Signal::SIGKILL).unwrap();
+        unreachable!("it is dead")
     };
     let child = Fork.spawn(&[], run).expect("this process has one thread");
     child.wait().unwrap();
