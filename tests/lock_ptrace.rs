@@ -23,22 +23,29 @@ use nix::unistd::Pid;
 type ForkedChild = <Fork as Spawner>::Child;
 
 fn main() {
-    let tests: &[TestCase] = &[
+    let quick: &[TestCase] = &[
         ("death_while_writing", || everywhere("writing", None, write)),
-        ("death_while_reading", || everywhere("reading", None, read)),
         ("death_while_upgrading", || everywhere("upgrading", None, upgrade)),
+        ("death_while_following_a_dead_writer", || everywhere("following a writer", None, follow_a_writer)),
+    ];
+    let thorough: &[TestCase] = &[
+        ("death_while_reading", || everywhere("reading", None, read)),
         ("death_while_downgrading", || everywhere("downgrading", None, downgrade)),
         ("death_while_waiting_to_write", || everywhere("waiting to write", Some(Mode::Write), wait_to_write)),
         ("death_while_waiting_to_read", || everywhere("waiting to read", Some(Mode::Write), wait_to_read)),
         ("death_while_waiting_for_readers", || {
             everywhere("waiting for readers", Some(Mode::Read), wait_to_write);
         }),
-        ("death_while_following_a_dead_writer", || everywhere("following a writer", None, follow_a_writer)),
         ("death_while_counting_out_a_dead_reader", || everywhere("counting out", None, count_out_a_reader)),
         ("death_while_the_lock_is_used_first", || everywhere("first use", None, first_use)),
     ];
-    // Elsewhere a loop of load-exclusive and store-exclusive never ends when it is stepped through.
-    run_tests(if cfg!(target_arch = "x86_64") { tests } else { &[] });
+    // An unoptimised program has many times as many instructions; elsewhere than on this machine a loop of
+    // load-exclusive and store-exclusive never ends when it is stepped through.
+    run_tests(&match (cfg!(target_arch = "x86_64"), cfg!(debug_assertions)) {
+        (false, _) => vec![],
+        (true, true) => quick.to_vec(),
+        (true, false) => [quick, thorough].concat(),
+    });
 }
 
 /// What the child has: the object, and its lock, which it has used before.
