@@ -52,8 +52,8 @@ pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Fork, Spawner};
 pub use transport::{Socket, Transport};
 
-// The one place where shm and lock meet (with that of `testing::faulty`). `PosixShm` and `File` are files to the kernel, so that record locks work on
-// them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
+// The one place where shm and lock meet (with that of `testing::faulty`). `PosixShm` and `File` are files to the kernel,
+// so that record locks work on them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.
 impl lock::RecordLockable for PosixShm {
     fn descriptor(&self) -> Result<BorrowedFd<'_>, lock::LockError> {
         self.handle().current_fd().ok_or(lock::LockError::Forked)

@@ -11,8 +11,8 @@
 //! * Leaving is one store each: the lock word, or the bit.
 //!
 //! So each word says at each moment who is inside, and each mark in it belongs to one slot. Whatever instruction a
-//! process dies at, its marks are those of a slot that is known to be dead, and [`forget`](Place::forget) takes them away: there is no
-//! count that could be wrong by one.
+//! process dies at, its marks are those of a slot that is known to be dead, and [`forget`](Place::forget) takes them
+//! away: there is no count that could be wrong by one.
 //!
 //! * **Fairness.** New readers stay out as soon as a writer has the lock word, so readers cannot keep writers out.
 //!   Whoever has slept for a while takes the *turn*, reader or writer, so that running writers cannot keep it out
@@ -375,13 +375,18 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
         if before.writer() != Some(self.slot) {
             return false;
         }
-        if before.has_sleepers() {
-            match before.turn() {
+        self.wake_next(before);
+        true
+    }
+
+    /// Wakes who comes after a writer: whose turn it is, or anybody. `left` is the lock word that the writer had.
+    fn wake_next(&self, left: Word) {
+        if left.has_sleepers() {
+            match left.turn() {
                 Some(slot) => self.words.wake(LOCK, u32::MAX, mask(slot)),
                 None => self.words.wake(LOCK, 1, ALL),
             }
         }
-        true
     }
 
     /// Takes the lock for reading, if nobody writes.
@@ -469,11 +474,8 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
         }
         self.give_back_turn();
         let before = self.update(|word| (word.writer() == Some(self.slot)).then(|| word.without_writer()));
-        if before.writer() == Some(self.slot) && before.has_sleepers() {
-            match before.turn() {
-                Some(slot) => self.words.wake(LOCK, u32::MAX, mask(slot)),
-                None => self.words.wake(LOCK, 1, ALL),
-            }
+        if before.writer() == Some(self.slot) {
+            self.wake_next(before);
         }
     }
 }
