@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | [`ShmBackend`] | named memory that grows and that several processes can map | [`PosixShm`], [`File`], [`Heap`] | [`shm`] |
 //! | [`LockMethod`] | who may touch an object, now | [`Futex`], [`Fcntl`], [`Ofd`], [`NoLock`] | [`lock`] |
-//! | [`Poller`] | the only place that sleeps on descriptors | [`Poll`] | [`poll`] |
+//! | [`Poller`] | the only place that sleeps on descriptors | [`Poll`], [`Epoll`], [`Select`] | [`poll`] |
 //! | [`Transport`] | ordered messages between two ends, each end `AsFd` | [`Socket`] | [`transport`] |
 //! | [`Spawner`] | begin a unit of work and watch its end, each child `AsFd` | [`Fork`] | [`spawn`] |
 //!
@@ -47,7 +47,7 @@ use lock::futex::AREA;
 use shm::{Memory, ShmError, Waited, Window};
 
 pub use lock::{Best, BestLock, Fcntl, Futex, LockMethod, NoLock, Ofd};
-pub use poll::{Poll, Poller};
+pub use poll::{Epoll, Poll, Poller, Select};
 pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Fork, Spawner};
 pub use transport::{Socket, Transport};

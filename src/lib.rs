@@ -12,8 +12,8 @@ mod wire;
 pub mod worker;
 
 pub use manycore_backends::{
-    Best, BestLock, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller, PosixShm,
-    ShmBackend, Socket, Spawner, Transport, lock, name, poll, shm, spawn, transport,
+    Best, BestLock, Epoll, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller, PosixShm,
+    Select, ShmBackend, Socket, Spawner, Transport, lock, name, poll, shm, spawn, transport,
 };
 
 pub use array::{ArrayError, ShmArray};

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use manycore::shm::PosixShm;
 use manycore::{
-    Context, Failure, JoinError, RunError, Runtime, ShmBackend, ShmTable, StartError, TableOptions, Worker,
-    WorkerId,
+    Context, Epoll, Failure, Fork, Futex, JoinError, Poll, Poller, RunError, Runtime, Select, ShmBackend,
+    ShmTable, Socket, StartError, TableOptions, With, Worker, WorkerId,
 };
 use manycore_backends::testing::{TestCase, run_tests};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open};
@@ -33,6 +33,7 @@ fn main() {
         ("large_results_reach_several_joiners_at_once", large_results_reach_several_joiners_at_once),
         ("no_worker_starts_after_the_first_has_ended", no_worker_starts_after_the_first_has_ended),
         ("a_hundred_workers_run_at_once_and_leave_nothing", a_hundred_workers_run_at_once_and_leave_nothing),
+        ("the_master_can_wait_by_every_poller", the_master_can_wait_by_every_poller),
         ("a_worker_has_only_the_descriptors_it_is_given", a_worker_has_only_the_descriptors_it_is_given),
         ("workers_die_with_their_master", workers_die_with_their_master),
         ("a_process_with_threads_is_refused", a_process_with_threads_is_refused),
@@ -521,6 +522,18 @@ const HUNDRED: Worker<(), f64> = Worker::fallible("hundred", |context, ()| {
 fn a_hundred_workers_run_at_once_and_leave_nothing() {
     let sum = leaving_nothing(|| Runtime::new().with(&ADD).run(&HUNDRED, ())).unwrap();
     assert_eq!(sum, 5050.0);
+}
+
+/// One word, and the program does the same.
+fn the_master_can_wait_by_every_poller() {
+    fn check<P: Poller>() {
+        type Platform<P> = With<PosixShm, Futex, P, Socket, Fork>;
+        let sum = leaving_nothing(|| Runtime::<Platform<P>>::default().with(&ADD).run(&HUNDRED, ()));
+        assert_eq!(sum.unwrap(), 5050.0);
+    }
+    check::<Poll>();
+    check::<Select>();
+    check::<Epoll>();
 }
 
 const CENSUS: Worker<(), Vec<i32>> = Worker::new("census", |context, ()| {

@@ -3,6 +3,12 @@
 //! | mechanism | system call | good for |
 //! |---|---|---|
 //! | [`Poll`] | `poll` | up to some hundred descriptors; available everywhere |
+//! | [`Epoll`] | `epoll` | thousands of descriptors of which few are ready |
+//! | [`Select`] | `select` | an emulation with the meaning of `poll`, as far as the system can tell |
+//!
+//! Beside them stand what the first two are made of and others may want for themselves: [`PollArray`], a list of
+//! descriptors without owners and keys, as the system call knows it; [`poll_single`] for one descriptor; and
+//! [`Notifier`], a descriptor that another thread or a signal can make readable.
 //!
 //! # The contract
 //!
@@ -10,7 +16,10 @@
 //!
 //! 1. **Level-triggered.** An event is reported by every wait as long as the state lasts.
 //! 2. **Always told.** [`Ready::ERROR`], [`Ready::HANGUP`] and [`Ready::INVALID`] are reported whether asked
-//!    for or not; an interest of [`Interest::NONE`] asks for these alone.
+//!    for or not; an interest of [`Interest::NONE`] asks for these alone. A mechanism that cannot tell one of them
+//!    leaves it out of [`Poller::ALWAYS_TOLD`]; it then reports such a state as what was asked for: who waits for
+//!    reading (writing) is woken with a [`Ready`] that [is readable](Ready::is_readable)
+//!    ([writable](Ready::is_writable)) with every mechanism.
 //! 3. **Kept open.** The poller shares ownership of its sources, so that a descriptor cannot be closed and
 //!    its number reused while it is watched. After [`Poller::remove`] it is the caller's again.
 //! 4. **Keys are unique.** Adding a key twice is [`PollError::AlreadyExists`]; changing or removing an
@@ -25,19 +34,39 @@
 //!    an event. Several notifications before a wait count as one.
 //! 8. **Events replace.** A wait clears the event list that it is given, also when it fails.
 //!
-//! This module does not watch signals, timers or processes; those become sources by being descriptors.
+//! 9. **One process.** In a forked child of the process that made it, a poller refuses every use with
+//!    [`PollError::Forked`]: its wake-ups would go to the parent.
+//!
+//! Regular files and directories are always ready for what is asked, as POSIX wants it.
+//!
+//! This module does not watch timers or processes; those become sources by being descriptors.
 
+mod array;
+mod epoll;
+mod limit;
+mod notifier;
 #[allow(clippy::module_inception, reason = "named after the system call, as its siblings are")]
 mod poll;
+mod scan;
+mod scanner;
+mod select;
 
 use std::fmt;
 use std::io;
 use std::ops::{BitOr, BitOrAssign};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use poll::Poll;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+pub use array::{PollArray, PollCell, poll_single};
+pub use epoll::Epoll;
+pub use notifier::{Notifier, SignalWatch};
+pub use poll::{ByPoll, Poll};
+pub use scanner::Scanner;
+pub use select::{BySelect, Select};
 
 /// What a poller watches: anything that has a descriptor, shared with the poller.
 ///
@@ -48,6 +77,10 @@ pub type Source = Arc<dyn AsFd + Send + Sync>;
 /// A level-triggered watcher of descriptors. The laws are on the [module page](self).
 #[doc(alias("poll", "select", "epoll", "pollset", "event_aggregator"))]
 pub trait Poller: fmt::Debug + Send + Sync + Sized + 'static {
+    /// Which of [`Ready::ERROR`], [`Ready::HANGUP`] and [`Ready::INVALID`] the mechanism reports in every case, whether
+    /// asked for or not (law 2).
+    const ALWAYS_TOLD: Ready;
+
     /// Makes an empty set.
     ///
     /// # Errors
@@ -205,6 +238,21 @@ pub enum PollError {
     /// There is no source with this key.
     #[error("no source with poll key {0}")]
     NotFound(u64),
+    /// An array has no such cell.
+    #[error("cells {first}..{end} asked for, but the array has {length}")]
+    OutOfRange {
+        /// The first cell asked for.
+        first: usize,
+        /// The cell behind the last one asked for.
+        end: usize,
+        /// How many cells there are.
+        length: usize,
+    },
+    /// The poller was made by a process of which this one is a forked child: make another here.
+    #[error(
+        "this poller belongs to the process that made it, not to its forked children: make another one here"
+    )]
+    Forked,
     /// A system call failed.
     #[error("{op} failed: {source}")]
     Io {
@@ -214,4 +262,36 @@ pub enum PollError {
         #[source]
         source: io::Error,
     },
+}
+
+fn failed(op: &'static str, errno: Errno) -> PollError {
+    PollError::Io { op, source: errno.into() }
+}
+
+/// The error of the last call of the C library in this thread.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// An event descriptor: readable while its counter is not zero.
+fn new_bell() -> Result<OwnedFd, PollError> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| failed("eventfd", errno))
+}
+
+/// Makes it readable, if it is not.
+fn ring(bell: &OwnedFd) -> Result<(), PollError> {
+    match rustix::io::retry_on_intr(|| rustix::io::write(bell, &1_u64.to_ne_bytes())) {
+        // The counter is as high as it gets: it rings.
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(errno) => Err(failed("write to an eventfd", errno)),
+    }
+}
+
+/// Makes it not readable. Returns whether it was.
+fn silence(bell: &OwnedFd) -> Result<bool, PollError> {
+    match rustix::io::retry_on_intr(|| rustix::io::read(bell, &mut [0; 8])) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(errno) => Err(failed("read from an eventfd", errno)),
+    }
 }

@@ -5,7 +5,7 @@
 //! synchronise or expects a wait to end soon: a poller that does not wake up makes a test hang.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -70,7 +70,15 @@ macro_rules! poll_conformance {
                 two_threads_can_wait
                 each_notification_ends_one_of_two_waits
                 events_are_cleared_by_every_wait
-                thousand_descriptors_are_watched
+                one_descriptor_is_watched
+                hundred_descriptors_are_watched
+                five_thousand_descriptors_are_watched
+                large_numbers_are_watched
+                files_are_always_ready
+                file_added_during_a_wait_is_seen
+                end_of_file_is_readable
+                connection_to_accept_is_readable
+                lost_reader_is_writable
             }
         }
     };
@@ -262,8 +270,11 @@ pub fn modified_interest_replaces_the_old_one<P: Poller>() {
     assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
 }
 
-/// Law 2.
+/// Law 2, if the mechanism can tell.
 pub fn hangup_is_told_without_being_asked_for<P: Poller>() {
+    if !P::ALWAYS_TOLD.contains(Ready::HANGUP) {
+        return;
+    }
     let poll = new::<P>();
     let (reader, writer) = pipe();
     add(&poll, 1, reader, Interest::NONE);
@@ -280,8 +291,11 @@ pub fn hangup_is_told_without_being_asked_for<P: Poller>() {
     assert_eq!(wait(&poll, None), [(2, Ready::HANGUP)]);
 }
 
-/// Law 2.
+/// Law 2, if the mechanism can tell.
 pub fn error_is_told_without_being_asked_for<P: Poller>() {
+    if !P::ALWAYS_TOLD.contains(Ready::ERROR) {
+        return;
+    }
     let poll = new::<P>();
     let (reader, writer) = pipe();
     add(&poll, 1, writer, Interest::NONE);
@@ -698,19 +712,30 @@ pub fn events_are_cleared_by_every_wait<P: Poller>() {
     assert_eq!(events, [Event { key: 1, ready: Ready::READ }]);
 }
 
-/// Law 6, with as many sources as this mechanism and the limits of the process allow, 1 000 at most.
-pub fn thousand_descriptors_are_watched<P: Poller>() {
+/// Law 6.
+pub fn one_descriptor_is_watched<P: Poller>() {
+    many_descriptors_are_watched::<P>(1);
+}
+
+/// Law 6.
+pub fn hundred_descriptors_are_watched<P: Poller>() {
+    many_descriptors_are_watched::<P>(100);
+}
+
+/// Law 6, with as many sources as the limits of the process allow, 5 000 at most.
+pub fn five_thousand_descriptors_are_watched<P: Poller>() {
+    many_descriptors_are_watched::<P>(5_000);
+}
+
+/// One at a time: else two of them together could reach the limit.
+static MANY: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn many_descriptors_are_watched<P: Poller>(wanted: u64) {
     const RESERVE: u64 = 300; // For what else is open in the program.
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = 1_000 + RESERVE;
-    if limit.current.is_some_and(|current| current < wanted) {
-        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-        // Refused, or not enough: then there are fewer descriptors.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum });
-    }
-    let count = getrlimit(Resource::Nofile)
-        .current
-        .map_or(1_000, |current| current.saturating_sub(RESERVE).min(1_000));
+    let _alone = MANY.lock();
+    raise_limit(wanted + RESERVE);
+    let limit = getrlimit(Resource::Nofile).current;
+    let count = limit.map_or(wanted, |limit| wanted.min(limit.saturating_sub(RESERVE)));
 
     let poll = new::<P>();
     let counters: Vec<_> = (0..count).map(|_| Arc::new(counter(0))).collect();
@@ -718,14 +743,118 @@ pub fn thousand_descriptors_are_watched<P: Poller>() {
         poll.add(key, counter.clone(), Interest::READ).expect("the key is free");
     }
     assert_eq!(wait(&poll, LOOK), []);
-    let mut expected = Vec::new();
-    for (key, counter) in (0..).zip(&counters).step_by(3) {
+    let set = |at: u64| {
+        let counter = usize::try_from(at).map(|at| &counters[at]).expect("it is an index");
         rustix::io::write(counter, &1_u64.to_ne_bytes()).expect("the counter is low");
-        expected.push((key, Ready::READ));
-    }
-    assert_eq!(wait(&poll, None), expected);
+    };
+    // The last one alone, then every third, then all.
+    set(count - 1);
+    assert_eq!(wait(&poll, None), [(count - 1, Ready::READ)]);
+    let thirds = (0..count).filter(|at| at % 3 == 0 || *at == count - 1);
+    thirds.clone().for_each(set);
+    assert_eq!(wait(&poll, None), thirds.map(|at| (at, Ready::READ)).collect::<Vec<_>>());
+    (0..count).for_each(set);
+    assert_eq!(wait(&poll, LOOK), (0..count).map(|at| (at, Ready::READ)).collect::<Vec<_>>());
     for key in 0..count {
         poll.remove(key).expect("the key is known");
     }
     assert_eq!(wait(&poll, LOOK), []);
+}
+
+/// Raises the limit of open descriptors, if it is lower and may be raised. Who finds it refused has fewer.
+pub fn raise_limit(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum });
+    }
+}
+
+/// Law 6: beyond what the `fd_set` of the C library holds.
+pub fn large_numbers_are_watched<P: Poller>() {
+    raise_limit(2_300);
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    for least in [1_023, 1_024, 1_025, 2_000] {
+        let large = rustix::io::fcntl_dupfd_cloexec(&reader, least).expect("the limit was raised");
+        assert!(large.as_raw_fd() >= least);
+        add(&poll, u64::from(least.unsigned_abs()), large, Interest::READ);
+    }
+    assert_eq!(wait(&poll, LOOK), []);
+    put(&writer);
+    let all = [1_023, 1_024, 1_025, 2_000].map(|key| (key, Ready::READ));
+    assert_eq!(wait(&poll, None), all);
+}
+
+/// Law 1, as POSIX wants it of files.
+pub fn files_are_always_ready<P: Poller>() {
+    let poll = new::<P>();
+    let program = std::env::current_exe().expect("the program has a path");
+    let file = || std::fs::File::open(&program).expect("the program can be read");
+    let directory = std::fs::File::open("/").expect("the root can be read");
+    add(&poll, 1, file(), Interest::READ);
+    add(&poll, 2, directory, Interest::READ | Interest::WRITE);
+    add(&poll, 3, file(), Interest::NONE);
+    add(&poll, 4, counter(1), Interest::READ);
+    let ready = [(1, Ready::READ), (2, Ready::READ | Ready::WRITE), (4, Ready::READ)];
+    for timeout in [LOOK, None, Some(Duration::MAX)] {
+        assert_eq!(wait(&poll, timeout), ready);
+    }
+    poll.modify(1, Interest::NONE).expect("the key is known");
+    poll.remove(2).expect("the key is known");
+    poll.remove(4).expect("the key is known");
+    assert_eq!(wait(&poll, Some(Duration::from_millis(1))), []);
+    poll.modify(3, Interest::WRITE).expect("the key is known");
+    assert_eq!(wait(&poll, None), [(3, Ready::WRITE)]);
+}
+
+/// Laws 1 and 6.
+pub fn file_added_during_a_wait_is_seen<P: Poller>() {
+    let poll = new::<P>();
+    let file = std::fs::File::open("/").expect("the root can be read");
+    let events = during(|| wait(&poll, None), || add(&poll, 1, file, Interest::READ));
+    assert_eq!(events, [(1, Ready::READ)]);
+}
+
+/// Law 2: whatever it is called, a read will not block.
+pub fn end_of_file_is_readable<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    let (half, other) = UnixStream::pair().expect("a pair of sockets can be made");
+    add(&poll, 1, reader, Interest::READ);
+    add(&poll, 2, near, Interest::READ);
+    add(&poll, 3, half, Interest::READ);
+    assert_eq!(wait(&poll, LOOK), []);
+    drop((writer, far));
+    other.shutdown(std::net::Shutdown::Write).expect("the socket is connected");
+    let events = wait(&poll, None);
+    assert_eq!(events.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(events.iter().all(|(_, ready)| ready.is_readable()), "{events:?}");
+    assert_eq!(events[0].1, Ready::HANGUP, "nobody can write into the pipe any more, and it is empty");
+    assert_eq!(events[2].1, Ready::READ, "what is half closed can be written to");
+}
+
+/// Law 1.
+pub fn connection_to_accept_is_readable<P: Poller>() {
+    let poll = new::<P>();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("there is a loopback device");
+    let address = listener.local_addr().expect("the socket is bound");
+    add(&poll, 1, listener, Interest::READ);
+    assert_eq!(wait(&poll, LOOK), []);
+    let _near = std::net::TcpStream::connect(address).expect("somebody listens");
+    assert_eq!(wait(&poll, None), [(1, Ready::READ)]);
+}
+
+/// Law 2: whatever it is called, a write will not block.
+pub fn lost_reader_is_writable<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe can be made");
+    while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+    add(&poll, 1, writer, Interest::WRITE);
+    assert_eq!(wait(&poll, LOOK), []);
+    drop(reader);
+    let events = wait(&poll, None);
+    assert_eq!(events.len(), 1);
+    assert!(events[0].1.is_writable(), "{events:?}");
 }

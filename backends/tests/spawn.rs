@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
+use manycore_backends::poll::{Epoll, Event, Interest, Poll, PollError, Poller, Ready, Select};
 use manycore_backends::spawn::{Child, Exit, Fork, SpawnError, Spawner};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{all, open_descriptors};
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         a_process_that_ignores_ends_is_refused
         panic_payload_that_panics_is_exit_101
         statics_and_exit_handlers_are_left_alone
+        poller_carried_into_a_unit_is_refused
     }
     run_tests(&tests);
     ExitCode::SUCCESS
@@ -310,4 +313,38 @@ fn statics_and_exit_handlers_are_left_alone() {
         assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
         in_a_unit(|| ());
     });
+}
+
+/// Law 9 of `Poller`. Its wake-ups, and with `Epoll` its whole set, would be the parent's.
+fn poller_carried_into_a_unit_is_refused() {
+    fn check<P: Poller>() {
+        let (reader, writer) = pipe();
+        let poll = Arc::new(P::new().expect("an empty set can be made"));
+        poll.add(1, reader.clone(), Interest::READ).expect("the key is free");
+        let carried = Arc::clone(&poll);
+        let given: Arc<OwnedFd> = Arc::new(reader.try_clone().expect("a descriptor is free"));
+        in_a_unit(move || {
+            let results = [
+                carried.add(2, given.clone(), Interest::READ).map(|()| 0),
+                carried.modify(1, Interest::NONE).map(|()| 0),
+                carried.remove(1).map(|_| 0),
+                carried.wait(&mut Vec::new(), None).map(|()| 0),
+                carried.notify().map(|()| 0),
+            ];
+            for result in results {
+                assert!(matches!(result, Err(PollError::Forked)), "{result:?}");
+            }
+            // What it owns belongs to the parent: its numbers are nobody's here.
+            std::mem::forget((carried, given));
+        });
+        let mut events = Vec::new();
+        poll.wait(&mut events, Some(Duration::ZERO)).expect("waiting does not fail");
+        assert_eq!(events, []);
+        rustix::io::write(&writer, b"x").expect("one byte fits");
+        poll.wait(&mut events, None).expect("waiting does not fail");
+        assert_eq!(events, [Event { key: 1, ready: Ready::READ }]);
+    }
+    check::<Poll>();
+    check::<Select>();
+    check::<Epoll>();
 }

@@ -1,0 +1,127 @@
+//! [`Notifier`]: a descriptor that somebody else can make readable.
+//!
+//! For who waits by other means than a [`Poller`](super::Poller), which has
+//! [`notify`](super::Poller::notify) itself, or wants to be told several things apart. It counts nothing and carries
+//! nothing: being notified twice before somebody looks is being notified once.
+//!
+//! # Safety
+//!
+//! A signal's action runs between any two instructions of the program, and so may only do what POSIX calls
+//! async-signal-safe. Ours is one `write` to a descriptor that it owns, through rustix, which makes the system call and
+//! nothing else: no lock, no memory, not even `errno`.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use signal_hook_registry::SigId;
+
+use super::{Interest, PollError, new_bell, poll_single, ring, silence};
+
+/// A flag with a descriptor: readable, level-triggered, from [`notify`](Notifier::notify) until
+/// [`consume`](Notifier::consume).
+///
+/// Clones are the same flag; they may be used by several threads, and by forked children that were given the descriptor.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use manycore_backends::poll::{Interest, Notifier, poll_single};
+///
+/// let notifier = Notifier::new()?;
+/// let other = notifier.clone();
+/// let thread = std::thread::spawn(move || other.notify());
+/// assert!(poll_single(notifier.as_fd(), Interest::READ, None)?.is_readable());
+/// assert!(notifier.consume()?);
+/// assert!(!notifier.consume()?);
+/// # thread.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[doc(alias("create_event", "get_event_fd", "eventfd"))]
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    bell: Arc<OwnedFd>,
+}
+
+impl Notifier {
+    /// A flag that is not set.
+    ///
+    /// # Errors
+    /// [`PollError::Io`] if the system has no descriptor left for it.
+    pub fn new() -> Result<Notifier, PollError> {
+        Ok(Notifier { bell: Arc::new(new_bell()?) })
+    }
+
+    /// Sets the flag: the descriptor is readable from now on.
+    ///
+    /// # Errors
+    /// [`PollError::Io`] if the system call fails.
+    #[doc(alias = "set_event")]
+    pub fn notify(&self) -> Result<(), PollError> {
+        ring(&self.bell)
+    }
+
+    /// Clears the flag, and returns whether it was set.
+    ///
+    /// # Errors
+    /// [`PollError::Io`] if the system call fails.
+    #[doc(alias = "consume_event")]
+    pub fn consume(&self) -> Result<bool, PollError> {
+        silence(&self.bell)
+    }
+
+    /// Sleeps until the flag is set or the timeout is over (`None`: for ever; zero: looks). Returns whether it is set,
+    /// and leaves it so. Signals do not disturb.
+    ///
+    /// # Errors
+    /// [`PollError::Io`] if the system call fails.
+    #[doc(alias = "wait_event")]
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<bool, PollError> {
+        poll_single(self.as_fd(), Interest::READ, timeout).map(|ready| !ready.is_none())
+    }
+
+    /// Sets the flag at each arrival of the signal in this process, as long as the returned value lives.
+    ///
+    /// What else happens at the signal still happens, except for its default action: `SIGTERM` does not end the process
+    /// while, or after, somebody has watched it. Units of [`Fork`](crate::spawn::Fork) do not watch what their parent
+    /// watches.
+    ///
+    /// # Errors
+    /// [`PollError::Io`] with `EINVAL` if there is no such signal or it cannot be watched (`SIGKILL`, `SIGSTOP`, and
+    /// `SIGILL`, `SIGFPE`, `SIGSEGV`, after which a program cannot go on).
+    #[doc(alias("report_signal_as_event", "sigaction"))]
+    pub fn watch_signal(&self, signal: i32) -> Result<SignalWatch, PollError> {
+        let failed = |source| PollError::Io { op: "sigaction", source };
+        if signal_hook_registry::FORBIDDEN.contains(&signal) {
+            return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        let bell = Arc::clone(&self.bell);
+        let act = move || {
+            // The counter cannot be so high that this blocks: the descriptor is non-blocking, and then it is readable.
+            let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
+        };
+        // SAFETY: the action makes one system call that is async-signal-safe, as argued in the module's head.
+        let id = unsafe { signal_hook_registry::register(signal, act) }.map_err(failed)?;
+        Ok(SignalWatch { id })
+    }
+}
+
+impl AsFd for Notifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+/// As long as this lives, a signal sets the flag of a [`Notifier`].
+#[derive(Debug)]
+pub struct SignalWatch {
+    id: SigId,
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        signal_hook_registry::unregister(self.id);
+    }
+}

@@ -1,0 +1,336 @@
+//! A [`Poller`] that hands the whole set to a system call each time: [`Poll`](super::Poll) and
+//! [`Select`](super::Select).
+//!
+//! The set is shared by reference counting: a wait takes a reference and sleeps without the lock; who changes the set
+//! while somebody sleeps in it changes a copy. A wait works on cells of its own, which are kept for the next one, so
+//! that nothing is copied and nothing allocated as long as the set stays as it is.
+//!
+//! A sleeping wait also watches an event descriptor of its own, a *bell*. Bells are rung for two reasons,
+//! which the waiter tells apart by the shared state, never by the bell: the set has changed (every waiter
+//! takes the new set and sleeps on for the rest of its time), or there was a [`notify`](Poller::notify)
+//! (the first waiter that sees the flag takes it and returns). With no bell shared between waiters, none
+//! can take another's wake-up away. A wait that does not sleep needs no bell and no flag in the kernel.
+//!
+//! This module does not know how the system looks at the set: that is the parameter.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::limit::Limit;
+use super::scan::{RawCell, Scan};
+use super::{Event, Interest, PollError, Poller, Ready, Source, failed, new_bell, ring, silence};
+use crate::generation::Generation;
+use crate::sync::global::{Mutex, MutexGuard, lock};
+
+/// Up to so many sources it costs next to nothing to look before sleeping, and looking needs no bell.
+const FEW: usize = 32;
+
+/// Watches descriptors with a system call that looks at all of them: [`ByPoll`](super::ByPoll) or
+/// [`BySelect`](super::BySelect).
+#[allow(private_bounds, reason = "there are these two system calls, and no other can be added from outside")]
+pub struct Scanner<C: Scan> {
+    state: Mutex<State>,
+    generation: Generation,
+    call: PhantomData<fn() -> C>,
+}
+
+struct State {
+    set: Arc<Set>,
+    /// Counts the changes of the set.
+    version: u64,
+    /// Whether a `notify` found nobody asleep, and so ends the next wait.
+    notified: bool,
+    /// One for each wait that may be asleep.
+    sleepers: Vec<Sleeper>,
+    /// What waits that are over have left for the next ones.
+    spare: Vec<Tools>,
+}
+
+/// The sources, ordered by key.
+#[derive(Clone, Default)]
+struct Set {
+    watched: Vec<Watched>,
+    /// One for each, in the same order.
+    cells: Vec<RawCell>,
+}
+
+#[derive(Clone)]
+struct Watched {
+    key: u64,
+    source: Source,
+    /// The version of the set that this entry came with.
+    since: u64,
+}
+
+struct Sleeper {
+    bell: Arc<OwnedFd>,
+    /// Whether the bell can be heard: its descriptor is readable exactly then.
+    ringing: bool,
+    /// Whether a notification is meant for this one.
+    notified: bool,
+}
+
+/// What a wait works with.
+struct Tools {
+    bell: Arc<OwnedFd>,
+    /// Those of the set, and one for the bell.
+    cells: Vec<RawCell>,
+    /// The version of the set that the cells are of.
+    version: u64,
+}
+
+impl Tools {
+    fn new() -> Result<Tools, PollError> {
+        Ok(Tools { bell: Arc::new(new_bell()?), cells: Vec::new(), version: u64::MAX })
+    }
+
+    /// Makes the cells those of this version of the set.
+    fn refresh(&mut self, set: &Set, version: u64) {
+        if self.version != version {
+            self.cells.clear();
+            self.cells.extend_from_slice(&set.cells);
+            self.cells.push(RawCell::new(self.bell.as_raw_fd(), Interest::READ));
+            self.version = version;
+        }
+    }
+}
+
+impl Set {
+    fn find(&self, key: u64) -> Result<usize, usize> {
+        self.watched.binary_search_by_key(&key, |watched| watched.key)
+    }
+}
+
+impl State {
+    fn find(&self, key: u64) -> Result<usize, PollError> {
+        self.set.find(key).map_err(|_| PollError::NotFound(key))
+    }
+
+    fn changed(&mut self) -> Result<(), PollError> {
+        self.version += 1;
+        self.ring()
+    }
+
+    /// Wakes all sleepers. All are rung, also if one cannot be.
+    fn ring(&mut self) -> Result<(), PollError> {
+        let mut result = Ok(());
+        for sleeper in self.sleepers.iter_mut().filter(|sleeper| !sleeper.ringing) {
+            match ring(&sleeper.bell) {
+                Ok(()) => sleeper.ringing = true,
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+}
+
+#[allow(private_bounds, reason = "as above")]
+impl<C: Scan> Scanner<C> {
+    fn state(&self) -> Result<MutexGuard<'_, State>, PollError> {
+        if self.generation.is_current() { Ok(lock(&self.state)) } else { Err(PollError::Forked) }
+    }
+}
+
+impl<C: Scan> Poller for Scanner<C> {
+    const ALWAYS_TOLD: Ready = C::ALWAYS_TOLD;
+
+    fn new() -> Result<Scanner<C>, PollError> {
+        let generation = Generation::current();
+        // Those of the first wait: as a rule there is one at a time, which then never fails.
+        let spare = vec![Tools::new()?];
+        let state = State { set: Arc::default(), version: 0, notified: false, sleepers: Vec::new(), spare };
+        Ok(Scanner { state: Mutex::new(state), generation, call: PhantomData })
+    }
+
+    fn add(&self, key: u64, source: Source, interest: Interest) -> Result<(), PollError> {
+        let fd = source.as_fd().as_raw_fd();
+        let mut state = self.state()?;
+        let Err(at) = state.set.find(key) else { return Err(PollError::AlreadyExists(key)) };
+        let since = state.version + 1;
+        let set = Arc::make_mut(&mut state.set);
+        set.cells.insert(at, RawCell::new(fd, interest));
+        set.watched.insert(at, Watched { key, source, since });
+        state.changed()
+    }
+
+    fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
+        let mut state = self.state()?;
+        let at = state.find(key)?;
+        let since = state.version + 1;
+        let set = Arc::make_mut(&mut state.set);
+        set.cells[at].set_interest(interest);
+        set.watched[at].since = since;
+        state.changed()
+    }
+
+    fn remove(&self, key: u64) -> Result<Source, PollError> {
+        let mut state = self.state()?;
+        let at = state.find(key)?;
+        let set = Arc::make_mut(&mut state.set);
+        set.cells.remove(at);
+        let watched = set.watched.remove(at);
+        let changed = state.changed();
+        drop(state);
+        changed.map(|()| watched.source)
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Result<(), PollError> {
+        events.clear();
+        let limit = Limit::after(timeout);
+        let mut wait = Wait { state: &self.state, tools: None, asleep: false };
+        let mut looked = false;
+        loop {
+            let (set, version, now) = {
+                let mut state = self.state()?;
+                let sleeps = !matches!(limit, Limit::Now) && (looked || state.set.cells.len() > FEW);
+                wait.prepare(&mut state, sleeps)?;
+                (Arc::clone(&state.set), state.version, !sleeps || wait.is_notified(&state))
+            };
+            let tools = wait.tools.as_mut().expect("`prepare` has taken them");
+            tools.refresh(&set, version);
+            let count = if wait.asleep { tools.cells.len() } else { set.cells.len() };
+            let cells = &mut tools.cells[..count];
+            let sleep = if now { Some(Duration::ZERO) } else { limit.remaining() };
+            let interrupted = match C::scan(cells, sleep) {
+                Ok(ready) => {
+                    report(cells, &set.watched, ready, events);
+                    false
+                }
+                Err(Errno::INTR) => true,
+                Err(errno) => return Err(failed(C::NAME, errno)),
+            };
+            // Not under the lock: this may be the last reference to a removed source, and dropping it
+            // runs code of the caller, which may well call this poller.
+            drop(set);
+
+            let mut state = lock(&self.state);
+            let seen = events.len();
+            if state.version != version {
+                events.retain(|event| {
+                    state.find(event.key).is_ok_and(|at| state.set.watched[at].since <= version)
+                });
+            }
+            // Events of what has changed meanwhile are not told; what it is now has to be looked for.
+            if interrupted || events.len() < seen {
+                events.clear();
+                continue;
+            }
+            looked = true;
+            let notified = wait.take_notification(&mut state);
+            if notified || !events.is_empty() || limit.is_over() {
+                wait.end(&mut state);
+                return Ok(());
+            }
+        }
+    }
+
+    fn notify(&self) -> Result<(), PollError> {
+        let mut state = self.state()?;
+        if state.sleepers.is_empty() {
+            state.notified = true;
+        } else if let Some(sleeper) = state.sleepers.iter_mut().find(|sleeper| !sleeper.notified) {
+            sleeper.notified = true;
+        }
+        state.ring()
+    }
+}
+
+impl<C: Scan> fmt::Debug for Scanner<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        f.debug_struct("Scanner")
+            .field("call", &C::NAME)
+            .field("sources", &state.set.cells.len())
+            .field("notified", &state.notified)
+            .field("sleepers", &state.sleepers.len())
+            .finish()
+    }
+}
+
+/// Pushes what is ready. `ready` counts the bell, too.
+fn report(cells: &[RawCell], watched: &[Watched], mut ready: usize, events: &mut Vec<Event>) {
+    for (cell, watched) in cells.iter().zip(watched) {
+        if ready == 0 {
+            break;
+        }
+        if cell.is_ready() {
+            ready -= 1;
+            events.push(Event { key: watched.key, ready: cell.ready() });
+        }
+    }
+}
+
+/// A wait under way. Dropping it leaves its tools to the next one.
+struct Wait<'scanner> {
+    state: &'scanner Mutex<State>,
+    tools: Option<Tools>,
+    /// Whether it is among the sleepers, and so its bell is rung.
+    asleep: bool,
+}
+
+impl Wait<'_> {
+    /// Takes tools, and, if it `sleeps`, makes the own bell known or quiet, so that it can be rung again.
+    fn prepare(&mut self, state: &mut State, sleeps: bool) -> Result<(), PollError> {
+        if self.tools.is_none() {
+            self.tools = Some(state.spare.pop().map_or_else(Tools::new, Ok)?);
+        }
+        if self.asleep {
+            self.silence(state)
+        } else {
+            if let (true, Some(tools)) = (sleeps, &self.tools) {
+                let bell = Arc::clone(&tools.bell);
+                state.sleepers.push(Sleeper { bell, ringing: false, notified: false });
+                self.asleep = true;
+            }
+            Ok(())
+        }
+    }
+
+    /// The place among the sleepers.
+    fn position(&self, state: &State) -> Option<usize> {
+        let bell = self.tools.as_ref().filter(|_| self.asleep).map(|tools| &tools.bell)?;
+        state.sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.bell, bell))
+    }
+
+    fn is_notified(&self, state: &State) -> bool {
+        state.notified || self.position(state).is_some_and(|at| state.sleepers[at].notified)
+    }
+
+    fn take_notification(&self, state: &mut State) -> bool {
+        let own = self.position(state);
+        let own = own.is_some_and(|at| std::mem::take(&mut state.sleepers[at].notified));
+        own || std::mem::take(&mut state.notified)
+    }
+
+    fn silence(&self, state: &mut State) -> Result<(), PollError> {
+        let Some(at) = self.position(state) else { return Ok(()) };
+        let sleeper = &mut state.sleepers[at];
+        if sleeper.ringing {
+            silence(&sleeper.bell)?;
+            sleeper.ringing = false;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, state: &mut State) {
+        let silent = self.silence(state).is_ok();
+        if let Some(at) = self.position(state) {
+            state.sleepers.swap_remove(at);
+        }
+        state.spare.extend(self.tools.take().filter(|_| silent));
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.tools.is_some() {
+            let state = self.state;
+            self.end(&mut lock(state));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The mechanism [`Select`]: the meaning of `poll`, by the system call `select`.
+//!
+//! For systems and sandboxes without `poll`, and for tests that want to know whether a program leans on more than the
+//! contract says. What `select` makes hard is taken care of:
+//!
+//! | `select` by itself | here |
+//! |---|---|
+//! | no descriptor from `FD_SETSIZE` (1024) on | the sets are as long as the largest number needs |
+//! | a closed descriptor makes the call fail with `EBADF` | that one is [`Ready::INVALID`], the others are looked at |
+//! | a descriptor beyond the kernel's table is passed over in silence | the same |
+//! | three answers: read, write, exceptional | [`Ready::READ`], [`Ready::WRITE`], [`Ready::PRIORITY`] |
+//! | a pipe without writers is "readable" | without data it is [`Ready::HANGUP`], as `poll` has it |
+//!
+//! What cannot be taken care of is listed with [`BySelect`].
+//!
+//! This module does not try to find out by means that change the descriptor (such as `SO_ERROR`, which takes the error
+//! away).
+//!
+//! # Safety
+//!
+//! System calls that are handed numbers of descriptors: none changes a descriptor, and a number that is closed is told
+//! as such. The sets have a bit for each number below the bound that `select` is given.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_ulong};
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::scan::{RawCell, Scan};
+use super::scanner::Scanner;
+use super::{Interest, Ready, last_errno};
+
+/// Watches descriptors with the system call `select`. What that cannot tell is listed
+/// [with it](BySelect).
+///
+/// One descriptor may be watched under several keys, and its number may be of any size.
+///
+/// ```
+/// use std::sync::Arc;
+/// use manycore_backends::poll::{Interest, Poller, Ready, Select};
+///
+/// let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+/// let select = Select::new()?;
+/// select.add(7, Arc::new(writer), Interest::READ | Interest::WRITE)?;
+/// let mut events = Vec::new();
+/// select.wait(&mut events, None)?;
+/// assert_eq!(events[0].ready, Ready::WRITE);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type Select = Scanner<BySelect>;
+
+/// Sleeping by the system call `select`: the parameter of [`Scanner`] and [`PollArray`](super::PollArray).
+///
+/// Numbers of descriptors have no limit, and a closed one is [`Ready::INVALID`] in its own place. But `select` has no
+/// word for errors and hang-ups: what has one counts as readable or writable, and the next read or write tells. So
+///
+/// * they are not reported to who asks neither for reading nor for writing;
+/// * an error comes as [`Ready::READ`] or [`Ready::WRITE`];
+/// * so does a hang-up; but that of a pipe that has no data left is [`Ready::HANGUP`], as with `poll`.
+///
+/// [`Ready::is_readable`] is true for who asks for reading, and [`Ready::is_writable`] for who asks for writing, in the
+/// same cases as with `poll`.
+///
+/// Source: [`select`](https://pubs.opengroup.org/onlinepubs/9799919799/functions/select.html) of POSIX; the emulation of
+/// `poll` in OCamlnet's `Netsys_posix`, whose limits are gone.
+#[derive(Debug)]
+pub enum BySelect {}
+
+impl Scan for BySelect {
+    const NAME: &'static str = "select";
+    const ALWAYS_TOLD: Ready = Ready::INVALID;
+
+    fn scan(cells: &mut [RawCell], timeout: Option<Duration>) -> Result<usize, Errno> {
+        let mut invalid = 0;
+        let mut highest: RawFd = -1;
+        for cell in &mut *cells {
+            cell.set_ready(Ready::NONE);
+            // `select` is not asked about this one, and so would not notice.
+            if cell.interest().is_none() && cell.fd() >= 0 && !is_open(cell.fd()) {
+                cell.set_ready(Ready::INVALID);
+                invalid += 1;
+            }
+            highest = highest.max(asked(cell));
+        }
+        // Numbers beyond the kernel's table would be passed over in silence; if the highest one is open, none is.
+        while highest >= 0 && !is_open(highest) {
+            invalid += mark_closed(cells, |fd| fd == highest);
+            highest = cells.iter().map(asked).max().unwrap_or(-1);
+        }
+        loop {
+            let timeout = if invalid > 0 { Some(Duration::ZERO) } else { timeout };
+            match select(cells, highest, timeout) {
+                Ok(ready) => return Ok(invalid + ready),
+                // Closed numbers below the highest. If there is none any more, one was for a moment: look again.
+                Err(Errno::BADF) => invalid += mark_closed(cells, |fd| !is_open(fd)),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+/// The number that `select` has to be asked about, or -1.
+fn asked(cell: &RawCell) -> RawFd {
+    if cell.interest().is_none() || cell.is_ready() { -1 } else { cell.fd() }
+}
+
+/// Marks the cells that `select` has to be asked about and whose number is `closed`. Returns how many there are.
+fn mark_closed(cells: &mut [RawCell], closed: impl Fn(RawFd) -> bool) -> usize {
+    let mut count = 0;
+    for cell in cells {
+        let fd = asked(cell);
+        if fd >= 0 && closed(fd) {
+            cell.set_ready(Ready::INVALID);
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Sets of numbers, as the kernel has them: a bit each.
+type Word = c_ulong;
+const BITS: usize = Word::BITS as usize;
+
+/// As many words as the usual `fd_set` has.
+const USUAL: usize = 1024 / BITS;
+
+fn insert(set: &mut [Word], fd: RawFd) {
+    let fd = fd as usize;
+    set[fd / BITS] |= 1 << (fd % BITS);
+}
+
+fn contains(set: &[Word], fd: RawFd) -> bool {
+    let fd = fd as usize;
+    set[fd / BITS] & (1 << (fd % BITS)) != 0
+}
+
+/// Asks about all cells that are not marked yet, of which none has a number above `highest`, and counts those that are
+/// ready.
+fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> Result<usize, Errno> {
+    let bound = highest + 1;
+    let words = (bound as usize).div_ceil(BITS);
+    let mut usual = [0; 3 * USUAL];
+    let mut many = Vec::new();
+    let sets: &mut [Word] = if words <= USUAL {
+        &mut usual[..3 * words]
+    } else {
+        many.resize(3 * words, 0);
+        &mut many
+    };
+    let (read, rest) = sets.split_at_mut(words);
+    let (write, priority) = rest.split_at_mut(words);
+    for cell in &*cells {
+        let fd = asked(cell);
+        if fd < 0 {
+            continue;
+        }
+        for (bit, set) in [
+            (Interest::READ, &mut *read),
+            (Interest::WRITE, &mut *write),
+            (Interest::PRIORITY, &mut *priority),
+        ] {
+            if cell.interest().contains(bit) {
+                insert(set, fd);
+            }
+        }
+    }
+    pselect(bound, read, write, priority, timeout)?;
+    let mut count = 0;
+    for cell in cells {
+        let fd = asked(cell);
+        if fd < 0 {
+            continue;
+        }
+        let mut ready = Ready::NONE;
+        let interest = cell.interest();
+        if interest.contains(Interest::READ) && contains(read, fd) {
+            ready |= if is_ended_pipe(fd) { Ready::HANGUP } else { Ready::READ };
+        }
+        if interest.contains(Interest::WRITE) && contains(write, fd) {
+            ready |= Ready::WRITE;
+        }
+        if interest.contains(Interest::PRIORITY) && contains(priority, fd) {
+            ready |= Ready::PRIORITY;
+        }
+        count += usize::from(!ready.is_none());
+        cell.set_ready(ready);
+    }
+    Ok(count)
+}
+
+fn pselect(
+    bound: c_int,
+    read: &mut [Word],
+    write: &mut [Word],
+    priority: &mut [Word],
+    timeout: Option<Duration>,
+) -> Result<(), Errno> {
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs() as _, // Fits, by the contract of `Scan`.
+        tv_nsec: timeout.subsec_nanos() as _,
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let [read, write, priority] = [read, write, priority].map(|set| set.as_mut_ptr().cast::<libc::fd_set>());
+    // SAFETY: of each set the kernel reads and writes the bits below `bound`, in whole words, and no more: that is what
+    // the slices hold, though it may be more or less than an `fd_set` of the C library. `timeout` is null or points to a
+    // local, and there is no signal mask.
+    let result = unsafe { libc::pselect(bound, read, write, priority, timeout, ptr::null()) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: takes integers and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// Whether this, which `select` calls readable, is a pipe without data: then nobody can write into it any more.
+fn is_ended_pipe(fd: RawFd) -> bool {
+    let mut bytes: c_int = -1;
+    // SAFETY: writes the number of bytes into a local, if it writes at all.
+    if unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) } != 0 || bytes != 0 {
+        return false;
+    }
+    let mut status = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the pointer is to a local.
+    if unsafe { libc::fstat(fd, status.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
+    let status = unsafe { status.assume_init() };
+    status.st_mode & libc::S_IFMT == libc::S_IFIFO
+}
