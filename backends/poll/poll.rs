@@ -5,7 +5,7 @@
 //!
 //! # Safety
 //!
-//! One system call is handed a slice of `struct pollfd`, of which `RawCell` is a transparent copy. That a number in it
+//! A system call is handed a slice of `struct pollfd`, of which `RawCell` is a transparent copy. That a number in it
 //! may be closed, or another's by now, makes the answer useless but breaks nothing: `poll` changes no descriptor.
 
 #![allow(unsafe_code)]
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::Ready;
 use super::scan::{RawCell, Scan};
 use super::scanner::Scanner;
+use super::{Ready, last_errno};
 
 /// Watches descriptors with the system call `poll`, available everywhere.
 ///
@@ -55,16 +55,24 @@ impl Scan for ByPoll {
         Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
 
     fn scan(cells: &mut [RawCell], timeout: Option<Duration>) -> Result<usize, Errno> {
-        let timeout = timeout.map(|timeout| libc::timespec {
-            tv_sec: timeout.as_secs() as _, // Fits, by the contract of `Scan`.
-            tv_nsec: timeout.subsec_nanos() as _,
-        });
-        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        let first: *mut libc::pollfd = cells.as_mut_ptr().cast();
-        // SAFETY: `first` is the start of `cells.len()` cells that this call alone may write to, each a `pollfd`;
-        // `timeout` is null or points to a local; without a signal mask, its length is not looked at.
-        let result = unsafe { libc::ppoll(first, cells.len() as libc::nfds_t, timeout, ptr::null()) };
+        let (first, count) = (cells.as_mut_ptr().cast::<libc::pollfd>(), cells.len() as libc::nfds_t);
+        let result = match timeout {
+            // What needs no clock is cheaper to ask for without one.
+            None | Some(Duration::ZERO) => {
+                let milliseconds = if timeout.is_none() { -1 } else { 0 };
+                // SAFETY: `first` is the start of `count` cells that this call alone may write to, each a `pollfd`.
+                unsafe { libc::poll(first, count, milliseconds) }
+            }
+            Some(timeout) => {
+                let timeout = libc::timespec {
+                    tv_sec: timeout.as_secs() as _, // Fits, by the contract of `Scan`.
+                    tv_nsec: timeout.subsec_nanos() as _,
+                };
+                // SAFETY: as above; `timeout` is a local, and there is no signal mask.
+                unsafe { libc::ppoll(first, count, &timeout, ptr::null()) }
+            }
+        };
         // -1 is the only negative result.
-        usize::try_from(result).map_err(|_| super::last_errno())
+        usize::try_from(result).map_err(|_| last_errno())
     }
 }

@@ -1,15 +1,18 @@
 //! A [`Poller`] that hands the whole set to a system call each time: [`Poll`](super::Poll) and
 //! [`Select`](super::Select).
 //!
-//! The set is shared by reference counting: a wait takes a reference and sleeps without the lock; who changes the set
-//! while somebody sleeps in it changes a copy. A wait works on cells of its own, which are kept for the next one, so
-//! that nothing is copied and nothing allocated as long as the set stays as it is.
+//! The set is shared by reference counting: a wait has a reference and sleeps without the lock; who changes the set
+//! while somebody sleeps in it changes a copy. A wait works with a reference and cells of its own, which are kept for
+//! the next one, so that nothing is copied, counted or allocated as long as the set stays as it is.
 //!
 //! A sleeping wait also watches an event descriptor of its own, a *bell*. Bells are rung for two reasons,
 //! which the waiter tells apart by the shared state, never by the bell: the set has changed (every waiter
 //! takes the new set and sleeps on for the rest of its time), or there was a [`notify`](Poller::notify)
 //! (the first waiter that sees the flag takes it and returns). With no bell shared between waiters, none
-//! can take another's wake-up away. A wait that does not sleep needs no bell and no flag in the kernel.
+//! can take another's wake-up away.
+//!
+//! A wait looks before it sleeps. Looking needs no bell, and costs the kernel a third of what it costs to prepare for
+//! a sleep at every descriptor: that is saved whenever something is ready, and else little next to a sleep.
 //!
 //! This module does not know how the system looks at the set: that is the parameter.
 
@@ -26,9 +29,6 @@ use super::scan::{RawCell, Scan};
 use super::{Event, Interest, PollError, Poller, Ready, Source, failed, new_bell, ring, silence};
 use crate::generation::Generation;
 use crate::sync::global::{Mutex, MutexGuard, lock};
-
-/// Up to so many sources it costs next to nothing to look before sleeping, and looking needs no bell.
-const FEW: usize = 32;
 
 /// Watches descriptors with a system call that looks at all of them: [`ByPoll`](super::ByPoll) or
 /// [`BySelect`](super::BySelect).
@@ -78,25 +78,45 @@ struct Sleeper {
 /// What a wait works with.
 struct Tools {
     bell: Arc<OwnedFd>,
+    /// As it was when it was last looked at; nothing if it has changed since.
+    set: Option<Arc<Set>>,
+    /// The version of the set.
+    version: u64,
     /// Those of the set, and one for the bell.
     cells: Vec<RawCell>,
     /// The version of the set that the cells are of.
-    version: u64,
+    cells_of: u64,
 }
+
+/// No set has this version.
+const NEVER: u64 = u64::MAX;
 
 impl Tools {
     fn new() -> Result<Tools, PollError> {
-        Ok(Tools { bell: Arc::new(new_bell()?), cells: Vec::new(), version: u64::MAX })
+        let bell = Arc::new(new_bell()?);
+        Ok(Tools { bell, set: None, version: NEVER, cells: Vec::new(), cells_of: NEVER })
     }
 
-    /// Makes the cells those of this version of the set.
-    fn refresh(&mut self, set: &Set, version: u64) {
-        if self.version != version {
+    /// Takes the set as it is now, and gives the one before back, if it is another.
+    fn update(&mut self, state: &State) -> Option<Arc<Set>> {
+        if self.version == state.version {
+            return None;
+        }
+        self.version = state.version;
+        self.set.replace(Arc::clone(&state.set))
+    }
+
+    /// The cells and what they stand for.
+    fn look(&mut self, and_bell: bool) -> (&mut [RawCell], &[Watched]) {
+        let set = self.set.as_deref().expect("`update` has put it here");
+        if self.cells_of != self.version {
             self.cells.clear();
             self.cells.extend_from_slice(&set.cells);
             self.cells.push(RawCell::new(self.bell.as_raw_fd(), Interest::READ));
-            self.version = version;
+            self.cells_of = self.version;
         }
+        let count = set.cells.len() + usize::from(and_bell);
+        (&mut self.cells[..count], &set.watched)
     }
 }
 
@@ -111,9 +131,12 @@ impl State {
         self.set.find(key).map_err(|_| PollError::NotFound(key))
     }
 
-    fn changed(&mut self) -> Result<(), PollError> {
+    /// The set, to be changed. Whoever sleeps in it sleeps in a copy from now on.
+    fn change(&mut self) -> &mut Set {
         self.version += 1;
-        self.ring()
+        // Else a copy would be made for nobody.
+        self.spare.iter_mut().for_each(|tools| tools.set = None);
+        Arc::make_mut(&mut self.set)
     }
 
     /// Wakes all sleepers. All are rung, also if one cannot be.
@@ -152,31 +175,31 @@ impl<C: Scan> Poller for Scanner<C> {
         let mut state = self.state()?;
         let Err(at) = state.set.find(key) else { return Err(PollError::AlreadyExists(key)) };
         let since = state.version + 1;
-        let set = Arc::make_mut(&mut state.set);
+        let set = state.change();
         set.cells.insert(at, RawCell::new(fd, interest));
         set.watched.insert(at, Watched { key, source, since });
-        state.changed()
+        state.ring()
     }
 
     fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
         let mut state = self.state()?;
         let at = state.find(key)?;
         let since = state.version + 1;
-        let set = Arc::make_mut(&mut state.set);
+        let set = state.change();
         set.cells[at].set_interest(interest);
         set.watched[at].since = since;
-        state.changed()
+        state.ring()
     }
 
     fn remove(&self, key: u64) -> Result<Source, PollError> {
         let mut state = self.state()?;
         let at = state.find(key)?;
-        let set = Arc::make_mut(&mut state.set);
+        let set = state.change();
         set.cells.remove(at);
         let watched = set.watched.remove(at);
-        let changed = state.changed();
+        let rung = state.ring();
         drop(state);
-        changed.map(|()| watched.source)
+        rung.map(|()| watched.source)
     }
 
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Result<(), PollError> {
@@ -185,28 +208,27 @@ impl<C: Scan> Poller for Scanner<C> {
         let mut wait = Wait { state: &self.state, tools: None, asleep: false };
         let mut looked = false;
         loop {
-            let (set, version, now) = {
-                let mut state = self.state()?;
-                let sleeps = !matches!(limit, Limit::Now) && (looked || state.set.cells.len() > FEW);
-                wait.prepare(&mut state, sleeps)?;
-                (Arc::clone(&state.set), state.version, !sleeps || wait.is_notified(&state))
-            };
-            let tools = wait.tools.as_mut().expect("`prepare` has taken them");
-            tools.refresh(&set, version);
-            let count = if wait.asleep { tools.cells.len() } else { set.cells.len() };
-            let cells = &mut tools.cells[..count];
-            let sleep = if now { Some(Duration::ZERO) } else { limit.remaining() };
-            let interrupted = match C::scan(cells, sleep) {
+            let mut state = self.state()?;
+            let sleeps = looked && !matches!(limit, Limit::Now);
+            wait.prepare(&mut state, sleeps)?;
+            let now = !sleeps || wait.is_notified(&state);
+            let (asleep, tools) = (wait.asleep, wait.tools.as_mut().expect("`prepare` has taken them"));
+            let old = tools.update(&state);
+            drop(state);
+            // Not under the lock: this may be the last reference to a removed source, and dropping it
+            // runs code of the caller, which may well call this poller.
+            drop(old);
+            let version = tools.version;
+            let (cells, watched) = tools.look(asleep);
+            let interrupted = match C::scan(cells, if now { Some(Duration::ZERO) } else { limit.remaining() })
+            {
                 Ok(ready) => {
-                    report(cells, &set.watched, ready, events);
+                    report(cells, watched, ready, events);
                     false
                 }
                 Err(Errno::INTR) => true,
                 Err(errno) => return Err(failed(C::NAME, errno)),
             };
-            // Not under the lock: this may be the last reference to a removed source, and dropping it
-            // runs code of the caller, which may well call this poller.
-            drop(set);
 
             let mut state = lock(&self.state);
             let seen = events.len();
@@ -223,7 +245,9 @@ impl<C: Scan> Poller for Scanner<C> {
             looked = true;
             let notified = wait.take_notification(&mut state);
             if notified || !events.is_empty() || limit.is_over() {
-                wait.end(&mut state);
+                let old = wait.end(&mut state);
+                drop(state);
+                drop(old);
                 return Ok(());
             }
         }
@@ -317,20 +341,28 @@ impl Wait<'_> {
         Ok(())
     }
 
-    fn end(&mut self, state: &mut State) {
+    /// Returns a set that has changed since: not to be dropped under the lock.
+    fn end(&mut self, state: &mut State) -> Option<Arc<Set>> {
         let silent = self.silence(state).is_ok();
         if let Some(at) = self.position(state) {
             state.sleepers.swap_remove(at);
         }
-        state.spare.extend(self.tools.take().filter(|_| silent));
+        let mut tools = self.tools.take()?;
+        let old = if tools.version == state.version { None } else { tools.set.take() };
+        if silent {
+            state.spare.push(tools);
+        }
+        old
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if self.tools.is_some() {
-            let state = self.state;
-            self.end(&mut lock(state));
+            let mut state = lock(self.state);
+            let old = self.end(&mut state);
+            drop(state);
+            drop(old);
         }
     }
 }

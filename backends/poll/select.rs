@@ -88,7 +88,7 @@ impl Scan for BySelect {
             highest = highest.max(asked(cell));
         }
         // Numbers beyond the kernel's table would be passed over in silence; if the highest one is open, none is.
-        while highest >= 0 && !is_open(highest) {
+        while highest >= SMALLEST_TABLE && !is_open(highest) {
             invalid += mark_closed(cells, |fd| fd == highest);
             highest = cells.iter().map(asked).max().unwrap_or(-1);
         }
@@ -103,6 +103,9 @@ impl Scan for BySelect {
         }
     }
 }
+
+/// The kernel's table of descriptors has as many places at least as a word has bits.
+const SMALLEST_TABLE: RawFd = Word::BITS as RawFd;
 
 /// The number that `select` has to be asked about, or -1.
 fn asked(cell: &RawCell) -> RawFd {
@@ -154,22 +157,55 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
     };
     let (read, rest) = sets.split_at_mut(words);
     let (write, priority) = rest.split_at_mut(words);
+    let mut asked_for = Interest::NONE;
     for cell in &*cells {
         let fd = asked(cell);
         if fd < 0 {
             continue;
         }
-        for (bit, set) in [
-            (Interest::READ, &mut *read),
-            (Interest::WRITE, &mut *write),
-            (Interest::PRIORITY, &mut *priority),
-        ] {
-            if cell.interest().contains(bit) {
-                insert(set, fd);
-            }
+        let interest = cell.interest();
+        asked_for |= interest;
+        if interest.contains(Interest::READ) {
+            insert(read, fd);
+        }
+        if interest.contains(Interest::WRITE) {
+            insert(write, fd);
+        }
+        if interest.contains(Interest::PRIORITY) {
+            insert(priority, fd);
         }
     }
-    pselect(bound, read, write, priority, timeout)?;
+    // The kernel spends time on every set that it gets.
+    let set = |set: &mut [Word], bit| {
+        if asked_for.contains(bit) { set.as_mut_ptr().cast() } else { ptr::null_mut() }
+    };
+    let [first, second, third] =
+        [set(read, Interest::READ), set(write, Interest::WRITE), set(priority, Interest::PRIORITY)];
+    let result = match timeout {
+        // What needs no fine clock is cheaper to ask for with the coarse one, or without any.
+        None | Some(Duration::ZERO) => {
+            let mut zero = libc::timeval { tv_sec: 0, tv_usec: 0 };
+            let timeout = if timeout.is_none() { ptr::null_mut() } else { &raw mut zero };
+            // SAFETY: of each set the kernel reads and writes the bits below `bound`, in whole words, and no more: that
+            // is what the slices hold, though it may be more or less than an `fd_set` of the C library. A null pointer
+            // is no set, or no end of waiting; the other is to a local.
+            unsafe { libc::select(bound, first, second, third, timeout) }
+        }
+        Some(timeout) => {
+            let timeout = libc::timespec {
+                tv_sec: timeout.as_secs() as _, // Fits, by the contract of `Scan`.
+                tv_nsec: timeout.subsec_nanos() as _,
+            };
+            // SAFETY: as above, and there is no signal mask.
+            unsafe { libc::pselect(bound, first, second, third, &timeout, ptr::null()) }
+        }
+    };
+    if result < 0 {
+        return Err(last_errno());
+    }
+    if result == 0 {
+        return Ok(0);
+    }
     let mut count = 0;
     for cell in cells {
         let fd = asked(cell);
@@ -179,7 +215,7 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
         let mut ready = Ready::NONE;
         let interest = cell.interest();
         if interest.contains(Interest::READ) && contains(read, fd) {
-            ready |= if is_ended_pipe(fd) { Ready::HANGUP } else { Ready::READ };
+            ready |= if is_ended_pipe(cell) { Ready::HANGUP } else { Ready::READ };
         }
         if interest.contains(Interest::WRITE) && contains(write, fd) {
             ready |= Ready::WRITE;
@@ -187,30 +223,12 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
         if interest.contains(Interest::PRIORITY) && contains(priority, fd) {
             ready |= Ready::PRIORITY;
         }
-        count += usize::from(!ready.is_none());
-        cell.set_ready(ready);
+        if !ready.is_none() {
+            cell.set_ready(ready);
+            count += 1;
+        }
     }
     Ok(count)
-}
-
-fn pselect(
-    bound: c_int,
-    read: &mut [Word],
-    write: &mut [Word],
-    priority: &mut [Word],
-    timeout: Option<Duration>,
-) -> Result<(), Errno> {
-    let timeout = timeout.map(|timeout| libc::timespec {
-        tv_sec: timeout.as_secs() as _, // Fits, by the contract of `Scan`.
-        tv_nsec: timeout.subsec_nanos() as _,
-    });
-    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    let [read, write, priority] = [read, write, priority].map(|set| set.as_mut_ptr().cast::<libc::fd_set>());
-    // SAFETY: of each set the kernel reads and writes the bits below `bound`, in whole words, and no more: that is what
-    // the slices hold, though it may be more or less than an `fd_set` of the C library. `timeout` is null or points to a
-    // local, and there is no signal mask.
-    let result = unsafe { libc::pselect(bound, read, write, priority, timeout, ptr::null()) };
-    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 fn is_open(fd: RawFd) -> bool {
@@ -218,19 +236,25 @@ fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
 
-/// Whether this, which `select` calls readable, is a pipe without data: then nobody can write into it any more.
-fn is_ended_pipe(fd: RawFd) -> bool {
-    let mut bytes: c_int = -1;
-    // SAFETY: writes the number of bytes into a local, if it writes at all.
-    if unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) } != 0 || bytes != 0 {
+/// Whether this, which `select` calls readable, is a pipe without data: then nobody can write into it any more. What is
+/// no pipe is marked, and not asked again.
+fn is_ended_pipe(cell: &mut RawCell) -> bool {
+    if cell.is_marked() {
         return false;
     }
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the pointer is to a local.
-    if unsafe { libc::fstat(fd, status.as_mut_ptr()) } != 0 {
+    if unsafe { libc::fstat(cell.fd(), status.as_mut_ptr()) } != 0 {
         return false;
     }
     // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
     let status = unsafe { status.assume_init() };
-    status.st_mode & libc::S_IFMT == libc::S_IFIFO
+    if status.st_mode & libc::S_IFMT != libc::S_IFIFO {
+        cell.mark();
+        return false;
+    }
+    let mut bytes: c_int = -1;
+    // SAFETY: writes the number of bytes into a local, if it writes at all.
+    let result = unsafe { libc::ioctl(cell.fd(), libc::FIONREAD, &mut bytes) };
+    result == 0 && bytes == 0
 }

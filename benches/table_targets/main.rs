@@ -32,6 +32,7 @@
 mod growth;
 mod locks;
 mod machine;
+#[path = "../report/mod.rs"]
 mod report;
 mod single;
 #[allow(dead_code, reason = "the bench `table` uses the rest")]
@@ -41,20 +42,12 @@ mod together;
 use std::env;
 
 use machine::cores;
-use report::Report;
+use report::{Report, is_measuring, is_wanted};
 
 fn main() {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let measuring = arguments.iter().any(|argument| argument == "--bench");
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let wanted = |title: &str| filters.is_empty() || filters.iter().any(|filter| title.contains(*filter));
+    let (measuring, wanted) = (is_measuring(), is_wanted);
     let large = env::var("MANYCORE_BENCH_LARGE").is_ok_and(|value| value == "1");
-    let rounds: usize = match env::var("MANYCORE_BENCH_ROUNDS") {
-        Ok(rounds) => rounds.parse().expect("MANYCORE_BENCH_ROUNDS is a number"),
-        Err(_) if measuring => 5,
-        Err(_) => 1,
-    };
-    assert!(rounds > 0, "at least one round must be measured");
+    let rounds = report::rounds();
     // Of what takes long.
     let few = rounds.div_ceil(2);
 

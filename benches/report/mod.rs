@@ -1,4 +1,7 @@
-//! What is printed: a line per measurement, and how many targets were met.
+//! What the benches with targets print: a line per measurement, and how many targets were met.
+
+// Each bench uses a part of it.
+#![allow(dead_code)]
 
 use std::fmt;
 
@@ -141,4 +144,26 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// How many rounds to measure: `MANYCORE_BENCH_ROUNDS`, else 5, or 1 without cargo's `--bench`.
+pub(crate) fn rounds() -> usize {
+    let rounds = match std::env::var("MANYCORE_BENCH_ROUNDS") {
+        Ok(rounds) => rounds.parse().expect("MANYCORE_BENCH_ROUNDS is a number"),
+        Err(_) if is_measuring() => 5,
+        Err(_) => 1,
+    };
+    assert!(rounds > 0, "at least one round must be measured");
+    rounds
+}
+
+/// Whether this is more than a trial of whether everything can be measured.
+pub(crate) fn is_measuring() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Whether the section is asked for: all are, unless the command line names parts of titles.
+pub(crate) fn is_wanted(title: &str) -> bool {
+    let mut filters = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    filters.peek().is_none() || filters.any(|filter| title.contains(&filter))
 }
