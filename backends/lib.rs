@@ -34,6 +34,7 @@ pub mod lock;
 pub mod name;
 pub mod poll;
 pub mod shm;
+mod signal;
 pub mod spawn;
 mod sync;
 #[cfg(feature = "testing")]

@@ -6,20 +6,17 @@
 //!
 //! # Safety
 //!
-//! A signal's action runs between any two instructions of the program, and so may only do what POSIX calls
-//! async-signal-safe. Ours is one `write` to a descriptor that it owns, through rustix, which makes the system call and
-//! nothing else: no lock, no memory, not even `errno`.
+//! A signal's action may only do what POSIX calls async-signal-safe. Ours is one `write` to a descriptor that it owns,
+//! through rustix, which makes the system call and nothing else.
 
 #![allow(unsafe_code)]
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use signal_hook_registry::SigId;
-
 use super::{Interest, PollError, new_bell, poll_single, ring, silence};
+use crate::signal;
 
 /// A flag with a descriptor: readable, level-triggered, from [`notify`](Notifier::notify) until
 /// [`consume`](Notifier::consume).
@@ -86,25 +83,21 @@ impl Notifier {
     ///
     /// What else happens at the signal still happens, except for its default action: `SIGTERM` does not end the process
     /// while, or after, somebody has watched it. Units of [`Fork`](crate::spawn::Fork) do not watch what their parent
-    /// watches.
+    /// watches, and have its default action again until they watch it themselves.
     ///
     /// # Errors
     /// [`PollError::Io`] with `EINVAL` if there is no such signal or it cannot be watched (`SIGKILL`, `SIGSTOP`, and
     /// `SIGILL`, `SIGFPE`, `SIGSEGV`, after which a program cannot go on).
     #[doc(alias("report_signal_as_event", "sigaction"))]
     pub fn watch_signal(&self, signal: i32) -> Result<SignalWatch, PollError> {
-        let failed = |source| PollError::Io { op: "sigaction", source };
-        if signal_hook_registry::FORBIDDEN.contains(&signal) {
-            return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
-        }
         let bell = Arc::clone(&self.bell);
         let act = move || {
             // The counter cannot be so high that this blocks: the descriptor is non-blocking, and then it is readable.
             let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
         };
         // SAFETY: the action makes one system call that is async-signal-safe, as argued in the module's head.
-        let id = unsafe { signal_hook_registry::register(signal, act) }.map_err(failed)?;
-        Ok(SignalWatch { id })
+        let watch = unsafe { signal::watch(signal, act) };
+        watch.map(SignalWatch).map_err(|source| PollError::Io { op: "sigaction", source })
     }
 }
 
@@ -116,12 +109,4 @@ impl AsFd for Notifier {
 
 /// As long as this lives, a signal sets the flag of a [`Notifier`].
 #[derive(Debug)]
-pub struct SignalWatch {
-    id: SigId,
-}
-
-impl Drop for SignalWatch {
-    fn drop(&mut self) {
-        signal_hook_registry::unregister(self.id);
-    }
-}
+pub struct SignalWatch(#[allow(dead_code, reason = "it does its work by being there")] signal::Watch);

@@ -3,7 +3,7 @@
 //! | step | in the parent | in the unit |
 //! |---|---|---|
 //! | before the fork | count threads, write out standard output, block all signals | |
-//! | after it | open a pidfd of the child, then restore the signal mask | ask to die with the parent |
+//! | after it | begin to watch the child, then restore the signal mask | ask to die with the parent |
 //! | | | default action for handled signals, empty signal mask |
 //! | | | close all descriptors but 0, 1, 2 and `keep` |
 //! | | | call `run`, write out standard output, `_exit` |
@@ -31,7 +31,7 @@
 //! copies: the originals live in the parent. What the closure owns is excluded by law 3: that it owns no
 //! descriptor but those in `keep` is a promise of the caller that the type system cannot ask for, and the
 //! one knowing exception from I/O safety here. It can mix up descriptors, not break memory. The handles of
-//! this module, and those of shared objects, notice that they are copies (`Generation`) and leave their
+//! children, and those of shared objects, notice that they are copies (`Generation`) and leave their
 //! number alone.
 //!
 //! The remaining unsafe code is system calls that take integers, or pointers to locals that outlive the
@@ -39,29 +39,25 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
 use std::fs;
 use std::io::{self, Write};
-use std::mem::{self, ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, Signal};
 
-use super::{Child, Exit, SpawnError, Spawner};
+use super::descriptors::close_all_but;
+use super::watch::{ends_are_ignored, put_down, sweep};
+use super::{ChildProcess, SpawnError, Spawner, WatchBy};
 use crate::generation::Generation;
-use crate::sync::global::{Mutex, lock};
+use crate::signal;
 
 /// The exit code of a unit that panicked (law 4).
 const PANICKED: i32 = 101;
 
 /// The first descriptor that is not a standard one.
 const FIRST: RawFd = 3;
-
-/// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
-static ORPHANS: Mutex<Vec<Orphan>> = Mutex::new(Vec::new());
 
 /// Spawns units by `fork`: they start fast, and share nothing but what they are given.
 ///
@@ -80,9 +76,9 @@ static ORPHANS: Mutex<Vec<Orphan>> = Mutex::new(Vec::new());
 pub struct Fork;
 
 impl Spawner for Fork {
-    type Child = ForkedChild;
+    type Child = ChildProcess;
 
-    fn spawn<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<ForkedChild, SpawnError>
+    fn spawn<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<ChildProcess, SpawnError>
     where
         F: FnOnce() -> i32 + Send + 'static,
     {
@@ -96,7 +92,7 @@ impl Spawner for Fork {
             return Err(SpawnError::EndsIgnored);
         }
         // Registers the counter before the fork that it has to count.
-        let generation = Generation::current();
+        let _ = Generation::current();
         // All that needs memory is made before the fork.
         let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= FIRST).collect();
         keep.sort_unstable();
@@ -105,7 +101,7 @@ impl Spawner for Fork {
 
         let parent = rustix::process::getpid();
         // Until the child has a pidfd: a handler of the caller's could reap it before.
-        let _blocked = BlockedSignals::new();
+        let _blocked = signal::BlockedSignals::new();
         // SAFETY: the calling thread is the only one of this process, as argued in the module's head.
         let forked = match unsafe { libc::fork() } {
             -1 => Err(SpawnError::Io { op: "fork", source: io::Error::last_os_error() }),
@@ -113,165 +109,9 @@ impl Spawner for Fork {
             pid => Ok(Pid::from_raw(pid).expect("fork gives a child a number that is not zero")),
         };
         let pid = forked?;
-        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(ForkedChild {
-                pid,
-                exit: Mutex::new(None),
-                handle: ManuallyDrop::new(Orphan { pidfd: ManuallyDrop::new(pidfd), generation }),
-            }),
-            Err(errno) => {
-                // Law 7. The number is still that of our child: nobody can have reaped it.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-                let _ = fetch(WaitId::Pid(pid), WaitIdOptions::EXITED);
-                Err(failed("pidfd_open", errno))
-            }
-        }
+        // Law 7.
+        ChildProcess::of(pid, WatchBy::Best, None).inspect_err(|_| put_down(pid))
     }
-}
-
-/// A unit begun by [`Fork`]: a process, and a pidfd that says when it ended.
-///
-/// It can be reaped only once: if something else in this program takes the exit status of every child
-/// (`wait`, `waitpid(-1)`, `SIGCHLD` set to be ignored), waiting fails with `ECHILD`. A copy of this value
-/// in a forked child of the process is of no use there: waiting fails with `ECHILD`, killing with `EPERM`,
-/// and its descriptor is somebody else's.
-#[derive(Debug)]
-pub struct ForkedChild {
-    pid: Pid,
-    exit: Mutex<Option<Exit>>,
-    handle: ManuallyDrop<Orphan>,
-}
-
-impl ForkedChild {
-    /// Takes the exit status, if there is one. The lock makes sure that only one thread reaps.
-    fn fetch(&self) -> Result<Option<Exit>, SpawnError> {
-        let mut exit = lock(&self.exit);
-        if exit.is_none() {
-            *exit = self.handle.reap()?;
-        }
-        Ok(*exit)
-    }
-}
-
-impl AsFd for ForkedChild {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.pidfd.as_fd()
-    }
-}
-
-impl Child for ForkedChild {
-    fn id(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
-    fn try_wait(&self) -> Result<Option<Exit>, SpawnError> {
-        self.fetch()
-    }
-
-    fn wait(&self) -> Result<Exit, SpawnError> {
-        loop {
-            if let Some(exit) = self.fetch()? {
-                return Ok(exit);
-            }
-            // Sleeps without the lock, and without reaping: other threads may look or wait meanwhile. If
-            // one of them reaps first, this fails, and `fetch` finds what the other has found.
-            let _ = fetch(WaitId::PidFd(self.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        }
-    }
-
-    fn kill(&self, signal: i32) -> Result<(), SpawnError> {
-        if lock(&self.exit).is_some() {
-            return Ok(());
-        }
-        if !self.handle.generation.is_current() {
-            return Err(failed("pidfd_send_signal", Errno::PERM));
-        }
-        match send_signal(self.as_fd(), signal) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                Err(SpawnError::Io { op: "pidfd_send_signal", source: error })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for ForkedChild {
-    fn drop(&mut self) {
-        // SAFETY: `handle` is not used after this: the value is being dropped.
-        let orphan = unsafe { ManuallyDrop::take(&mut self.handle) };
-        if !orphan.generation.is_current() {
-            return;
-        }
-        // An error says that there is nothing to reap.
-        let ended = lock(&self.exit).is_some() || !matches!(orphan.reap(), Ok(None));
-        if !ended {
-            lock(&ORPHANS).push(orphan);
-        }
-        sweep();
-    }
-}
-
-/// A child as the kernel knows it. Dropping it closes the descriptor and does not wait.
-#[derive(Debug)]
-struct Orphan {
-    pidfd: ManuallyDrop<OwnedFd>,
-    generation: Generation,
-}
-
-impl Orphan {
-    fn reap(&self) -> Result<Option<Exit>, SpawnError> {
-        let status = if self.generation.is_current() {
-            fetch(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-        } else {
-            Err(Errno::CHILD)
-        };
-        let status = status.map_err(|errno| failed("waitid", errno))?;
-        Ok(status.map(|status| exit_of(&status)))
-    }
-}
-
-impl Drop for Orphan {
-    fn drop(&mut self) {
-        if self.generation.is_current() {
-            // SAFETY: `pidfd` is not used after this: the value is being dropped.
-            drop(unsafe { ManuallyDrop::take(&mut self.pidfd) });
-        }
-        // In a forked child the number was closed, and may have been given to somebody else.
-    }
-}
-
-/// Reaps the orphans that have ended, and forgets those that are children of the parent.
-fn sweep() {
-    lock(&ORPHANS).retain(|orphan| orphan.generation.is_current() && matches!(orphan.reap(), Ok(None)));
-}
-
-/// `waitid`, undisturbed by signals.
-fn fetch(id: WaitId<'_>, options: WaitIdOptions) -> Result<Option<WaitIdStatus>, Errno> {
-    rustix::io::retry_on_intr(|| rustix::process::waitid(id.clone(), options))
-}
-
-fn exit_of(status: &WaitIdStatus) -> Exit {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, signal) => Exit::Signal { signal: signal.unwrap_or(0), core: status.dumped() },
-    }
-}
-
-/// What happens at a signal; nothing for those that the C library keeps to itself.
-fn action_of(signal: c_int) -> Option<libc::sigaction> {
-    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null pointer means that nothing is set; the other is to a local.
-    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: all zeroes is a value of this plain C structure, and the call may have filled it in.
-    let action = unsafe { action.assume_init() };
-    (result == 0).then_some(action)
-}
-
-/// Whether the system throws the ends of children away instead of keeping them for who waits.
-fn ends_are_ignored() -> bool {
-    action_of(libc::SIGCHLD).is_some_and(|action| {
-        action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
-    })
 }
 
 /// How many threads can still run code of this program.
@@ -314,10 +154,6 @@ fn stat_field(stat: &str, field: usize) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
-fn failed(op: &'static str, errno: Errno) -> SpawnError {
-    SpawnError::Io { op, source: errno.into() }
-}
-
 // What follows runs in the child.
 
 /// The life of a unit. Whatever happens, it ends here.
@@ -325,8 +161,10 @@ fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
     let mut end = End(PANICKED);
     let code = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
-        reset_signals();
-        close_all_but(keep);
+        // A handler of the parent would act on what it shares with the parent.
+        signal::drop_handlers(&[libc::SIGSEGV, libc::SIGBUS]);
+        signal::set_mask(&signal::empty_set());
+        close_all_but(FIRST, keep).expect("a unit must be able to close what it was not given");
         open_standard_descriptors();
         run()
     }));
@@ -361,62 +199,6 @@ fn die_with(parent: Pid) {
     }
 }
 
-/// Gives signals that have a handler their default action, and unblocks all. A handler of the parent
-/// would act on what it shares with the parent.
-fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        if signal == libc::SIGSEGV || signal == libc::SIGBUS {
-            continue;
-        }
-        let Some(mut action) = action_of(signal) else { continue };
-        if action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN {
-            action.sa_sigaction = libc::SIG_DFL;
-            action.sa_flags = 0;
-            // SAFETY: `action` is a valid local; the default action runs no code of ours.
-            unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
-        }
-    }
-    set_signal_mask(&signal_set(false));
-}
-
-/// Law 3. `keep` is sorted.
-fn close_all_but(keep: &[RawFd]) {
-    let mut first = FIRST;
-    for &fd in keep {
-        if fd > first && close_range(first, fd - 1).is_err() {
-            return close_listed(keep);
-        }
-        first = fd.saturating_add(1).max(first);
-    }
-    if close_range(first, RawFd::MAX).is_err() {
-        close_listed(keep);
-    }
-}
-
-/// For kernels before 5.9, and for sandboxes that do not know `close_range`.
-fn close_listed(keep: &[RawFd]) {
-    // Collected first: closing while reading would skip entries, and close the directory itself.
-    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")
-        .expect("a unit must be able to read /proc/self/fd, to close what it was not given")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for fd in open {
-        if fd >= FIRST && keep.binary_search(&fd).is_err() {
-            // SAFETY: the owners of this number live in the parent, as argued in the module's head.
-            unsafe { libc::close(fd) };
-        }
-    }
-}
-
-fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    let first = first.unsigned_abs();
-    let last = last.unsigned_abs();
-    // SAFETY: takes integers; the owners of these numbers live in the parent, as argued in the module's
-    // head.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    check(result)
-}
-
 /// Makes sure that the numbers 0, 1 and 2 do not fall to a descriptor that is opened later.
 fn open_standard_descriptors() {
     for fd in 0..FIRST {
@@ -427,61 +209,6 @@ fn open_standard_descriptors() {
             unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         }
     }
-}
-
-// Signals.
-
-/// While this value lives, no handler runs in this thread. Dropping it restores the mask.
-struct BlockedSignals {
-    before: libc::sigset_t,
-}
-
-impl BlockedSignals {
-    fn new() -> BlockedSignals {
-        BlockedSignals { before: set_signal_mask(&signal_set(true)) }
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        set_signal_mask(&self.before);
-    }
-}
-
-fn signal_set(full: bool) -> libc::sigset_t {
-    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    if full {
-        // SAFETY: the pointer is to a local.
-        unsafe { libc::sigfillset(set.as_mut_ptr()) };
-    } else {
-        // SAFETY: the pointer is to a local.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    }
-    // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
-    unsafe { set.assume_init() }
-}
-
-/// Sets the mask of the calling thread, and returns the one before.
-fn set_signal_mask(set: &libc::sigset_t) -> libc::sigset_t {
-    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: both pointers are to values that outlive the call. It cannot fail: SIG_SETMASK is valid.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, before.as_mut_ptr()) };
-    // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
-    unsafe { before.assume_init() }
-}
-
-/// `pidfd_send_signal`, for every number: rustix has names for the standard ones only.
-fn send_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
-    let nothing = ptr::null::<libc::siginfo_t>();
-    let flags: libc::c_uint = 0;
-    let pidfd = pidfd.as_raw_fd();
-    // SAFETY: a null pointer stands for the information that `kill` sends.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, nothing, flags) };
-    check(result)
-}
-
-fn check(result: libc::c_long) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

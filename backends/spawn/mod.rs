@@ -21,15 +21,30 @@
 //! 7. **A failed start** leaves nothing behind: no child, no descriptor.
 //! 8. **The parent's death** ends the units.
 //!
+//! # Other programs, other children
+//!
+//! Below the contract stands what it is built on, for programs that are no units: [`Command`] starts another program,
+//! [`ChildProcess`] watches any child of this process by a descriptor, and [`Children`] is a list of children, to signal
+//! them all.
+//!
 //! This module does not know what a worker is, and sends no messages.
 
+mod children;
+mod command;
+mod descriptors;
 mod fork;
+mod plan;
+mod start;
+mod watch;
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-pub use fork::{Fork, ForkedChild};
+pub use children::{Children, KillAll, Member};
+pub use command::{Command, Directory, Group, Step};
+pub use fork::Fork;
+pub use watch::{ChildProcess, WatchBy};
 
 /// A way to begin units of work. The laws are on the [module page](self).
 #[doc(alias("fork", "posix_spawn"))]
@@ -144,9 +159,32 @@ pub enum SpawnError {
     /// The process ignores `SIGCHLD`, perhaps because its parent did: then the system throws the ends of its
     /// children away, and nobody can wait for them.
     #[error(
-        "SIGCHLD is ignored in this process, so that nobody can learn how its children end: set its default action before starting workers"
+        "SIGCHLD is ignored in this process, so that nobody can learn how its children end: set its default action before starting any"
     )]
     EndsIgnored,
+    /// A program could not be started. Nothing is left of the attempt.
+    #[error("cannot start {program:?}: {step} ({call}) failed: {source}")]
+    Command {
+        /// The program.
+        program: String,
+        /// What failed.
+        step: Step,
+        /// The system call.
+        call: &'static str,
+        /// The error, with its errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A text that the system takes cannot be said to it: it contains a zero byte, or is the name of an environment
+    /// variable that is empty or contains an equals sign.
+    #[error("{what} contains a character that the system cannot take there")]
+    Nul {
+        /// Which text.
+        what: &'static str,
+    },
+    /// The child is in the list already.
+    #[error("child {0} is watched already")]
+    AlreadyWatched(u32),
     /// A system call failed.
     #[error("{op} failed: {source}")]
     Io {

@@ -1,0 +1,411 @@
+//! Watching child processes: [`ChildProcess`], for which it makes no difference who started the child.
+//!
+//! | by | the end is told by | needs |
+//! |---|---|---|
+//! | [`WatchBy::Descriptor`] | a pidfd, which the kernel makes readable | Linux 5.4 |
+//! | [`WatchBy::Signal`] | an event descriptor, which our action at `SIGCHLD` makes readable after looking whether it is this child that ended | that nobody else replaces the handler of `SIGCHLD`, and that some thread does not block it |
+//! | [`WatchBy::Best`] | the first, or where the system refuses it, the second | |
+//!
+//! A child is reaped here only, by its own number, and signalled only while it is not reaped: under one lock, so that
+//! the number cannot have become another's. Children that nobody has a handle for any more are *orphans*; each is reaped
+//! by the first sweep after its end. There is no thread, and nobody else's children are touched.
+//!
+//! This module does not start anything, and keeps no list of what it watches: that is [`Children`](super::Children).
+//!
+//! # Safety
+//!
+//! A handle that is carried into a forked child must leave its descriptor alone there: the number was closed, and may
+//! be another's by now. So it is dropped by hand, after a look at the generation. The action at `SIGCHLD` makes two
+//! system calls through rustix, `waitid` and `write`, which are async-signal-safe; it owns what it uses. The remaining
+//! unsafe code is system calls that take integers.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
+
+use super::{Child, Exit, SpawnError};
+use crate::generation::Generation;
+use crate::signal;
+use crate::sync::global::{Mutex, MutexGuard, lock};
+
+/// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
+static ORPHANS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
+
+/// How the end of a child is noticed: see the [module page](self).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchBy {
+    /// By a pidfd, or where the system refuses it, by `SIGCHLD`.
+    #[default]
+    Best,
+    /// By a pidfd.
+    Descriptor,
+    /// By `SIGCHLD`.
+    Signal,
+}
+
+/// A process that is a child of this one, and a descriptor that says when it ended.
+///
+/// It can be reaped only once: if something else in this program takes the exit status of every child
+/// (`wait`, `waitpid(-1)`, `SIGCHLD` set to be ignored), waiting fails with `ECHILD`. A copy of this value
+/// in a forked child of the process is of no use there: waiting fails with `ECHILD`, killing with `EPERM`,
+/// and its descriptor is somebody else's.
+///
+/// Dropping it while the child runs lets the child go on; it is reaped after its end (law 5).
+#[derive(Debug)]
+#[doc(alias("watched_subprocess"))]
+pub struct ChildProcess {
+    watched: Arc<Watched>,
+}
+
+impl ChildProcess {
+    /// Watches a child of this process that was started by other means, such as [`std::process::Command`]. It is reaped
+    /// by this value from now on, and by nobody else.
+    ///
+    /// A child that has ended and was not reaped is as good as one that runs.
+    ///
+    /// # Errors
+    /// [`SpawnError::Io`] with `ECHILD` if this process has no such child, or has reaped it; with `EMFILE` if no
+    /// descriptor is free; [`SpawnError::EndsIgnored`] if nobody can learn of ends.
+    #[doc(alias = "watch_subprocess")]
+    pub fn watch(id: u32, by: WatchBy) -> Result<ChildProcess, SpawnError> {
+        if ends_are_ignored() {
+            return Err(SpawnError::EndsIgnored);
+        }
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        ChildProcess::of(pid.ok_or(failed("waitid", Errno::CHILD))?, by, None)
+    }
+
+    /// Watches the child, of which there may be a pidfd already.
+    pub(super) fn of(pid: Pid, by: WatchBy, pidfd: Option<OwnedFd>) -> Result<ChildProcess, SpawnError> {
+        // Is it ours? A number that is nobody's, or another's, is refused before anything is done with it.
+        fetch(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+            .map_err(|errno| failed("waitid", errno))?;
+        let generation = Generation::current();
+        let teller = ManuallyDrop::new(Teller::new(pid, by, pidfd)?);
+        let watched = Watched { pid, teller, generation, state: Mutex::new(State::Unreaped) };
+        Ok(ChildProcess { watched: Arc::new(watched) })
+    }
+
+    /// Leaves the child to itself: it goes on, and is reaped after its end. This is what dropping does.
+    #[doc(alias = "ignore_subprocess")]
+    pub fn ignore(self) {}
+
+    /// Gives the child back to the caller, who has to reap it: nobody else will, so that it may become a zombie.
+    /// Returns its number, or `None` if it was reaped already.
+    #[doc(alias = "forget_subprocess")]
+    pub fn forget(self) -> Option<u32> {
+        let mut state = lock(&self.watched.state);
+        match *state {
+            State::Unreaped => {
+                *state = State::Gone;
+                drop(state);
+                Some(self.id())
+            }
+            State::Ended(_) | State::Gone => None,
+        }
+    }
+
+    /// Sends the signal to all processes of the group `group`, if the child is in it and was not reaped. Returns
+    /// whether it is.
+    ///
+    /// As long as the child is not reaped, the group exists, and its number is not another's; a child that has ended
+    /// counts, so that what it has left behind in its group is reached. To ask for all children of a group at once, see
+    /// [`Children::kill_group`](super::Children::kill_group).
+    ///
+    /// # Errors
+    /// [`SpawnError::Io`]: `EPERM`, `EINVAL` for a signal that does not exist.
+    #[doc(alias = "killpg_subprocess")]
+    pub fn kill_group(&self, group: u32, signal: i32) -> Result<bool, SpawnError> {
+        self.watched.kill_group(group, signal)
+    }
+
+    pub(super) fn watched(&self) -> &Arc<Watched> {
+        &self.watched
+    }
+}
+
+impl AsFd for ChildProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watched.teller.fd()
+    }
+}
+
+impl Child for ChildProcess {
+    fn id(&self) -> u32 {
+        self.watched.id()
+    }
+
+    #[doc(alias = "get_subprocess_status")]
+    fn try_wait(&self) -> Result<Option<Exit>, SpawnError> {
+        self.watched.reap()
+    }
+
+    fn wait(&self) -> Result<Exit, SpawnError> {
+        loop {
+            if let Some(exit) = self.watched.reap()? {
+                return Ok(exit);
+            }
+            // Sleeps without the lock, and without reaping: other threads may look or wait meanwhile. If
+            // one of them reaps first, this fails, and `reap` finds what the other has found.
+            let _ = fetch(self.watched.wait_id(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        }
+    }
+
+    #[doc(alias = "kill_subprocess")]
+    fn kill(&self, signal: i32) -> Result<(), SpawnError> {
+        self.watched.kill(signal)
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        if self.watched.generation.is_current() {
+            // An error says that there is nothing to reap.
+            let ended = !self.watched.is_unreaped() || !matches!(self.watched.reap(), Ok(None));
+            if !ended {
+                lock(&ORPHANS).push(Arc::clone(&self.watched));
+            }
+            sweep();
+        }
+    }
+}
+
+/// Reaps the orphans that have ended, and forgets those that are children of the parent.
+pub(super) fn sweep() {
+    lock(&ORPHANS).retain(|orphan| orphan.generation.is_current() && matches!(orphan.reap(), Ok(None)));
+}
+
+/// A child as this process knows it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pid: Pid,
+    teller: ManuallyDrop<Teller>,
+    generation: Generation,
+    /// Its lock makes sure that only one thread reaps, and none signals what is reaped.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody has reaped it: its number is its own.
+    Unreaped,
+    /// It was reaped here.
+    Ended(Exit),
+    /// Somebody else has reaped it, or has to.
+    Gone,
+}
+
+impl Watched {
+    pub(super) fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    fn wait_id(&self) -> WaitId<'_> {
+        match &*self.teller {
+            Teller::Pidfd(pidfd) => WaitId::PidFd(pidfd.as_fd()),
+            Teller::Bell { .. } => WaitId::Pid(self.pid),
+        }
+    }
+
+    /// Whether its number is its own, as far as is known without asking.
+    pub(super) fn is_unreaped(&self) -> bool {
+        self.generation.is_current() && matches!(*lock(&self.state), State::Unreaped)
+    }
+
+    /// Takes the exit status, if there is one.
+    pub(super) fn reap(&self) -> Result<Option<Exit>, SpawnError> {
+        let mut state = lock(&self.state);
+        match *state {
+            State::Ended(exit) => return Ok(Some(exit)),
+            State::Gone => return Err(failed("waitid", Errno::CHILD)),
+            State::Unreaped if !self.generation.is_current() => return Err(failed("waitid", Errno::CHILD)),
+            State::Unreaped => {}
+        }
+        match fetch(self.wait_id(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(None) => Ok(None),
+            Ok(Some(status)) => {
+                let exit = exit_of(&status);
+                *state = State::Ended(exit);
+                Ok(Some(exit))
+            }
+            Err(errno) => {
+                if errno == Errno::CHILD {
+                    *state = State::Gone;
+                }
+                Err(failed("waitid", errno))
+            }
+        }
+    }
+
+    /// The lock on a number that is the child's own for as long as the lock is held; `None` if it is not.
+    fn own_number(&self) -> Option<MutexGuard<'_, State>> {
+        let mut state = lock(&self.state);
+        if !matches!(*state, State::Unreaped) {
+            return None;
+        }
+        // Somebody else in this program may have reaped it.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if matches!(fetch(self.wait_id(), look), Err(Errno::CHILD)) {
+            *state = State::Gone;
+            return None;
+        }
+        Some(state)
+    }
+
+    pub(super) fn kill(&self, signal: c_int) -> Result<(), SpawnError> {
+        if !self.generation.is_current() {
+            return Err(failed("kill", Errno::PERM));
+        }
+        let Some(_own) = self.own_number() else { return Ok(()) };
+        let (op, result) = match &*self.teller {
+            Teller::Pidfd(pidfd) => ("pidfd_send_signal", send_signal(pidfd.as_fd(), signal)),
+            Teller::Bell { .. } => ("kill", kill(self.pid.as_raw_nonzero().get(), signal)),
+        };
+        match result {
+            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(SpawnError::Io { op, source }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn kill_group(&self, group: u32, signal: c_int) -> Result<bool, SpawnError> {
+        if !self.generation.is_current() {
+            return Err(failed("kill", Errno::PERM));
+        }
+        let Some(_own) = self.own_number() else { return Ok(false) };
+        // Group 0 would be ours, and no process is in it.
+        let group = match rustix::process::getpgid(Some(self.pid)) {
+            Ok(its) if u32::try_from(its.as_raw_nonzero().get()) == Ok(group) => its.as_raw_nonzero().get(),
+            _ => return Ok(false),
+        };
+        match kill(-group, signal) {
+            // All that is left of the group are the ended.
+            Err(source) if source.raw_os_error() == Some(libc::ESRCH) => Ok(true),
+            Err(source) => Err(SpawnError::Io { op: "kill", source }),
+            Ok(()) => Ok(true),
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.generation.is_current() {
+            // SAFETY: `teller` is not used after this: the value is being dropped.
+            unsafe { ManuallyDrop::drop(&mut self.teller) };
+        }
+        // In a forked child the number was closed, and may have been given to somebody else.
+    }
+}
+
+/// What says, by a descriptor, when a child ended.
+#[derive(Debug)]
+enum Teller {
+    Pidfd(OwnedFd),
+    Bell { bell: Arc<OwnedFd>, _watch: signal::Watch },
+}
+
+impl Teller {
+    fn new(pid: Pid, by: WatchBy, pidfd: Option<OwnedFd>) -> Result<Teller, SpawnError> {
+        if by == WatchBy::Signal {
+            return Teller::bell(pid);
+        }
+        let pidfd = match pidfd {
+            Some(pidfd) => Ok(pidfd),
+            None => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
+        };
+        match pidfd {
+            Ok(pidfd) => Ok(Teller::Pidfd(pidfd)),
+            // An older kernel, or a sandbox.
+            Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) if by == WatchBy::Best => Teller::bell(pid),
+            Err(errno) => Err(failed("pidfd_open", errno)),
+        }
+    }
+
+    fn bell(pid: Pid) -> Result<Teller, SpawnError> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Arc::new)
+            .map_err(|errno| failed("eventfd", errno))?;
+        let ours = Arc::clone(&bell);
+        let look = move || {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            // Also if somebody else has reaped it: whoever asks then is told.
+            if !matches!(rustix::process::waitid(WaitId::Pid(pid), look), Ok(None)) {
+                let _ = rustix::io::write(&ours, &1_u64.to_ne_bytes());
+            }
+        };
+        let now = look.clone();
+        // SAFETY: it makes two system calls that are async-signal-safe, as argued in the module's head.
+        let watch = unsafe { signal::watch(libc::SIGCHLD, look) };
+        let watch = watch.map_err(|source| SpawnError::Io { op: "sigaction", source })?;
+        // It may have ended before.
+        now();
+        Ok(Teller::Bell { bell, _watch: watch })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Teller::Pidfd(pidfd) => pidfd.as_fd(),
+            Teller::Bell { bell, .. } => bell.as_fd(),
+        }
+    }
+}
+
+/// `waitid`, undisturbed by signals.
+fn fetch(id: WaitId<'_>, options: WaitIdOptions) -> Result<Option<WaitIdStatus>, Errno> {
+    rustix::io::retry_on_intr(|| rustix::process::waitid(id.clone(), options))
+}
+
+fn exit_of(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal { signal: signal.unwrap_or(0), core: status.dumped() },
+    }
+}
+
+/// Ends a child that nobody has watched yet, and reaps it.
+pub(super) fn put_down(pid: Pid) {
+    // The number is still that of our child: nobody can have reaped it.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    reap_unwatched(pid);
+}
+
+/// Waits for the end of a child that nobody has watched, and reaps it.
+pub(super) fn reap_unwatched(pid: Pid) {
+    let _ = fetch(WaitId::Pid(pid), WaitIdOptions::EXITED);
+}
+
+/// Whether the system throws the ends of children away instead of keeping them for who waits.
+pub(super) fn ends_are_ignored() -> bool {
+    signal::action_of(libc::SIGCHLD).is_some_and(|action| {
+        action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
+    })
+}
+
+/// `pidfd_send_signal`, for every number: rustix has names for the standard ones only.
+fn send_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let nothing = ptr::null::<libc::siginfo_t>();
+    let flags: libc::c_uint = 0;
+    let pidfd = pidfd.as_raw_fd();
+    // SAFETY: a null pointer stands for the information that `kill` sends.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, nothing, flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `kill`, for every number, as above; a negative `target` is a group.
+fn kill(target: libc::pid_t, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes integers.
+    if unsafe { libc::kill(target, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn failed(op: &'static str, errno: Errno) -> SpawnError {
+    SpawnError::Io { op, source: errno.into() }
+}
