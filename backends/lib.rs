@@ -13,6 +13,9 @@
 //! `testing` holds a generic conformance suite per contract, which a backend written elsewhere can run
 //! over itself, the fault injector `Faulty` and the crash recorder `Recorder`.
 //!
+//! The room [`posix`] is no contract: it is what else the system has for such programs, such as semaphores, terminals and
+//! users, and a table of where everything is.
+//!
 //! # Architecture invariants
 //!
 //! * Families do not know each other. They meet in types of std (`AsFd`, `BorrowedFd`, `Duration`,
@@ -33,6 +36,7 @@ pub mod generation;
 pub mod lock;
 pub mod name;
 pub mod poll;
+pub mod posix;
 pub mod shm;
 pub mod spawn;
 mod sync;
