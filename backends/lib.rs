@@ -19,7 +19,8 @@
 //! # Architecture invariants
 //!
 //! * Families do not know each other. They meet in types of std (`AsFd`, `BorrowedFd`, `Duration`,
-//!   `OsStr`) and in traits that the caller supplies. Only this file sees all of them.
+//!   `OsStr`) and in traits that the caller supplies. Only this file sees all of them. ([`Fork`] runs
+//!   [`posix::post_fork`], where they say what a child forgets.)
 //! * Nothing here knows what a message, a table or a worker means; there is no serialisation.
 //! * Shared bytes are touched in one file only, `shm/mapping.rs`; `shm/guard.rs` replaces pages that are gone.
 //! * `unsafe` is denied here and allowed again, file by file, under a `# Safety` heading.

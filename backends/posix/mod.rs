@@ -3,6 +3,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`post_fork`] | handlers that a forked child runs before anything else |
 //! | [`process`] | process groups, sessions, users, the limit of open files |
 //! | [`terminal`] | foreground process group, names of terminals |
 //!
@@ -13,6 +14,7 @@
 //! This module does not start processes ([`spawn`](crate::spawn) does), waits for descriptors ([`poll`](crate::poll)) or
 //! maps memory for anything but semaphores ([`shm`](crate::shm)).
 
+pub mod post_fork;
 pub mod process;
 pub mod terminal;
 

@@ -6,6 +6,7 @@
 //! | after it | open a pidfd of the child, then restore the signal mask | ask to die with the parent |
 //! | | | default action for handled signals, empty signal mask |
 //! | | | close all descriptors but 0, 1, 2 and `keep` |
+//! | | | run the [post-fork handlers](crate::posix::post_fork) |
 //! | | | call `run`, write out standard output, `_exit` |
 //!
 //! The unit never returns from `spawn`, and it ends by `_exit`: exit handlers and destructors of statics
@@ -52,6 +53,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStat
 
 use super::{Child, Exit, SpawnError, Spawner};
 use crate::generation::Generation;
+use crate::posix::post_fork;
 use crate::sync::global::{Mutex, lock};
 
 /// The exit code of a unit that panicked (law 4).
@@ -328,6 +330,7 @@ fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
         reset_signals();
         close_all_but(keep);
         open_standard_descriptors();
+        post_fork::run();
         run()
     }));
     match code {

@@ -3,6 +3,7 @@
 //! A program without the test harness: whatever changes the process (users, sessions, limits, the list of handlers) runs in
 //! a unit of `Fork`, which needs a parent with one thread.
 
+mod post_fork;
 mod process;
 mod terminal;
 
@@ -33,7 +34,7 @@ macro_rules! tests {
 use tests;
 
 fn main() -> ExitCode {
-    let modules = [process::all(), terminal::all()];
+    let modules = [post_fork::all(), process::all(), terminal::all()];
     run_tests(&modules.concat());
     ExitCode::SUCCESS
 }
@@ -83,6 +84,29 @@ fn read_all(reader: &OwnedFd) -> String {
             Err(errno) => panic!("reading from a pipe failed: {errno}"),
         }
     }
+}
+
+fn write_all(writer: &OwnedFd, text: &str) {
+    let mut bytes = text.as_bytes();
+    while !bytes.is_empty() {
+        let count = rustix::io::retry_on_intr(|| rustix::io::write(writer, bytes));
+        bytes = &bytes[count.expect("somebody reads")..];
+    }
+}
+
+/// What a unit prints on standard error, and what the units that it begins do.
+fn standard_error_of(test: impl FnOnce() + Send + 'static) -> String {
+    let (reader, writer) = pipe();
+    let given = writer.clone();
+    let child = unit(&[&writer], move || {
+        rustix::stdio::dup2_stderr(&given).expect("it is open");
+        drop(given);
+        test();
+    });
+    drop(writer);
+    let text = read_all(&reader);
+    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0), "{text}");
+    text
 }
 
 /// A descriptor that gives no access to its file: most calls take it for none (`EBADF`).
