@@ -22,7 +22,8 @@
 //!   `OsStr`) and in traits that the caller supplies. Only this file sees all of them. ([`Fork`] runs
 //!   [`posix::post_fork`], where they say what a child forgets.)
 //! * Nothing here knows what a message, a table or a worker means; there is no serialisation.
-//! * Shared bytes are touched in one file only, `shm/mapping.rs`; `shm/guard.rs` replaces pages that are gone.
+//! * Shared bytes are touched in one file only, `shm/mapping.rs`; `shm/guard.rs` replaces pages that are gone. (Those of
+//!   the C library's semaphores are touched in `posix/semaphore/area.rs`.)
 //! * `unsafe` is denied here and allowed again, file by file, under a `# Safety` heading.
 //! * The public interface shows types of std and our own, never those of rustix, libc or memmap2.
 //! * Linux only, for now: pidfd, `close_range` and `fallocate` are used where they are the right call.

@@ -6,6 +6,7 @@
 //! | [`post_fork`] | handlers that a forked child runs before anything else |
 //! | [`process`] | process groups, sessions, users, the limit of open files |
 //! | [`terminal`] | foreground process group, names of terminals |
+//! | [`semaphore`] | semaphores between processes, with names and in shared memory, with timeouts |
 //!
 //! All of it is functions and small types of this system, not a contract with several implementations as the other rooms
 //! are. There is nothing here that std has, and no second name for what rustix has and does well: those who need that
@@ -16,13 +17,15 @@
 
 pub mod post_fork;
 pub mod process;
+pub mod semaphore;
 pub mod terminal;
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// Why the system, or this module before it was asked, refused.
+/// Why the system, or this module before it was asked, refused. (Semaphores have an error of their own:
+/// [`SemaphoreError`](semaphore::SemaphoreError).)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PosixError {

@@ -5,6 +5,8 @@
 
 mod post_fork;
 mod process;
+mod semaphore_named;
+mod semaphore_set;
 mod terminal;
 
 use std::fs;
@@ -34,7 +36,8 @@ macro_rules! tests {
 use tests;
 
 fn main() -> ExitCode {
-    let modules = [post_fork::all(), process::all(), terminal::all()];
+    let modules =
+        [post_fork::all(), process::all(), semaphore_named::all(), semaphore_set::all(), terminal::all()];
     run_tests(&modules.concat());
     ExitCode::SUCCESS
 }
