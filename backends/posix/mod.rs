@@ -7,6 +7,8 @@
 //! | [`process`] | process groups, sessions, users, the limit of open files |
 //! | [`terminal`] | foreground process group, names of terminals |
 //! | [`semaphore`] | semaphores between processes, with names and in shared memory, with timeouts |
+//! | [`file`](mod@file) | advice about reading, room reserved for writing |
+//! | [`io_priority`] | whose reads and writes go first |
 //!
 //! All of it is functions and small types of this system, not a contract with several implementations as the other rooms
 //! are. There is nothing here that std has, and no second name for what rustix has and does well: those who need that
@@ -15,6 +17,8 @@
 //! This module does not start processes ([`spawn`](crate::spawn) does), waits for descriptors ([`poll`](crate::poll)) or
 //! maps memory for anything but semaphores ([`shm`](crate::shm)).
 
+pub mod file;
+pub mod io_priority;
 pub mod post_fork;
 pub mod process;
 pub mod semaphore;

@@ -3,6 +3,8 @@
 //! A program without the test harness: whatever changes the process (users, sessions, limits, the list of handlers) runs in
 //! a unit of `Fork`, which needs a parent with one thread.
 
+mod file;
+mod io_priority;
 mod post_fork;
 mod process;
 mod semaphore_named;
@@ -36,8 +38,15 @@ macro_rules! tests {
 use tests;
 
 fn main() -> ExitCode {
-    let modules =
-        [post_fork::all(), process::all(), semaphore_named::all(), semaphore_set::all(), terminal::all()];
+    let modules = [
+        file::all(),
+        io_priority::all(),
+        post_fork::all(),
+        process::all(),
+        semaphore_named::all(),
+        semaphore_set::all(),
+        terminal::all(),
+    ];
     run_tests(&modules.concat());
     ExitCode::SUCCESS
 }
