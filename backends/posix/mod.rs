@@ -9,6 +9,7 @@
 //! | [`semaphore`] | semaphores between processes, with names and in shared memory, with timeouts |
 //! | [`file`](mod@file) | advice about reading, room reserved for writing |
 //! | [`io_priority`] | whose reads and writes go first |
+//! | [`syslog`] | the system's log |
 //!
 //! All of it is functions and small types of this system, not a contract with several implementations as the other rooms
 //! are. There is nothing here that std has, and no second name for what rustix has and does well: those who need that
@@ -22,6 +23,7 @@ pub mod io_priority;
 pub mod post_fork;
 pub mod process;
 pub mod semaphore;
+pub mod syslog;
 pub mod terminal;
 
 use std::io;

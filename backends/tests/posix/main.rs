@@ -9,6 +9,7 @@ mod post_fork;
 mod process;
 mod semaphore_named;
 mod semaphore_set;
+mod syslog;
 mod terminal;
 
 use std::fs;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         process::all(),
         semaphore_named::all(),
         semaphore_set::all(),
+        syslog::all(),
         terminal::all(),
     ];
     run_tests(&modules.concat());
