@@ -15,6 +15,74 @@
 //! are. There is nothing here that std has, and no second name for what rustix has and does well: those who need that
 //! use rustix itself. The types of these crates do not occur in the interface.
 //!
+//! # Where everything is
+//!
+//! For those who come from C, or from OCamlnet's `Netsys_posix`, whose names this table has.
+//!
+//! | there | here |
+//! |---|---|
+//! | `poll_array`, `poll_cell`, `create_poll_array`, `set_poll_cell`, `get_poll_cell`, `blit_poll_array`, `poll_array_length`, `have_poll` | `poll::PollArray` (`poll` is always there) |
+//! | `poll`, `restarting_poll`, `poll_single` | `poll::PollArray`; for a set of sources with keys, [`Poller`](crate::Poller) |
+//! | `poll_req_events`, `poll_req_triple`, `const_rd_event`, `const_wr_event`, `const_pri_event`, `int_of_req_events`, `req_events_of_int` | [`Interest`](crate::poll::Interest), its constants, `bits`, `from_bits` |
+//! | `poll_act_events`, `poll_null_events`, `poll_result`, `poll_rd_result`, `poll_wr_result`, `poll_pri_result`, `poll_err_result`, `poll_hup_result`, `poll_nval_result`, `const_err_event`, `const_hup_event`, `const_nval_event`, `int_of_act_events`, `act_events_of_int` | [`Ready`](crate::poll::Ready), its constants, `contains`, `is_none`, `bits`, `from_bits` |
+//! | event aggregation: create, destroy, add, del, modify, push, poll, interrupt, fd | [`Poller`](crate::Poller) |
+//! | notification events: create, set, wait, consume, destroy, `get_event_fd`, set_nonblock | [`Poller::notify`](crate::Poller::notify); a descriptor by itself: `rustix::event::eventfd` |
+//! | notification events: `report_signal_as_event`; registry of signal handlers (`Netsys_signal`) | crate `signal-hook` |
+//! | `post_fork_handler`, `register_post_fork_handler` | [`post_fork::register`] |
+//! | `remove_post_fork_handler` | dropping its [`Registration`](post_fork::Registration) |
+//! | `run_post_fork_handlers` | [`post_fork::run`]; [`Fork`](crate::spawn::Fork) calls it |
+//! | `int_of_file_descr` | [`std::os::fd::AsRawFd`] |
+//! | `file_descr_of_int` | [`std::os::fd::FromRawFd`], [`std::os::fd::BorrowedFd::borrow_raw`] |
+//! | `sysconf_open_max` | [`process::open_files_max`] |
+//! | `getpgid`, `getpgrp` | [`process::process_group`], [`process::own_process_group`] |
+//! | `setpgid`, `setpgrp` | [`process::set_process_group`], [`process::start_process_group`] |
+//! | `getsid` (and `setsid`) | [`process::session`], [`process::start_session`] |
+//! | `tcgetpgrp` | [`terminal::foreground_group`] |
+//! | `tcsetpgrp` | [`terminal::set_foreground_group`], [`terminal::set_foreground_group_unstopped`] |
+//! | `ctermid` | [`terminal::CONTROLLING`] |
+//! | `ttyname` | [`terminal::name`] |
+//! | `setreuid`, `setregid` | [`process::set_real_and_effective_user`], [`process::set_real_and_effective_group`] |
+//! | `spawn` (`chdir`, `pg`, `fd_actions`, `sig_actions`, `env`) | `spawn::Command` |
+//! | `wd_spec`: `Wd_keep`, `Wd_chdir`, `Wd_fchdir` | `spawn::Command` |
+//! | `pg_spec`: `Pg_keep`, `Pg_new_bg_group`, `Pg_new_fg_group`, `Pg_join_group` | `spawn::Command` |
+//! | `fd_action`: `Fda_close`, `Fda_close_ignore`, `Fda_close_except`, `Fda_dup2` | `spawn::Command` |
+//! | `sig_action`: `Sig_default`, `Sig_ignore`, `Sig_mask` | `spawn::Command` |
+//! | `watched_subprocess`, `watch_subprocess`, `ignore_subprocess`, `forget_subprocess`, `get_subprocess_status`, `kill_subprocess`, `killpg_subprocess` | `spawn::ChildProcess` |
+//! | `kill_all_subprocesses`, `killpg_all_subprocesses` | `spawn::Children` |
+//! | `install_subprocess_handler`, `register_subprocess_handler` | not needed: children are watched by pidfd, without a handler of `SIGCHLD` |
+//! | `level`, `syslog_facility`, `syslog_option` | [`syslog::Level`], [`syslog::Facility`], [`syslog::LogOption`] |
+//! | `openlog`, `syslog`, `closelog` | [`syslog::open`], [`syslog::log`], [`syslog::close`] |
+//! | `have_fadvise`, `advice`, `fadvise` | [`file::Advice`], [`file::advise`] |
+//! | `have_fallocate`, `fallocate` | [`file::reserve`] |
+//! | `have_posix_shm`, `shm_open_flag`, `shm_open`, `shm_unlink` | [`PosixShm::supported`](crate::ShmBackend::supported), [`shm::Open`](crate::shm::Open), [`PosixShm::open`](crate::ShmBackend::open), [`PosixShm::unlink`](crate::ShmBackend::unlink); the bare descriptor: `rustix::shm::open` |
+//! | `shm_create` | [`shm::create_unique`](crate::shm::create_unique) |
+//! | `have_posix_semaphores`, `have_named_posix_semaphores`, `have_anon_posix_semaphores` | both are always there |
+//! | `sem_value_max`, `sem_size` | [`semaphore::MAX_VALUE`], [`semaphore::SIZE`] |
+//! | `sem_kind`, `semaphore` | [`semaphore::Semaphore`], which both kinds lend |
+//! | `named_semaphore`, `sem_open_flag`, `sem_open` | [`semaphore::NamedSemaphore`]: `create_new`, `create`, `open` |
+//! | `sem_close` | dropping it |
+//! | `sem_unlink`, `sem_create` | [`NamedSemaphore::unlink`](semaphore::NamedSemaphore::unlink), [`NamedSemaphore::unique`](semaphore::NamedSemaphore::unique) |
+//! | `anon_semaphore`, `sem_init`, `as_sem` | [`semaphore::SemaphoreSet`]: `new`, `from_fd`, `get` |
+//! | `sem_destroy` | [`SemaphoreSet::destroy`](semaphore::SemaphoreSet::destroy) |
+//! | `sem_getvalue`, `sem_post` | [`Semaphore::value`](semaphore::Semaphore::value), [`Semaphore::post`](semaphore::Semaphore::post) |
+//! | `sem_wait`, `sem_wait_behavior` | [`Semaphore`](semaphore::Semaphore): `wait`, `try_wait`, `wait_timeout` |
+//! | `have_ioprio`, `ioprio_target`, `ioprio`, `ioprio_get`, `ioprio_set` | [`io_priority::Target`], [`io_priority::IoPriority`], [`io_priority::get`], [`io_priority::set`]; whether there is any: `get(Target::OWN).is_ok()` |
+//! | `Debug.enable` | not here: every error names its call and keeps the errno; `strace -f` shows all calls |
+//! | `openat`, `faccessat`, `mkdirat`, `renameat`, `linkat`, `unlinkat`, `symlinkat`, `readlinkat` | `rustix::fs::openat`, `rustix::fs::accessat`, `rustix::fs::mkdirat`, `rustix::fs::renameat`, `rustix::fs::linkat`, `rustix::fs::unlinkat`, `rustix::fs::symlinkat`, `rustix::fs::readlinkat` |
+//! | `mkfifoat`, `mknod` | `rustix::fs::mknodat` with `FileType::Fifo` or another |
+//! | `realpath` | [`std::fs::canonicalize`] |
+//! | `fchdir`, `fdopendir` | `rustix::process::fchdir`, `rustix::fs::Dir::read_from` |
+//! | `get_nonblock` | `rustix::fs::fcntl_getfl` with `OFlags::NONBLOCK` |
+//! | `fsync`, `fdatasync` | [`std::fs::File::sync_all`], [`std::fs::File::sync_data`] |
+//! | `initgroups` | `nix::unistd::initgroups` (for the whole process, as [`process::set_real_and_effective_group`]) |
+//! | `posix_openpt`, `grantpt`, `unlockpt`, `ptsname` | `rustix::pty::openpt`, `rustix::pty::grantpt`, `rustix::pty::unlockpt`, `rustix::pty::ptsname` |
+//! | `with_tty` | [`std::fs::File::open`] of [`terminal::CONTROLLING`] |
+//! | `tty_read_password` | crate `rpassword` |
+//! | `nanosleep` | [`std::thread::sleep`], `rustix::thread::clock_nanosleep` |
+//! | `clock_gettime`, `clock_settime`, `clock_getres` | [`std::time::Instant`], [`std::time::SystemTime`]; `rustix::time::clock_gettime`, `rustix::time::clock_settime`, `rustix::time::clock_getres` |
+//! | POSIX timers | a descriptor to wait for: `rustix::time::timerfd_create`, `rustix::time::timerfd_settime` |
+//! | `query_langinfo` | `libc::nl_langinfo` |
+//!
 //! This module does not start processes ([`spawn`](crate::spawn) does), waits for descriptors ([`poll`](crate::poll)) or
 //! maps memory for anything but semaphores ([`shm`](crate::shm)).
 
