@@ -15,7 +15,8 @@ crate::tests! {
     advice_about_what_cannot_have_any_is_refused
     reserved_room_extends_a_file_by_zeros
     reserved_room_leaves_what_there_is
-    no_room_is_told
+    limit_of_the_process_is_told
+    full_file_system_is_told
     what_cannot_be_reserved_is_refused
 }
 
@@ -68,9 +69,8 @@ fn reserved_room_leaves_what_there_is() {
     assert!(bytes[5000..].iter().all(|byte| *byte == 0));
 }
 
-fn no_room_is_told() {
+fn limit_of_the_process_is_told() {
     in_a_unit(|| {
-        // By a limit of the process: whether a disk or memory has room is not found out by filling it.
         ignore_too_large();
         let limit = Rlimit { current: Some(10_000), maximum: Some(10_000) };
         setrlimit(Resource::Fsize, limit).unwrap();
@@ -83,6 +83,20 @@ fn no_room_is_told() {
         }
         assert_eq!(file.metadata().unwrap().len(), 10_000);
     });
+}
+
+fn full_file_system_is_told() {
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    let system = rustix::fs::statfs("/dev/shm").unwrap();
+    if system.f_type != TMPFS || system.f_blocks == 0 {
+        println!("  (there is no file system here that refuses before it is full)");
+        return;
+    }
+    let file = tempfile::tempfile_in("/dev/shm").unwrap();
+    // More than it could ever hold, so that it refuses at once, instead of filling up.
+    let error = refused(reserve(&file, 0, 2 * system.f_blocks * system.f_bsize as u64), libc::ENOSPC);
+    assert!(matches!(error, PosixError::NoRoom { .. }), "{error:?}");
+    assert_eq!(file.metadata().unwrap().len(), 0);
 }
 
 /// Otherwise the signal, and not the error, would tell.
