@@ -13,12 +13,17 @@
 //! `testing` holds a generic conformance suite per contract, which a backend written elsewhere can run
 //! over itself, the fault injector `Faulty` and the crash recorder `Recorder`.
 //!
+//! The room [`posix`] is no contract: it is what else the system has for such programs, such as semaphores, terminals and
+//! users, and a table of where everything is.
+//!
 //! # Architecture invariants
 //!
 //! * Families do not know each other. They meet in types of std (`AsFd`, `BorrowedFd`, `Duration`,
-//!   `OsStr`) and in traits that the caller supplies. Only this file sees all of them.
+//!   `OsStr`) and in traits that the caller supplies. Only this file sees all of them. ([`Fork`] runs
+//!   [`posix::post_fork`], where they say what a child forgets.)
 //! * Nothing here knows what a message, a table or a worker means; there is no serialisation.
-//! * Shared bytes are touched in one file only, `shm/mapping.rs`; `shm/guard.rs` replaces pages that are gone.
+//! * Shared bytes are touched in one file only, `shm/mapping.rs`; `shm/guard.rs` replaces pages that are gone. (Those of
+//!   the C library's semaphores are touched in `posix/semaphore/area.rs`.)
 //! * `unsafe` is denied here and allowed again, file by file, under a `# Safety` heading.
 //! * The public interface shows types of std and our own, never those of rustix, libc or memmap2.
 //! * Linux only, for now: pidfd, `close_range` and `fallocate` are used where they are the right call.
@@ -33,6 +38,7 @@ pub mod generation;
 pub mod lock;
 pub mod name;
 pub mod poll;
+pub mod posix;
 pub mod shm;
 mod signal;
 pub mod spawn;

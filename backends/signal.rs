@@ -114,15 +114,23 @@ pub(crate) fn drop_handlers(except: &[c_int]) {
     }
 }
 
-/// While this value lives, no handler runs in this thread. Dropping it restores the mask.
+/// While this value lives, some or all signals wait in this thread. Dropping it restores the mask.
 #[allow(missing_debug_implementations, reason = "a set of signals has none, and nobody prints it")]
 pub(crate) struct BlockedSignals {
     before: libc::sigset_t,
 }
 
 impl BlockedSignals {
-    pub(crate) fn new() -> BlockedSignals {
-        BlockedSignals { before: set_mask(&full_set()) }
+    /// Blocks all signals: no handler runs.
+    pub(crate) fn all() -> BlockedSignals {
+        BlockedSignals { before: change_mask(libc::SIG_BLOCK, &full_set()) }
+    }
+
+    /// Blocks one signal, which exists.
+    pub(crate) fn one(signal: c_int) -> BlockedSignals {
+        let mut set = empty_set();
+        insert(&mut set, signal).expect("the signal exists");
+        BlockedSignals { before: change_mask(libc::SIG_BLOCK, &set) }
     }
 
     /// The mask that will be restored.
@@ -162,11 +170,16 @@ pub(crate) fn insert(set: &mut libc::sigset_t, signal: c_int) -> io::Result<()> 
     if unsafe { libc::sigaddset(set, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets the mask of the calling thread, and returns the one before. Async-signal-safe.
-pub(crate) fn set_mask(set: &libc::sigset_t) -> libc::sigset_t {
+/// Sets the mask of the calling thread. Async-signal-safe.
+pub(crate) fn set_mask(set: &libc::sigset_t) {
+    change_mask(libc::SIG_SETMASK, set);
+}
+
+/// Changes the mask of the calling thread, and returns the one before.
+fn change_mask(how: c_int, set: &libc::sigset_t) -> libc::sigset_t {
     let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: both pointers are to values that outlive the call. It cannot fail: SIG_SETMASK is valid.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, before.as_mut_ptr()) };
+    // SAFETY: both pointers are to values that outlive the call. It cannot fail: `how` is valid.
+    unsafe { libc::pthread_sigmask(how, set, before.as_mut_ptr()) };
     // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
     unsafe { before.assume_init() }
 }

@@ -259,7 +259,7 @@ impl<'fd> Command<'fd> {
         }
         let mut plan = Plan::new(self)?;
         // Until the child is watched: a handler of the caller's could reap it before.
-        let blocked = BlockedSignals::new();
+        let blocked = BlockedSignals::all();
         let (pid, pidfd) = launch(&mut plan, blocked.before()).map_err(|failure| SpawnError::Command {
             program: self.program.to_string_lossy().into_owned(),
             step: failure.step,

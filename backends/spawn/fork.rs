@@ -6,6 +6,7 @@
 //! | after it | begin to watch the child, then restore the signal mask | ask to die with the parent |
 //! | | | default action for handled signals, empty signal mask |
 //! | | | close all descriptors but 0, 1, 2 and `keep` |
+//! | | | run the [post-fork handlers](crate::posix::post_fork) |
 //! | | | call `run`, write out standard output, `_exit` |
 //!
 //! The unit never returns from `spawn`, and it ends by `_exit`: exit handlers and destructors of statics
@@ -51,6 +52,7 @@ use super::descriptors::close_all_but;
 use super::watch::{ends_are_ignored, put_down, sweep};
 use super::{ChildProcess, SpawnError, Spawner, WatchBy};
 use crate::generation::Generation;
+use crate::posix::post_fork;
 use crate::signal;
 
 /// The exit code of a unit that panicked (law 4).
@@ -101,7 +103,7 @@ impl Spawner for Fork {
 
         let parent = rustix::process::getpid();
         // Until the child has a pidfd: a handler of the caller's could reap it before.
-        let _blocked = signal::BlockedSignals::new();
+        let _blocked = signal::BlockedSignals::all();
         // SAFETY: the calling thread is the only one of this process, as argued in the module's head.
         let forked = match unsafe { libc::fork() } {
             -1 => Err(SpawnError::Io { op: "fork", source: io::Error::last_os_error() }),
@@ -166,6 +168,7 @@ fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
         signal::set_mask(&signal::empty_set());
         close_all_but(FIRST, keep).expect("a unit must be able to close what it was not given");
         open_standard_descriptors();
+        post_fork::run();
         run()
     }));
     match code {

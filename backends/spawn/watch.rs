@@ -34,8 +34,9 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::{Child, Exit, SpawnError};
 use crate::generation::Generation;
+use crate::posix::post_fork;
 use crate::signal;
-use crate::sync::global::{Mutex, MutexGuard, lock};
+use crate::sync::global::{Mutex, MutexGuard, Once, lock};
 
 /// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
 static ORPHANS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
@@ -173,11 +174,19 @@ impl Drop for ChildProcess {
             // An error says that there is nothing to reap.
             let ended = !self.watched.is_unreaped() || !matches!(self.watched.reap(), Ok(None));
             if !ended {
-                lock(&ORPHANS).push(Arc::clone(&self.watched));
+                adopt(&self.watched);
             }
             sweep();
         }
     }
+}
+
+fn adopt(child: &Arc<Watched>) {
+    static FORGOTTEN_IN_CHILDREN: Once = Once::new();
+    FORGOTTEN_IN_CHILDREN.call_once(|| {
+        post_fork::register("the children of the parent", || lock(&ORPHANS).clear()).keep();
+    });
+    lock(&ORPHANS).push(Arc::clone(child));
 }
 
 /// Reaps the orphans that have ended, and forgets those that are children of the parent.
