@@ -13,9 +13,9 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::ptr;
 
 use signal_hook_registry::SigId;
@@ -40,7 +40,8 @@ impl Drop for Watch {
 
 /// Runs `action` at each arrival of `signal` in this process, but not in its forked children.
 ///
-/// The errno of the interrupted code is kept. Once watched, a signal has lost its default action for good.
+/// A handler that was there before, or was installed in the place of ours, is called as well. The errno of the
+/// interrupted code is kept. Once watched, a signal has lost its default action for good.
 ///
 /// # Safety
 /// `action` must do nothing but what POSIX calls async-signal-safe.
@@ -62,11 +63,40 @@ pub(crate) unsafe fn watch(signal: c_int, action: impl Fn() + Send + Sync + 'sta
     let id = unsafe { signal_hook_registry::register(signal, here) }?;
     match (installed.iter().find(|(known, _)| *known == signal), action_of(signal)) {
         (None, Some(action)) => installed.push((signal, action)),
-        // A forked child has given the signal its default action.
-        (Some((_, action)), Some(now)) if now.sa_sigaction == libc::SIG_DFL => set_action(signal, action),
+        (Some((_, action)), Some(now)) if now.sa_sigaction != action.sa_sigaction => {
+            call_as_well(signal, now)?;
+            set_action(signal, action);
+        }
         _ => {}
     }
     Ok(Watch { id })
+}
+
+/// Has the registry's handler call another one, which was installed in its place: by somebody who does not know of it,
+/// or in a forked child, after the signal got its default action there.
+fn call_as_well(signal: c_int, other: libc::sigaction) -> io::Result<()> {
+    if other.sa_sigaction == libc::SIG_DFL || other.sa_sigaction == libc::SIG_IGN {
+        return Ok(());
+    }
+    let generation = Generation::current();
+    let call = move |information: &libc::siginfo_t| {
+        if !generation.is_current() {
+            return;
+        }
+        if other.sa_flags & libc::SA_SIGINFO == 0 {
+            // SAFETY: a handler without `SA_SIGINFO` is such a function.
+            let handler = unsafe { mem::transmute::<usize, extern "C" fn(c_int)>(other.sa_sigaction) };
+            handler(signal);
+        } else {
+            type Handler = extern "C" fn(c_int, *const libc::siginfo_t, *mut c_void);
+            // SAFETY: a handler with `SA_SIGINFO` is such a function.
+            let handler = unsafe { mem::transmute::<usize, Handler>(other.sa_sigaction) };
+            // The registry does not say what was interrupted.
+            handler(signal, information, ptr::null_mut());
+        }
+    };
+    // SAFETY: it does what it would have done as the handler, and that must be async-signal-safe.
+    unsafe { signal_hook_registry::register_sigaction(signal, call) }.map(|_| ())
 }
 
 /// What happens at a signal; nothing for those that the C library keeps to itself.

@@ -3,11 +3,9 @@
 //! A list knows the children that were started or watched through it, as long as they are not reaped, whether somebody
 //! still has a handle or not. It does not own them: dropping the list, or taking a child out of it, ends nobody.
 
-use std::sync::Arc;
-
 use super::watch::Watched;
 use super::{Child, ChildProcess, Command, SpawnError, WatchBy};
-use crate::sync::global::{Mutex, lock};
+use crate::sync::global::{Arc, Mutex, Weak, lock};
 
 /// A list of child processes, to signal all of them, or all groups of them.
 ///
@@ -36,7 +34,8 @@ pub struct Children {
 
 #[derive(Debug)]
 struct Entry {
-    child: Arc<Watched>,
+    /// Held by its handle, or by the orphans.
+    child: Weak<Watched>,
     member: Member,
 }
 
@@ -83,9 +82,7 @@ impl Children {
     /// [`SpawnError::AlreadyWatched`] if the child is in the list; those of [`ChildProcess::watch`].
     #[doc(alias = "watch_subprocess")]
     pub fn watch(&self, id: u32, by: WatchBy, member: Member) -> Result<ChildProcess, SpawnError> {
-        let listed =
-            lock(&self.entries).iter().any(|entry| entry.child.id() == id && entry.child.is_unreaped());
-        if listed {
+        if self.unreaped().iter().any(|(child, _)| child.id() == id) {
             return Err(SpawnError::AlreadyWatched(id));
         }
         let child = ChildProcess::watch(id, by)?;
@@ -97,8 +94,9 @@ impl Children {
     /// before is replaced.
     pub fn list(&self, child: &ChildProcess, member: Member) {
         let mut entries = lock(&self.entries);
-        entries.retain(|entry| entry.child.is_unreaped() && !Arc::ptr_eq(&entry.child, child.watched()));
-        entries.push(Entry { child: Arc::clone(child.watched()), member });
+        let child = Arc::downgrade(child.watched());
+        entries.retain(|entry| entry.unreaped().is_some() && !entry.child.ptr_eq(&child));
+        entries.push(Entry { child, member });
     }
 
     /// The children that are not reaped yet, with what is known of each.
@@ -150,8 +148,14 @@ impl Children {
     fn unreaped(&self) -> Vec<(Arc<Watched>, Member)> {
         super::watch::sweep();
         let mut entries = lock(&self.entries);
-        entries.retain(|entry| entry.child.is_unreaped());
-        entries.iter().map(|entry| (Arc::clone(&entry.child), entry.member)).collect()
+        entries.retain(|entry| entry.unreaped().is_some());
+        entries.iter().filter_map(|entry| Some((entry.unreaped()?, entry.member))).collect()
+    }
+}
+
+impl Entry {
+    fn unreaped(&self) -> Option<Arc<Watched>> {
+        self.child.upgrade().filter(|child| child.is_unreaped())
     }
 }
 
