@@ -13,7 +13,7 @@ pub mod worker;
 
 pub use manycore_backends::{
     Best, BestLock, Epoll, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller, PosixShm,
-    Select, ShmBackend, Socket, Spawner, Transport, lock, name, poll, shm, spawn, transport,
+    Select, ShmBackend, Socket, Spawner, Transport, lock, name, poll, posix, shm, spawn, transport,
 };
 
 pub use array::{ArrayError, ShmArray};
