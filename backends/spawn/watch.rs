@@ -41,16 +41,18 @@ use crate::sync::global::{Mutex, MutexGuard, Once, lock};
 /// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
 static ORPHANS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
 
-/// How the end of a child is noticed: see the [module page](self).
+/// How the end of a child is noticed. It makes no difference to who waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchBy {
     /// By a pidfd, or where the system refuses it, by `SIGCHLD`.
     #[default]
     Best,
-    /// By a pidfd.
+    /// By a pidfd, which the kernel makes readable (Linux 5.4).
     Descriptor,
-    /// By `SIGCHLD`.
+    /// By an event descriptor, which an action at `SIGCHLD` makes readable after looking whether it is this child that
+    /// ended. Nobody else may replace the handler of `SIGCHLD`, and some thread must not block it; until then only
+    /// asking tells. Each end costs a system call for every child that is watched so.
     Signal,
 }
 
