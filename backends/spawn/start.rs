@@ -80,7 +80,9 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
     // SAFETY: `run` does in the shared memory only what the module's head allows, on a stack that lives until it is done
     // with it; `shared`, `failure` and `pidfd` are locals that outlive the call, and while the child uses them the parent sleeps.
     let result = unsafe { libc::clone(run, stack.top(), flags, argument.cast(), &raw mut pidfd) };
-    let Some(pid) = Pid::from_raw(result).filter(|_| result > 0) else {
+    // Not before it is known to be a number: `from_raw` panics at -1.
+    let pid = if result > 0 { Pid::from_raw(result) } else { None };
+    let Some(pid) = pid else {
         return Err(failed("clone", last_errno()));
     };
     // SAFETY: the kernel has opened it for us, and nobody else knows of it.
