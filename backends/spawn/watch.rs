@@ -291,12 +291,14 @@ impl Watched {
             return Err(failed("kill", Errno::PERM));
         }
         let Some(_own) = self.own_number() else { return Ok(false) };
-        // Group 0 would be ours, and no process is in it.
-        let group = match rustix::process::getpgid(Some(self.pid)) {
-            Ok(its) if u32::try_from(its.as_raw_nonzero().get()) == Ok(group) => its.as_raw_nonzero().get(),
-            _ => return Ok(false),
-        };
-        match kill(-group, signal) {
+        // 0, which would be our own group to `kill`, is a group that has no number here: its leader is outside of this
+        // PID namespace. (rustix's call promises a number that is not 0.)
+        // SAFETY: takes an integer.
+        let its = unsafe { libc::getpgid(self.pid.as_raw_nonzero().get()) };
+        if its <= 0 || its.unsigned_abs() != group {
+            return Ok(false);
+        }
+        match kill(-its, signal) {
             // All that is left of the group are the ended.
             Err(source) if source.raw_os_error() == Some(libc::ESRCH) => Ok(true),
             Err(source) => Err(SpawnError::Io { op: "kill", source }),
