@@ -83,13 +83,14 @@ impl Children {
     /// [`SpawnError::AlreadyWatched`] if the child is in the list; those of [`ChildProcess::watch`].
     #[doc(alias = "watch_subprocess")]
     pub fn watch(&self, id: u32, by: WatchBy, member: Member) -> Result<ChildProcess, SpawnError> {
-        let listed =
-            lock(&self.entries).iter().any(|entry| entry.child.id() == id && entry.child.is_unreaped());
-        if listed {
+        // All under one lock, so that of two threads with the same child one comes second.
+        let mut entries = lock(&self.entries);
+        entries.retain(|entry| entry.child.is_unreaped());
+        if entries.iter().any(|entry| entry.child.id() == id) {
             return Err(SpawnError::AlreadyWatched(id));
         }
         let child = ChildProcess::watch(id, by)?;
-        self.list(&child, member);
+        entries.push(Entry { child: Arc::clone(child.watched()), member });
         Ok(child)
     }
 
