@@ -17,9 +17,9 @@
 //! # Safety
 //!
 //! The child runs in the memory of a process whose other threads go on. It therefore allocates nothing, takes no lock,
-//! and calls only what is async-signal-safe: system calls through rustix, and functions of the C library that are on
-//! POSIX's list. It uses the thread-local storage of the calling thread (for `errno`), which sleeps meanwhile. Nothing it
-//! calls unwinds. It has its own stack, with a page below it that cannot be touched. It writes to two places only, its
+//! and calls only what is async-signal-safe: system calls through rustix or `syscall`, and functions of the C library that
+//! are on POSIX's list and at which no thread can be cancelled (as it can at `close`). It uses the thread-local storage of
+//! the calling thread (for `errno`), which sleeps meanwhile. Nothing it calls unwinds. It has its own stack, with a page below it that cannot be touched. It writes to two places only, its
 //! stack and the `Shared` of this call, which the parent reads when the child does not run any more.
 //!
 //! Descriptors are closed and replaced by number; it is the child's own table, and the owners live in the parent.
@@ -27,8 +27,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
@@ -38,7 +38,7 @@ use rustix::process::Pid;
 
 use super::Step;
 use super::command::Group;
-use super::descriptors::close_all_but;
+use super::descriptors::{close, close_all_but, last_errno};
 use super::plan::{Origin, Plan, PlannedAction, PlannedDirectory};
 use super::watch::reap_unwatched;
 use crate::signal;
@@ -151,10 +151,13 @@ fn change_group(group: Group) -> Result<(), Failure> {
             set_group(None).map_err(failed(Step::Group, "setpgid"))?;
             let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
             let terminal = rustix::fs::open(c"/dev/tty", flags, Mode::empty());
-            let terminal = terminal.map_err(failed(Step::Terminal, "open"))?;
+            // Not dropped: that would be the C library's `close`.
+            let terminal = ManuallyDrop::new(terminal.map_err(failed(Step::Terminal, "open"))?);
             // From the background this would raise SIGTTOU; like all signals it is blocked here.
             let own = rustix::process::getpid();
-            rustix::termios::tcsetpgrp(&terminal, own).map_err(failed(Step::Foreground, "tcsetpgrp"))
+            let result = rustix::termios::tcsetpgrp(&*terminal, own);
+            let _ = close(terminal.as_raw_fd());
+            result.map_err(failed(Step::Foreground, "tcsetpgrp"))
         }
     }
 }
@@ -171,11 +174,9 @@ fn change_descriptors(plan: &mut Plan) -> Result<(), Failure> {
     let mut next_saved = 0;
     for (index, action) in descriptors.iter().enumerate() {
         match action {
-            // SAFETY: takes an integer.
-            PlannedAction::Close(fd) => check(unsafe { libc::close(*fd) }).map_err(failed(index, "close"))?,
+            PlannedAction::Close(fd) => close(*fd).map_err(failed(index, "close"))?,
             PlannedAction::CloseIfOpen(fd) => {
-                // SAFETY: takes an integer.
-                let _ = unsafe { libc::close(*fd) };
+                let _ = close(*fd);
             }
             PlannedAction::CloseAllExcept(numbers) => {
                 keep.clear();
@@ -217,8 +218,7 @@ fn save(number: RawFd, named: &[RawFd]) -> Result<RawFd, Errno> {
         if named.binary_search(&duplicate).is_err() {
             return Ok(duplicate);
         }
-        // SAFETY: takes an integer; it was just opened.
-        unsafe { libc::close(duplicate) };
+        let _ = close(duplicate);
         least = duplicate + 1;
     }
 }
@@ -244,11 +244,6 @@ fn execute(plan: &Plan) -> Errno {
 
 fn check(result: c_int) -> Result<(), Errno> {
     if result == -1 { Err(last_errno()) } else { Ok(()) }
-}
-
-/// The error of the last call of the C library in this thread.
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// Memory for a stack, above a page that cannot be touched.
