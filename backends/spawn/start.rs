@@ -10,7 +10,7 @@
 //! | before | all signals are blocked, all texts and lists are made | |
 //! | `clone` | sleeps | has the parent's memory, a stack of its own, a copy of the table of descriptors, and all signals blocked |
 //! | | | gives every handled signal its default action: a handler would run in the parent's memory |
-//! | | | does the steps; writes down the first that fails, and ends |
+//! | | | does the steps; writes down the first that fails, gives the foreground back, and ends |
 //! | | | sets the signal mask, and runs the program |
 //! | after | reaps a child that has failed | |
 //!
@@ -41,7 +41,7 @@ use super::command::Group;
 use super::descriptors::{close, close_all_but, last_errno};
 use super::plan::{Origin, Plan, PlannedAction, PlannedDirectory};
 use super::watch::reap_unwatched;
-use crate::signal;
+use crate::signal::{self, BlockedSignals};
 
 /// The exit code of a child that could not run its program: that of shells.
 const FAILED: c_int = 127;
@@ -101,19 +101,24 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
 extern "C" fn run(argument: *mut c_void) -> c_int {
     // SAFETY: it is the `Shared` of the call of `clone`, and nobody else uses it while the parent sleeps.
     let shared = unsafe { &mut *argument.cast::<Shared<'_>>() };
-    if let Err(failure) = steps(shared.plan, shared.mask) {
+    let mut before = None;
+    if let Err(failure) = steps(shared.plan, shared.mask, &mut before) {
+        if let Some(before) = before {
+            give_foreground_back(before);
+        }
         // SAFETY: the pointer to a local of the parent, which sleeps.
         unsafe { shared.failure.write(Some(failure)) };
     }
     FAILED
 }
 
-fn steps(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(), Failure> {
+/// Does what is planned. Puts into `before` which group it has taken the foreground from.
+fn steps(plan: &mut Plan, mask: &libc::sigset_t, before: &mut Option<Pid>) -> Result<(), Failure> {
     signal::drop_handlers(&[]);
     // Rust's startup has it ignored, which is not what the caller has asked for.
     let _ = signal::set_plain_action(libc::SIGPIPE, false);
     change_directory(plan)?;
-    change_group(plan.group)?;
+    change_group(plan.group, before)?;
     for &(signal, ignored) in &plan.signals {
         signal::set_plain_action(signal, ignored).map_err(|errno| Failure {
             step: Step::Signal(signal),
@@ -136,7 +141,7 @@ fn change_directory(plan: &Plan) -> Result<(), Failure> {
     result.map_err(|errno| Failure { step: Step::Directory, call, errno })
 }
 
-fn change_group(group: Group) -> Result<(), Failure> {
+fn change_group(group: Group, before: &mut Option<Pid>) -> Result<(), Failure> {
     let failed = |step, call| move |errno| Failure { step, call, errno };
     let set_group = |group: Option<Pid>| rustix::process::setpgid(None, group);
     match group {
@@ -149,16 +154,32 @@ fn change_group(group: Group) -> Result<(), Failure> {
         Group::NewSession => rustix::process::setsid().map(|_| ()).map_err(failed(Step::Group, "setsid")),
         Group::NewForeground => {
             set_group(None).map_err(failed(Step::Group, "setpgid"))?;
-            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
-            let terminal = rustix::fs::open(c"/dev/tty", flags, Mode::empty());
-            // Not dropped: that would be the C library's `close`.
-            let terminal = ManuallyDrop::new(terminal.map_err(failed(Step::Terminal, "open"))?);
+            let terminal = open_terminal().map_err(failed(Step::Terminal, "open"))?;
+            let now = rustix::termios::tcgetpgrp(&*terminal).ok();
             // From the background this would raise SIGTTOU; like all signals it is blocked here.
-            let own = rustix::process::getpid();
-            let result = rustix::termios::tcsetpgrp(&*terminal, own);
+            let result = rustix::termios::tcsetpgrp(&*terminal, rustix::process::getpid());
             let _ = close(terminal.as_raw_fd());
-            result.map_err(failed(Step::Foreground, "tcsetpgrp"))
+            result.map_err(failed(Step::Foreground, "tcsetpgrp"))?;
+            *before = now;
+            Ok(())
         }
+    }
+}
+
+/// The controlling terminal. To be closed by number: dropping it would be the C library's `close`.
+fn open_terminal() -> Result<ManuallyDrop<OwnedFd>, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(c"/dev/tty", flags, Mode::empty()).map(ManuallyDrop::new)
+}
+
+/// Puts the group into the foreground that was there before, so that the terminal is not left to a group that is no more.
+/// There is nobody to tell if that fails: the group may be gone.
+fn give_foreground_back(before: Pid) {
+    // The mask may be that of the program already, and SIGTTOU would stop this process, and the parent with it.
+    let _blocked = BlockedSignals::all();
+    if let Ok(terminal) = open_terminal() {
+        let _ = rustix::termios::tcsetpgrp(&*terminal, before);
+        let _ = close(terminal.as_raw_fd());
     }
 }
 
