@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 
 use super::plan::Plan;
 use super::start::launch;
-use super::watch::{ends_are_ignored, put_down, sweep};
-use super::{Child, ChildProcess, Exit, SpawnError, WatchBy};
+use super::watch::{ends_are_ignored, sweep};
+use super::{Child, ChildProcess, Exit, SpawnError};
 use crate::signal::BlockedSignals;
 
 /// A program to start, with its arguments and all that it inherits. The borrowed descriptors are those of this process.
@@ -251,14 +251,15 @@ impl<'fd> Command<'fd> {
     /// # Errors
     /// [`SpawnError::Command`] if a step fails: nothing is left of it. [`SpawnError::Nul`] if a text contains a zero
     /// byte, or the name of an environment variable an equals sign. [`SpawnError::EndsIgnored`] if nobody could learn
-    /// how it ends.
+    /// how it ends. [`SpawnError::Io`] if it was started and cannot be watched: with `ECHILD` if another thread, which
+    /// takes the exit status of every child, has been faster; otherwise the program is ended.
     pub fn start(&self) -> Result<ChildProcess, SpawnError> {
         sweep();
         if ends_are_ignored() {
             return Err(SpawnError::EndsIgnored);
         }
         let mut plan = Plan::new(self)?;
-        // Until the child is watched: a handler of the caller's could reap it before.
+        // Until the child is watched: no handler runs in it, nor one of the caller's here, which could reap it.
         let blocked = BlockedSignals::all();
         let (pid, pidfd) = launch(&mut plan, blocked.before()).map_err(|failure| SpawnError::Command {
             program: self.program.to_string_lossy().into_owned(),
@@ -266,7 +267,7 @@ impl<'fd> Command<'fd> {
             call: failure.call,
             source: failure.errno.into(),
         })?;
-        ChildProcess::of(pid, WatchBy::Best, pidfd).inspect_err(|_| put_down(pid))
+        ChildProcess::new(pid, pidfd)
     }
 
     /// Starts the program and waits for its end.

@@ -28,7 +28,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
@@ -91,7 +91,7 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
     match unsafe { ptr::read_volatile(failure) } {
         None => Ok((pid, pidfd)),
         Some(failure) => {
-            reap_unwatched(pid);
+            reap_unwatched(pid, pidfd.as_ref().map(AsFd::as_fd));
             Err(failure)
         }
     }
