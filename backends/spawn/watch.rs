@@ -112,17 +112,17 @@ impl ChildProcess {
     pub fn ignore(self) {}
 
     /// Gives the child back to the caller, who has to reap it: nobody else will, so that it may become a zombie.
-    /// Returns its number, or `None` if it was reaped already.
+    /// Returns its number, or `None` if it was reaped already, or is not a child of this process but of its parent.
     #[doc(alias = "forget_subprocess")]
     pub fn forget(self) -> Option<u32> {
         let mut state = lock(&self.watched.state);
         match *state {
-            State::Unreaped => {
+            State::Unreaped if self.watched.generation.is_current() => {
                 *state = State::Gone;
                 drop(state);
                 Some(self.id())
             }
-            State::Ended(_) | State::Gone => None,
+            _ => None,
         }
     }
 
