@@ -256,7 +256,8 @@ fn execute(plan: &Plan) -> Errno {
         match last {
             // It may be in the next directory.
             Errno::ACCESS => refused = true,
-            Errno::NOENT | Errno::NOTDIR => {}
+            // Nor does a file server that is gone hide those of others.
+            Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::STALE | Errno::TIMEDOUT => {}
             _ => return last,
         }
     }
