@@ -88,7 +88,7 @@ pub enum Group {
     /// A new one, which it leads.
     NewBackground,
     /// A new one, which it leads and which is the foreground group of the controlling terminal. Whoever does this wants
-    /// to come back to the foreground later, and so ignores `SIGTTOU`.
+    /// to come back to the foreground later, and so ignores `SIGTTOU`. A start that fails gives the foreground back.
     NewForeground,
     /// An existing one of the same session, by its number.
     Join(u32),
@@ -118,7 +118,8 @@ pub(super) enum DescriptorAction<'fd> {
 
 impl<'fd> Command<'fd> {
     /// The program `program`, without arguments. A name without a slash is looked for in the directories of the
-    /// environment variable `PATH` that the program gets.
+    /// environment variable `PATH` that the program gets. What is relative, in `PATH` too, is so to the directory that the
+    /// program [works in](Command::directory).
     pub fn new(program: impl AsRef<OsStr>) -> Command<'fd> {
         Command {
             program: program.as_ref().to_owned(),
@@ -232,7 +233,8 @@ impl<'fd> Command<'fd> {
     /// If it is the descriptor's own number, that just stays open.
     ///
     /// The descriptor is the one of this process, also if its number was closed, or has become another's, by what comes
-    /// earlier in the list.
+    /// earlier in the list. (For that the child keeps a duplicate, which needs a number that is free from the start: else
+    /// this fails with `EMFILE` or `EINVAL`.)
     #[doc(alias("Fda_dup2", "dup2"))]
     pub fn duplicate(&mut self, from: BorrowedFd<'fd>, to: RawFd) -> &mut Self {
         self.descriptors.push(DescriptorAction::Duplicate { from, to });

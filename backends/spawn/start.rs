@@ -14,6 +14,13 @@
 //! | | | sets the signal mask, and runs the program |
 //! | after | reaps a child that has failed | |
 //!
+//! "All signals" are those that the C library lets go; it keeps one or two for itself, which the kernel numbers from 32 on.
+//! Their handlers stay in the child until it runs the program, and do nothing there: they heed only what a thread of their
+//! own process sends.
+//!
+//! Where a system that is emulated (qemu's user mode, valgrind) makes a copy of the memory instead of sharing it, what
+//! failed is not told: the start succeeds, and the program ends with code 127.
+//!
 //! # Safety
 //!
 //! The child runs in the memory of a process whose other threads go on. It therefore allocates nothing, takes no lock,
