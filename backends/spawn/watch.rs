@@ -41,16 +41,17 @@ use crate::sync::global::{Mutex, MutexGuard, Once, lock};
 /// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
 static ORPHANS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
 
-/// How the end of a child is noticed: see the [module page](self).
+/// How the end of a child is noticed, and its descriptor made readable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchBy {
     /// By a pidfd, or where the system refuses it, by `SIGCHLD`.
     #[default]
     Best,
-    /// By a pidfd.
+    /// By a pidfd, which Linux can wait for since 5.4.
     Descriptor,
-    /// By `SIGCHLD`.
+    /// By our action at `SIGCHLD`: it needs that nobody else replaces the handler of that signal, and that some thread
+    /// does not block it. [Waiting](Child::wait) needs neither.
     Signal,
 }
 
