@@ -82,11 +82,14 @@ impl Children {
     /// [`SpawnError::AlreadyWatched`] if the child is in the list; those of [`ChildProcess::watch`].
     #[doc(alias = "watch_subprocess")]
     pub fn watch(&self, id: u32, by: WatchBy, member: Member) -> Result<ChildProcess, SpawnError> {
-        if self.unreaped().iter().any(|(child, _)| child.id() == id) {
+        // All under one lock, so that of two threads with the same child one comes second.
+        let mut entries = lock(&self.entries);
+        entries.retain(|entry| entry.unreaped().is_some());
+        if entries.iter().any(|entry| entry.unreaped().is_some_and(|child| child.id() == id)) {
             return Err(SpawnError::AlreadyWatched(id));
         }
         let child = ChildProcess::watch(id, by)?;
-        self.list(&child, member);
+        entries.push(Entry { child: Arc::downgrade(child.watched()), member });
         Ok(child)
     }
 

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 
 use super::plan::Plan;
 use super::start::launch;
-use super::watch::{ends_are_ignored, put_down, sweep};
-use super::{Child, ChildProcess, Exit, SpawnError, WatchBy};
+use super::watch::{ends_are_ignored, sweep};
+use super::{Child, ChildProcess, Exit, SpawnError};
 use crate::signal::BlockedSignals;
 
 /// A program to start, with its arguments and all that it inherits. The borrowed descriptors are those of this process.
@@ -88,7 +88,7 @@ pub enum Group {
     /// A new one, which it leads.
     NewBackground,
     /// A new one, which it leads and which is the foreground group of the controlling terminal. Whoever does this wants
-    /// to come back to the foreground later, and so ignores `SIGTTOU`.
+    /// to come back to the foreground later, and so ignores `SIGTTOU`. A start that fails gives the foreground back.
     NewForeground,
     /// An existing one of the same session, by its number.
     Join(u32),
@@ -118,7 +118,8 @@ pub(super) enum DescriptorAction<'fd> {
 
 impl<'fd> Command<'fd> {
     /// The program `program`, without arguments. A name without a slash is looked for in the directories of the
-    /// environment variable `PATH` that the program gets.
+    /// environment variable `PATH` that the program gets. What is relative, in `PATH` too, is so to the directory that the
+    /// program [works in](Command::directory).
     pub fn new(program: impl AsRef<OsStr>) -> Command<'fd> {
         Command {
             program: program.as_ref().to_owned(),
@@ -232,7 +233,8 @@ impl<'fd> Command<'fd> {
     /// If it is the descriptor's own number, that just stays open.
     ///
     /// The descriptor is the one of this process, also if its number was closed, or has become another's, by what comes
-    /// earlier in the list.
+    /// earlier in the list. (For that the child keeps a duplicate, which needs a number that is free from the start: else
+    /// this fails with `EMFILE` or `EINVAL`.)
     #[doc(alias("Fda_dup2", "dup2"))]
     pub fn duplicate(&mut self, from: BorrowedFd<'fd>, to: RawFd) -> &mut Self {
         self.descriptors.push(DescriptorAction::Duplicate { from, to });
@@ -251,14 +253,15 @@ impl<'fd> Command<'fd> {
     /// # Errors
     /// [`SpawnError::Command`] if a step fails: nothing is left of it. [`SpawnError::Nul`] if a text contains a zero
     /// byte, or the name of an environment variable an equals sign. [`SpawnError::EndsIgnored`] if nobody could learn
-    /// how it ends.
+    /// how it ends. [`SpawnError::Io`] if it was started and cannot be watched: with `ECHILD` if another thread, which
+    /// takes the exit status of every child, has been faster; otherwise the program is ended.
     pub fn start(&self) -> Result<ChildProcess, SpawnError> {
         sweep();
         if ends_are_ignored() {
             return Err(SpawnError::EndsIgnored);
         }
         let mut plan = Plan::new(self)?;
-        // Until the child is watched: a handler of the caller's could reap it before.
+        // Until the child is watched: no handler runs in it, nor one of the caller's here, which could reap it.
         let blocked = BlockedSignals::all();
         let (pid, pidfd) = launch(&mut plan, blocked.before()).map_err(|failure| SpawnError::Command {
             program: self.program.to_string_lossy().into_owned(),
@@ -266,7 +269,7 @@ impl<'fd> Command<'fd> {
             call: failure.call,
             source: failure.errno.into(),
         })?;
-        ChildProcess::of(pid, WatchBy::Best, pidfd).inspect_err(|_| put_down(pid))
+        ChildProcess::new(pid, pidfd)
     }
 
     /// Starts the program and waits for its end.

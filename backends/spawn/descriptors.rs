@@ -1,7 +1,7 @@
 //! Closing what a child was not given.
 //!
-//! This module does not know which descriptors those are, and allocates nothing: its one function may be called in a
-//! child that shares memory with its parent, or was forked from a process with several threads.
+//! This module does not know which descriptors those are, and allocates nothing: its functions may be called in a child
+//! that shares memory with its parent, or was forked from a process with several threads.
 //!
 //! # Safety
 //!
@@ -10,8 +10,9 @@
 
 #![allow(unsafe_code)]
 
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -35,17 +36,28 @@ pub(super) fn close_all_but(first: RawFd, keep: &[RawFd]) -> Result<(), Errno> {
 fn close_listed(first: RawFd, keep: &[RawFd]) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
-    let own = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    // Closed below, by number: dropping it would be the C library's `close`.
+    let own = directory.into_raw_fd();
+    // SAFETY: it was just opened, and is closed after this function's last use of it.
+    let directory = unsafe { BorrowedFd::borrow_raw(own) };
     let mut buffer = [MaybeUninit::uninit(); 2048];
     // The kernel goes through the numbers in rising order, so that closing one that was told hides none.
-    let mut entries = RawDir::new(&directory, &mut buffer);
+    let mut entries = RawDir::new(directory, &mut buffer);
+    let mut result = Ok(());
     while let Some(entry) = entries.next() {
-        let Some(fd) = number(entry?.file_name().to_bytes()) else { continue };
-        if fd >= first && fd != own && keep.binary_search(&fd).is_err() {
-            close(fd);
+        let fd = match entry {
+            Ok(entry) => number(entry.file_name().to_bytes()),
+            Err(errno) => {
+                result = Err(errno);
+                break;
+            }
+        };
+        if let Some(fd) = fd.filter(|fd| *fd >= first && *fd != own && keep.binary_search(fd).is_err()) {
+            let _ = close(fd);
         }
     }
-    Ok(())
+    let _ = close(own);
+    result
 }
 
 /// The number that a name in `/proc/self/fd` is; `.` and `..` are none.
@@ -53,9 +65,20 @@ fn number(name: &[u8]) -> Option<RawFd> {
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-fn close(fd: RawFd) {
-    // SAFETY: the owners of this number live in the parent, as argued in the module's head.
-    unsafe { libc::close(fd) };
+/// Closes the descriptor with this number. Async-signal-safe, and not the C library's `close`: that is a place where a
+/// thread can be cancelled, and a child that shares memory would unwind its parent's thread.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub(super) fn close(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: takes an integer; the owner of this number lives in the parent, as argued in the module's head.
+    let result = unsafe { libc::syscall(libc::SYS_close, fd) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The error of the last call of the C library in this thread. Async-signal-safe.
+pub(super) fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {

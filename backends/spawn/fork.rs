@@ -49,8 +49,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::process::{Pid, Signal};
 
 use super::descriptors::close_all_but;
-use super::watch::{ends_are_ignored, put_down, sweep};
-use super::{ChildProcess, SpawnError, Spawner, WatchBy};
+use super::watch::{ends_are_ignored, sweep};
+use super::{ChildProcess, SpawnError, Spawner};
 use crate::generation::Generation;
 use crate::posix::post_fork;
 use crate::signal;
@@ -111,8 +111,7 @@ impl Spawner for Fork {
             pid => Ok(Pid::from_raw(pid).expect("fork gives a child a number that is not zero")),
         };
         let pid = forked?;
-        // Law 7.
-        ChildProcess::of(pid, WatchBy::Best, None).inspect_err(|_| put_down(pid))
+        ChildProcess::new(pid, None)
     }
 }
 

@@ -10,16 +10,23 @@
 //! | before | all signals are blocked, all texts and lists are made | |
 //! | `clone` | sleeps | has the parent's memory, a stack of its own, a copy of the table of descriptors, and all signals blocked |
 //! | | | gives every handled signal its default action: a handler would run in the parent's memory |
-//! | | | does the steps; writes down the first that fails, and ends |
+//! | | | does the steps; writes down the first that fails, gives the foreground back, and ends |
 //! | | | sets the signal mask, and runs the program |
 //! | after | reaps a child that has failed | |
+//!
+//! "All signals" are those that the C library lets go; it keeps one or two for itself, which the kernel numbers from 32 on.
+//! Their handlers stay in the child until it runs the program, and do nothing there: they heed only what a thread of their
+//! own process sends.
+//!
+//! Where a system that is emulated (qemu's user mode, valgrind) makes a copy of the memory instead of sharing it, what
+//! failed is not told: the start succeeds, and the program ends with code 127.
 //!
 //! # Safety
 //!
 //! The child runs in the memory of a process whose other threads go on. It therefore allocates nothing, takes no lock,
-//! and calls only what is async-signal-safe: system calls through rustix, and functions of the C library that are on
-//! POSIX's list. It uses the thread-local storage of the calling thread (for `errno`), which sleeps meanwhile. Nothing it
-//! calls unwinds. It has its own stack, with a page below it that cannot be touched. It writes to two places only, its
+//! and calls only what is async-signal-safe: system calls through rustix or `syscall`, and functions of the C library that
+//! are on POSIX's list and at which no thread can be cancelled (as it can at `close`). It uses the thread-local storage of
+//! the calling thread (for `errno`), which sleeps meanwhile. Nothing it calls unwinds. It has its own stack, with a page below it that cannot be touched. It writes to two places only, its
 //! stack and the `Shared` of this call, which the parent reads when the child does not run any more.
 //!
 //! Descriptors are closed and replaced by number; it is the child's own table, and the owners live in the parent.
@@ -27,8 +34,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
@@ -38,10 +45,10 @@ use rustix::process::Pid;
 
 use super::Step;
 use super::command::Group;
-use super::descriptors::close_all_but;
+use super::descriptors::{close, close_all_but, last_errno};
 use super::plan::{Origin, Plan, PlannedAction, PlannedDirectory};
 use super::watch::reap_unwatched;
-use crate::signal;
+use crate::signal::{self, BlockedSignals};
 
 /// The exit code of a child that could not run its program: that of shells.
 const FAILED: c_int = 127;
@@ -80,7 +87,9 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
     // SAFETY: `run` does in the shared memory only what the module's head allows, on a stack that lives until it is done
     // with it; `shared`, `failure` and `pidfd` are locals that outlive the call, and while the child uses them the parent sleeps.
     let result = unsafe { libc::clone(run, stack.top(), flags, argument.cast(), &raw mut pidfd) };
-    let Some(pid) = Pid::from_raw(result).filter(|_| result > 0) else {
+    // Not before it is known to be a number: `from_raw` panics at -1.
+    let pid = if result > 0 { Pid::from_raw(result) } else { None };
+    let Some(pid) = pid else {
         return Err(failed("clone", last_errno()));
     };
     // SAFETY: the kernel has opened it for us, and nobody else knows of it.
@@ -89,7 +98,7 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
     match unsafe { ptr::read_volatile(failure) } {
         None => Ok((pid, pidfd)),
         Some(failure) => {
-            reap_unwatched(pid);
+            reap_unwatched(pid, pidfd.as_ref().map(AsFd::as_fd));
             Err(failure)
         }
     }
@@ -99,19 +108,24 @@ pub(super) fn launch(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(Pid, Opt
 extern "C" fn run(argument: *mut c_void) -> c_int {
     // SAFETY: it is the `Shared` of the call of `clone`, and nobody else uses it while the parent sleeps.
     let shared = unsafe { &mut *argument.cast::<Shared<'_>>() };
-    if let Err(failure) = steps(shared.plan, shared.mask) {
+    let mut before = None;
+    if let Err(failure) = steps(shared.plan, shared.mask, &mut before) {
+        if let Some(before) = before {
+            give_foreground_back(before);
+        }
         // SAFETY: the pointer to a local of the parent, which sleeps.
         unsafe { shared.failure.write(Some(failure)) };
     }
     FAILED
 }
 
-fn steps(plan: &mut Plan, mask: &libc::sigset_t) -> Result<(), Failure> {
+/// Does what is planned. Puts into `before` which group it has taken the foreground from.
+fn steps(plan: &mut Plan, mask: &libc::sigset_t, before: &mut Option<Pid>) -> Result<(), Failure> {
     signal::drop_handlers(&[]);
     // Rust's startup has it ignored, which is not what the caller has asked for.
     let _ = signal::set_plain_action(libc::SIGPIPE, false);
     change_directory(plan)?;
-    change_group(plan.group)?;
+    change_group(plan.group, before)?;
     for &(signal, ignored) in &plan.signals {
         signal::set_plain_action(signal, ignored).map_err(|errno| Failure {
             step: Step::Signal(signal),
@@ -134,7 +148,7 @@ fn change_directory(plan: &Plan) -> Result<(), Failure> {
     result.map_err(|errno| Failure { step: Step::Directory, call, errno })
 }
 
-fn change_group(group: Group) -> Result<(), Failure> {
+fn change_group(group: Group, before: &mut Option<Pid>) -> Result<(), Failure> {
     let failed = |step, call| move |errno| Failure { step, call, errno };
     let set_group = |group: Option<Pid>| rustix::process::setpgid(None, group);
     match group {
@@ -147,13 +161,32 @@ fn change_group(group: Group) -> Result<(), Failure> {
         Group::NewSession => rustix::process::setsid().map(|_| ()).map_err(failed(Step::Group, "setsid")),
         Group::NewForeground => {
             set_group(None).map_err(failed(Step::Group, "setpgid"))?;
-            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
-            let terminal = rustix::fs::open(c"/dev/tty", flags, Mode::empty());
-            let terminal = terminal.map_err(failed(Step::Terminal, "open"))?;
+            let terminal = open_terminal().map_err(failed(Step::Terminal, "open"))?;
+            let now = rustix::termios::tcgetpgrp(&*terminal).ok();
             // From the background this would raise SIGTTOU; like all signals it is blocked here.
-            let own = rustix::process::getpid();
-            rustix::termios::tcsetpgrp(&terminal, own).map_err(failed(Step::Foreground, "tcsetpgrp"))
+            let result = rustix::termios::tcsetpgrp(&*terminal, rustix::process::getpid());
+            let _ = close(terminal.as_raw_fd());
+            result.map_err(failed(Step::Foreground, "tcsetpgrp"))?;
+            *before = now;
+            Ok(())
         }
+    }
+}
+
+/// The controlling terminal. To be closed by number: dropping it would be the C library's `close`.
+fn open_terminal() -> Result<ManuallyDrop<OwnedFd>, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(c"/dev/tty", flags, Mode::empty()).map(ManuallyDrop::new)
+}
+
+/// Puts the group into the foreground that was there before, so that the terminal is not left to a group that is no more.
+/// There is nobody to tell if that fails: the group may be gone.
+fn give_foreground_back(before: Pid) {
+    // The mask may be that of the program already, and SIGTTOU would stop this process, and the parent with it.
+    let _blocked = BlockedSignals::all();
+    if let Ok(terminal) = open_terminal() {
+        let _ = rustix::termios::tcsetpgrp(&*terminal, before);
+        let _ = close(terminal.as_raw_fd());
     }
 }
 
@@ -169,11 +202,9 @@ fn change_descriptors(plan: &mut Plan) -> Result<(), Failure> {
     let mut next_saved = 0;
     for (index, action) in descriptors.iter().enumerate() {
         match action {
-            // SAFETY: takes an integer.
-            PlannedAction::Close(fd) => check(unsafe { libc::close(*fd) }).map_err(failed(index, "close"))?,
+            PlannedAction::Close(fd) => close(*fd).map_err(failed(index, "close"))?,
             PlannedAction::CloseIfOpen(fd) => {
-                // SAFETY: takes an integer.
-                let _ = unsafe { libc::close(*fd) };
+                let _ = close(*fd);
             }
             PlannedAction::CloseAllExcept(numbers) => {
                 keep.clear();
@@ -215,8 +246,7 @@ fn save(number: RawFd, named: &[RawFd]) -> Result<RawFd, Errno> {
         if named.binary_search(&duplicate).is_err() {
             return Ok(duplicate);
         }
-        // SAFETY: takes an integer; it was just opened.
-        unsafe { libc::close(duplicate) };
+        let _ = close(duplicate);
         least = duplicate + 1;
     }
 }
@@ -233,7 +263,8 @@ fn execute(plan: &Plan) -> Errno {
         match last {
             // It may be in the next directory.
             Errno::ACCESS => refused = true,
-            Errno::NOENT | Errno::NOTDIR => {}
+            // Nor does a file server that is gone hide those of others.
+            Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::STALE | Errno::TIMEDOUT => {}
             _ => return last,
         }
     }
@@ -242,11 +273,6 @@ fn execute(plan: &Plan) -> Errno {
 
 fn check(result: c_int) -> Result<(), Errno> {
     if result == -1 { Err(last_errno()) } else { Ok(()) }
-}
-
-/// The error of the last call of the C library in this thread.
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// Memory for a stack, above a page that cannot be touched.

@@ -88,11 +88,21 @@ impl ChildProcess {
         ChildProcess::of(pid.ok_or(failed("waitid", Errno::CHILD))?, by, None)
     }
 
-    /// Watches the child, of which there may be a pidfd already.
-    pub(super) fn of(pid: Pid, by: WatchBy, pidfd: Option<OwnedFd>) -> Result<ChildProcess, SpawnError> {
+    /// Watches a child that this process has just made, of which there may be a pidfd already. If that fails, ends the
+    /// child (law 7).
+    pub(super) fn new(pid: Pid, pidfd: Option<OwnedFd>) -> Result<ChildProcess, SpawnError> {
+        ChildProcess::of(pid, WatchBy::Best, pidfd).inspect_err(|error| match error {
+            // Somebody else in this program has reaped it, and its number may be another's.
+            SpawnError::Io { source, .. } if source.raw_os_error() == Some(libc::ECHILD) => {}
+            _ => put_down(pid),
+        })
+    }
+
+    fn of(pid: Pid, by: WatchBy, pidfd: Option<OwnedFd>) -> Result<ChildProcess, SpawnError> {
         // Is it ours? A number that is nobody's, or another's, is refused before anything is done with it.
-        fetch(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
-            .map_err(|errno| failed("waitid", errno))?;
+        if pidfd.is_none() {
+            look(WaitId::Pid(pid)).map_err(|errno| failed("waitid", errno))?;
+        }
         let generation = Generation::current();
         let teller = ManuallyDrop::new(Teller::new(pid, by, pidfd)?);
         let watched = Watched { pid, teller, generation, state: Mutex::new(State::Unreaped) };
@@ -104,17 +114,17 @@ impl ChildProcess {
     pub fn ignore(self) {}
 
     /// Gives the child back to the caller, who has to reap it: nobody else will, so that it may become a zombie.
-    /// Returns its number, or `None` if it was reaped already.
+    /// Returns its number, or `None` if it was reaped already, or is not a child of this process but of its parent.
     #[doc(alias = "forget_subprocess")]
     pub fn forget(self) -> Option<u32> {
         let mut state = lock(&self.watched.state);
         match *state {
-            State::Unreaped => {
+            State::Unreaped if self.watched.generation.is_current() => {
                 *state = State::Gone;
                 drop(state);
                 Some(self.id())
             }
-            State::Ended(_) | State::Gone => None,
+            _ => None,
         }
     }
 
@@ -265,8 +275,7 @@ impl Watched {
             return None;
         }
         // Somebody else in this program may have reaped it.
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if matches!(fetch(self.wait_id(), look), Err(Errno::CHILD)) {
+        if matches!(look(self.wait_id()), Err(Errno::CHILD)) {
             *state = State::Gone;
             return None;
         }
@@ -293,12 +302,14 @@ impl Watched {
             return Err(failed("kill", Errno::PERM));
         }
         let Some(_own) = self.own_number() else { return Ok(false) };
-        // Group 0 would be ours, and no process is in it.
-        let group = match rustix::process::getpgid(Some(self.pid)) {
-            Ok(its) if u32::try_from(its.as_raw_nonzero().get()) == Ok(group) => its.as_raw_nonzero().get(),
-            _ => return Ok(false),
-        };
-        match kill(-group, signal) {
+        // 0, which would be our own group to `kill`, is a group that has no number here: its leader is outside of this
+        // PID namespace. (rustix's call promises a number that is not 0.)
+        // SAFETY: takes an integer.
+        let its = unsafe { libc::getpgid(self.pid.as_raw_nonzero().get()) };
+        if its <= 0 || its.unsigned_abs() != group {
+            return Ok(false);
+        }
+        match kill(-its, signal) {
             // All that is left of the group are the ended.
             Err(source) if source.raw_os_error() == Some(libc::ESRCH) => Ok(true),
             Err(source) => Err(SpawnError::Io { op: "kill", source }),
@@ -333,11 +344,23 @@ impl Teller {
             Some(pidfd) => Ok(pidfd),
             None => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
         };
-        match pidfd {
-            Ok(pidfd) => Ok(Teller::Pidfd(pidfd)),
+        // Linux 5.3 has pidfds that cannot be waited for (`EINVAL`). And without one from the start, the number may have
+        // become another's before it was opened.
+        let waitable = match &pidfd {
+            Ok(pidfd) => look(WaitId::PidFd(pidfd.as_fd())).map(|_| ()),
+            Err(_) => Ok(()),
+        };
+        match (pidfd, waitable) {
+            (Ok(pidfd), Ok(())) => Ok(Teller::Pidfd(pidfd)),
+            (Ok(_), Err(Errno::INVAL)) if by == WatchBy::Best => {
+                // Not looked for yet if the pidfd is from the start.
+                look(WaitId::Pid(pid)).map_err(|errno| failed("waitid", errno))?;
+                Teller::bell(pid)
+            }
+            (Ok(_), Err(errno)) => Err(failed("waitid", errno)),
             // An older kernel, or a sandbox.
-            Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) if by == WatchBy::Best => Teller::bell(pid),
-            Err(errno) => Err(failed("pidfd_open", errno)),
+            (Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS), _) if by == WatchBy::Best => Teller::bell(pid),
+            (Err(errno), _) => Err(failed("pidfd_open", errno)),
         }
     }
 
@@ -346,16 +369,15 @@ impl Teller {
             .map(Arc::new)
             .map_err(|errno| failed("eventfd", errno))?;
         let ours = Arc::clone(&bell);
-        let look = move || {
-            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ring = move || {
             // Also if somebody else has reaped it: whoever asks then is told.
-            if !matches!(rustix::process::waitid(WaitId::Pid(pid), look), Ok(None)) {
+            if !matches!(rustix::process::waitid(WaitId::Pid(pid), LOOK), Ok(None)) {
                 let _ = rustix::io::write(&ours, &1_u64.to_ne_bytes());
             }
         };
-        let now = look.clone();
+        let now = ring.clone();
         // SAFETY: it makes two system calls that are async-signal-safe, as argued in the module's head.
-        let watch = unsafe { signal::watch(libc::SIGCHLD, look) };
+        let watch = unsafe { signal::watch(libc::SIGCHLD, ring) };
         let watch = watch.map_err(|source| SpawnError::Io { op: "sigaction", source })?;
         // It may have ended before.
         now();
@@ -368,6 +390,13 @@ impl Teller {
             Teller::Bell { bell, .. } => bell.as_fd(),
         }
     }
+}
+
+/// How to see whether a child has ended without reaping it.
+const LOOK: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG).union(WaitIdOptions::NOWAIT);
+
+fn look(id: WaitId<'_>) -> Result<Option<WaitIdStatus>, Errno> {
+    fetch(id, LOOK)
 }
 
 /// `waitid`, undisturbed by signals.
@@ -383,15 +412,19 @@ fn exit_of(status: &WaitIdStatus) -> Exit {
 }
 
 /// Ends a child that nobody has watched yet, and reaps it.
-pub(super) fn put_down(pid: Pid) {
-    // The number is still that of our child: nobody can have reaped it.
+fn put_down(pid: Pid) {
+    // A moment ago the number was that of our child, which only somebody who reaps all children can have changed.
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    reap_unwatched(pid);
+    reap_unwatched(pid, None);
 }
 
-/// Waits for the end of a child that nobody has watched, and reaps it.
-pub(super) fn reap_unwatched(pid: Pid) {
-    let _ = fetch(WaitId::Pid(pid), WaitIdOptions::EXITED);
+/// Waits for the end of a child that nobody has watched, and reaps it, if nobody else has.
+pub(super) fn reap_unwatched(pid: Pid, pidfd: Option<BorrowedFd<'_>>) {
+    // By the number only if that must be: if somebody else has reaped it, the number may be that of another child.
+    match pidfd.map(|pidfd| fetch(WaitId::PidFd(pidfd), WaitIdOptions::EXITED)) {
+        Some(Ok(_) | Err(Errno::CHILD)) => {}
+        Some(Err(_)) | None => drop(fetch(WaitId::Pid(pid), WaitIdOptions::EXITED)),
+    }
 }
 
 /// Whether the system throws the ends of children away instead of keeping them for who waits.
