@@ -15,8 +15,9 @@
 //! descriptors, goes on telling of it.
 //!
 //! What the kernel does not know wakes waiters by a *bell*, an event descriptor in the set. It rings as long as a
-//! source that the kernel does not watch is ready, or a [`notify`](Poller::notify) was not taken: all waiters hear it,
-//! and a counter under the lock says how many of them may take it for theirs.
+//! source that the kernel does not watch is ready, or a [`notify`](Poller::notify) has ended no wait yet: all waiters
+//! hear it, and what is under the lock says which of them may take it for theirs. Who hears it for others asks the
+//! kernel again at once, until one of them has come; that one is awake already.
 //!
 //! This module does not use edges or one-shot entries: all is level-triggered.
 
@@ -32,6 +33,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::limit::Limit;
+use super::notices::Notices;
 use super::{Event, Interest, PollError, Poller, Ready, Source, failed, new_bell, ring, silence};
 use crate::generation::Generation;
 use crate::sync::global::{Mutex, MutexGuard, lock};
@@ -81,10 +83,7 @@ struct State {
     keys: HashMap<u64, u32>,
     /// Places whose source the kernel does not watch.
     unwatched: Vec<u32>,
-    /// How many waits are under way.
-    waits: u32,
-    /// How many of them are to be ended by a notification; 1 also if there is none, for the next one.
-    notified: u32,
+    notices: Notices,
     /// Whether the bell can be heard.
     ringing: bool,
 }
@@ -152,16 +151,9 @@ impl State {
         })
     }
 
-    /// Takes a notification, if there is one for the calling wait.
-    fn take_notification(&mut self) -> bool {
-        let taken = self.notified > 0;
-        self.notified -= u32::from(taken);
-        taken
-    }
-
     /// Makes the bell ring, or silent, as it should.
     fn settle(&mut self, bell: &OwnedFd) -> Result<(), PollError> {
-        let should = self.notified > 0 || self.unwatched().next().is_some();
+        let should = self.notices.pending() > 0 || self.unwatched().next().is_some();
         if should && !self.ringing {
             ring(bell)?;
         } else if !should && self.ringing {
@@ -227,8 +219,7 @@ impl Poller for Epoll {
             free: Vec::new(),
             keys: HashMap::new(),
             unwatched: Vec::new(),
-            waits: 0,
-            notified: 0,
+            notices: Notices::default(),
             ringing: false,
         };
         Ok(Epoll { epoll, bell, state: Mutex::new(state), generation })
@@ -318,20 +309,15 @@ impl Poller for Epoll {
                 told.iter().filter(|told| { told.data } != BELL).filter_map(|told| state.event(told)),
             );
             events.extend(state.unwatched());
-            let notified = state.take_notification();
-            if notified {
-                state.settle(&self.bell)?;
-            }
-            if notified || !events.is_empty() || limit.is_over() {
-                wait.end(&mut state);
-                return Ok(());
+            if state.notices.is_for(wait.number) || !events.is_empty() || limit.is_over() {
+                return wait.end(&mut state);
             }
         }
     }
 
     fn notify(&self) -> Result<(), PollError> {
         let mut state = self.state()?;
-        state.notified = (state.notified + 1).min(state.waits.max(1));
+        state.notices.notify();
         state.settle(&self.bell)
     }
 }
@@ -341,8 +327,8 @@ impl fmt::Debug for Epoll {
         let state = lock(&self.state);
         f.debug_struct("Epoll")
             .field("sources", &state.keys.len())
-            .field("notified", &state.notified)
-            .field("waits", &state.waits)
+            .field("notified", &state.notices.pending())
+            .field("waits", &state.notices.waits())
             .finish()
     }
 }
@@ -350,18 +336,20 @@ impl fmt::Debug for Epoll {
 /// A wait under way.
 struct Wait<'epoll> {
     epoll: &'epoll Epoll,
+    number: u64,
     ended: bool,
 }
 
 impl Wait<'_> {
     fn begin(epoll: &Epoll) -> Result<Wait<'_>, PollError> {
-        epoll.state()?.waits += 1;
-        Ok(Wait { epoll, ended: false })
+        let number = epoll.state()?.notices.begin();
+        Ok(Wait { epoll, number, ended: false })
     }
 
-    fn end(&mut self, state: &mut State) {
-        state.waits -= 1;
+    fn end(&mut self, state: &mut State) -> Result<(), PollError> {
         self.ended = true;
+        state.notices.end(self.number);
+        state.settle(&self.epoll.bell)
     }
 }
 
@@ -369,7 +357,8 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let epoll = self.epoll;
-            self.end(&mut lock(&epoll.state));
+            // There is an error to tell already.
+            let _ = self.end(&mut lock(&epoll.state));
         }
     }
 }

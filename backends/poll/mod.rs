@@ -31,7 +31,8 @@
 //! 6. **Shared.** All methods take `&self`: other threads may change the set during a wait, and the wait
 //!    sees the change.
 //! 7. **Notify.** [`Poller::notify`] ends the current wait, or the next one if none is under way, without
-//!    an event. Several notifications before a wait count as one.
+//!    an event. Several notifications before a wait count as one. If several waits are under way, it ends one of
+//!    them that no earlier notification is to end, and never one that begins later.
 //! 8. **Events replace.** A wait clears the event list that it is given, also when it fails.
 //!
 //! 9. **One process.** In a forked child of the process that made it, a poller refuses every use with
@@ -44,6 +45,7 @@
 mod array;
 mod epoll;
 mod limit;
+mod notices;
 mod notifier;
 #[allow(clippy::module_inception, reason = "named after the system call, as its siblings are")]
 mod poll;

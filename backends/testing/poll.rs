@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +80,8 @@ macro_rules! poll_conformance {
                 end_of_file_is_readable
                 connection_to_accept_is_readable
                 lost_reader_is_writable
+                later_wait_does_not_take_a_notification
+                notifications_are_not_lost_among_changes
             }
         }
     };
@@ -857,4 +860,52 @@ pub fn lost_reader_is_writable<P: Poller>() {
     let events = wait(&poll, None);
     assert_eq!(events.len(), 1);
     assert!(events[0].1.is_writable(), "{events:?}");
+}
+
+/// Law 7: a wait that began after the notification leaves it to the one that was under way.
+pub fn later_wait_does_not_take_a_notification<P: Poller>() {
+    let poll = new::<P>();
+    for _ in 0..500 {
+        let act = || {
+            poll.notify().expect("notifying does not fail");
+            for _ in 0..3 {
+                assert_eq!(wait(&poll, LOOK), []);
+            }
+        };
+        assert_eq!(during(|| wait(&poll, None), act), []);
+    }
+}
+
+/// Law 7: as many notifications as there are waits under way end them all, whatever else happens to the set.
+pub fn notifications_are_not_lost_among_changes<P: Poller>() {
+    const WAITERS: usize = 3;
+    const ROUNDS: usize = 200;
+    let poll = new::<P>();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                add(&poll, 1, counter(0), Interest::READ);
+                poll.modify(1, Interest::NONE).expect("the key is known");
+                poll.remove(1).expect("the key is known");
+            }
+        });
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..WAITERS {
+            let sender = sender.clone();
+            let poll = &poll;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    assert_eq!(wait(poll, None), []);
+                    sender.send(()).expect("the receiver lives");
+                }
+            });
+        }
+        for _ in 0..WAITERS * ROUNDS {
+            poll.notify().expect("notifying does not fail");
+            receiver.recv().expect("a waiter ends");
+            assert!(receiver.try_recv().is_err(), "one notification has ended two waits");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }
