@@ -44,6 +44,10 @@ const BELL: EventData = EventData::new_u64(u64::MAX);
 /// As many events are asked for at first. What is ready beyond that takes a second call.
 const FEW: usize = 128;
 
+/// The longest sleep that `epoll_wait` can be asked for; a longer one takes `epoll_pwait2`, which kernels before 5.11
+/// and some sandboxes do not have. A wait sleeps again.
+const LONGEST_SLEEP: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// Watches descriptors with Linux' `epoll`: a wait costs as much as there is ready.
 ///
 /// One descriptor may be watched under several keys; each further one costs a descriptor.
@@ -175,8 +179,8 @@ impl Epoll {
         told: B,
         timeout: Option<Duration>,
     ) -> Result<Option<B::Output>, PollError> {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs() as _, // Fits: it is a `Limit`'s.
+        let timeout = timeout.map(|timeout| timeout.min(LONGEST_SLEEP)).map(|timeout| Timespec {
+            tv_sec: timeout.as_secs() as _, // Fits: it is a few days.
             tv_nsec: timeout.subsec_nanos() as _,
         });
         match epoll::wait(&self.epoll, told, timeout.as_ref()) {
