@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::buffer::{Buffer, spare_capacity};
@@ -116,18 +117,20 @@ enum By {
     Nobody(Ready),
 }
 
-const ALWAYS: Ready = Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
-
-impl Entry {
-    /// What the kernel knows the source by.
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.by {
-            By::Source => Some(self.source.as_fd()),
+impl By {
+    /// What the kernel knows the source by, whose own descriptor is `own`.
+    fn fd<'fd>(&'fd self, own: BorrowedFd<'fd>) -> Option<BorrowedFd<'fd>> {
+        match self {
+            By::Source => Some(own),
             By::Duplicate(fd) => Some(fd.as_fd()),
             By::Nobody(_) => None,
         }
     }
+}
 
+const ALWAYS: Ready = Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
+
+impl Entry {
     /// What to tell of `ready`: what is asked for now, and what is always told.
     fn event(&self, ready: Ready) -> Option<Event> {
         let ready = Ready::from_bits(ready.bits() & (self.interest.bits() | ALWAYS.bits()));
@@ -230,6 +233,9 @@ impl Poller for Epoll {
     }
 
     fn add(&self, key: u64, source: Source, interest: Interest) -> Result<(), PollError> {
+        // Not under the lock: `as_fd` is code of the caller, which may well call this poller.
+        let shared = Arc::clone(&source);
+        let fd = shared.as_fd();
         let mut state = self.state()?;
         if state.keys.contains_key(&key) {
             return Err(PollError::AlreadyExists(key));
@@ -242,7 +248,7 @@ impl Poller for Epoll {
             }
         };
         let turn = state.places[place as usize].turn;
-        let by = match self.watch(source.as_fd(), join(turn, place), interest) {
+        let by = match self.watch(fd, join(turn, place), interest) {
             Ok(by) => by,
             Err(error) => {
                 state.free.push(place);
@@ -260,11 +266,19 @@ impl Poller for Epoll {
     }
 
     fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
+        let (place, since, source) = {
+            let state = self.state()?;
+            let place = state.place_of(key)?;
+            let Place { turn, entry } = &state.places[place as usize];
+            (place, *turn, Arc::clone(&entry.as_ref().expect(IN_USE).source))
+        };
+        // Not under the lock, as in `add`; nor is `source` dropped under it.
+        let own = source.as_fd();
         let mut state = self.state()?;
-        let place = state.place_of(key)?;
         let Place { turn, entry } = &mut state.places[place as usize];
-        let entry = entry.as_mut().expect(IN_USE);
-        if let Some(fd) = entry.fd() {
+        // It was removed meanwhile: at that moment there was no such key, whatever there is now.
+        let entry = entry.as_mut().filter(|_| *turn == since).ok_or(PollError::NotFound(key))?;
+        if let Some(fd) = entry.by.fd(own) {
             epoll::modify(&self.epoll, fd, join(*turn, place), flags_of(interest))
                 .map_err(|errno| failed("epoll_ctl", errno))?;
         }
@@ -284,11 +298,13 @@ impl Poller for Epoll {
         let entry = entry.take().expect(IN_USE);
         state.free.push(place);
         let settled = state.settle(&self.bell);
-        if let Some(fd) = entry.fd() {
+        drop(state);
+        // Not under the lock, as in `add`. Until it is done, the kernel may tell of a turn that is over; who adds the
+        // descriptor meanwhile has a duplicate of it.
+        if let Some(fd) = entry.by.fd(entry.source.as_fd()) {
             // It can only fail if the source was closed, and then it is not in the set.
             let _ = epoll::delete(&self.epoll, fd);
         }
-        drop(state);
         settled.map(|()| entry.source)
     }
 

@@ -5,7 +5,7 @@
 //! synchronise or expects a wait to end soon: a poller that does not wake up makes a test hang.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -82,6 +82,7 @@ macro_rules! poll_conformance {
                 lost_reader_is_writable
                 later_wait_does_not_take_a_notification
                 notifications_are_not_lost_among_changes
+                source_may_use_its_poller
             }
         }
     };
@@ -908,4 +909,49 @@ pub fn notifications_are_not_lost_among_changes<P: Poller>() {
         }
         over.store(true, Ordering::Relaxed);
     });
+}
+
+/// A source that calls its poller whenever it can.
+struct Meddler<P: Poller> {
+    poll: Arc<P>,
+    fd: OwnedFd,
+}
+
+impl<P: Poller> Meddler<P> {
+    fn meddle(&self) {
+        assert!(matches!(self.poll.modify(99, Interest::NONE), Err(PollError::NotFound(99))));
+        assert!(matches!(self.poll.remove(99), Err(PollError::NotFound(99))));
+    }
+}
+
+impl<P: Poller> AsFd for Meddler<P> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.meddle();
+        self.fd.as_fd()
+    }
+}
+
+impl<P: Poller> Drop for Meddler<P> {
+    fn drop(&mut self) {
+        self.meddle();
+    }
+}
+
+/// Law 6: no code of a source runs while the poller cannot be used.
+pub fn source_may_use_its_poller<P: Poller>() {
+    let poll = Arc::new(new::<P>());
+    let source = |value| Meddler { poll: Arc::clone(&poll), fd: counter(value) };
+    add(&*poll, 1, source(1), Interest::READ);
+    assert!(poll.add(1, Arc::new(source(1)), Interest::READ).is_err());
+    assert_eq!(wait(&*poll, None), [(1, Ready::READ)]);
+    poll.modify(1, Interest::NONE).expect("the key is known");
+    drop(poll.remove(1).expect("the key is known"));
+    // A wait may be the last to know a source.
+    add(&*poll, 1, source(0), Interest::READ);
+    let act = || {
+        drop(poll.remove(1).expect("the key is known"));
+        poll.notify().expect("notifying does not fail");
+    };
+    assert_eq!(during(|| wait(&*poll, None), act), []);
+    assert_eq!(Arc::strong_count(&poll), 1);
 }
