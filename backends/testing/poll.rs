@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,6 +83,10 @@ macro_rules! poll_conformance {
                 later_wait_does_not_take_a_notification
                 notifications_are_not_lost_among_changes
                 source_may_use_its_poller
+                keys_of_one_descriptor_are_independent
+                every_number_of_events_is_told
+                constant_replacement_does_not_delay_a_look
+                hangup_without_room_is_writable
             }
         }
     };
@@ -954,4 +958,106 @@ pub fn source_may_use_its_poller<P: Poller>() {
     };
     assert_eq!(during(|| wait(&*poll, None), act), []);
     assert_eq!(Arc::strong_count(&poll), 1);
+}
+
+/// Law 4: several keys of one descriptor are independent, in whatever order they come and go.
+pub fn keys_of_one_descriptor_are_independent<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    let near: Source = Arc::new(near);
+    put(&far);
+    // A second number of the same open socket is no second key of the same number.
+    let alias = rustix::io::fcntl_dupfd_cloexec(&near, 0).expect("a number is free");
+    add(&poll, 0, alias, Interest::WRITE);
+    for order in [[1, 2, 3], [2, 1, 3], [3, 1, 2], [1, 3, 2], [3, 2, 1], [2, 3, 1]] {
+        for key in 1..=3 {
+            if poll.add(key, near.clone(), Interest::NONE).is_err() {
+                return; // The mechanism does not allow it.
+            }
+        }
+        let mut expected = vec![(0, Ready::WRITE)];
+        assert_eq!(wait(&poll, LOOK), expected);
+        for key in order {
+            poll.modify(key, Interest::READ).expect("the key is known");
+            expected.push((key, Ready::READ));
+            expected.sort_by_key(|(key, _)| *key);
+            assert_eq!(wait(&poll, LOOK), expected);
+        }
+        for key in order {
+            poll.remove(key).expect("the key is known");
+            expected.retain(|(left, _)| *left != key);
+            assert_eq!(wait(&poll, LOOK), expected);
+            // Its place is free for another one, which goes before the rest does.
+            poll.add(key, near.clone(), Interest::WRITE).expect("the key is free");
+            poll.remove(key).expect("the key is known");
+            assert_eq!(wait(&poll, LOOK), expected);
+        }
+    }
+    assert_eq!(Arc::strong_count(&near), 1);
+}
+
+/// Laws 1 and 7: every number of events is told, with a notification and with a file beside them.
+pub fn every_number_of_events_is_told<P: Poller>() {
+    for count in [1, 2, 126, 127, 128, 129, 130, 255, 256, 257] {
+        let poll = new::<P>();
+        let counter = Arc::new(counter(1));
+        let mut expected = Vec::new();
+        for key in 0..count {
+            let copy = rustix::io::fcntl_dupfd_cloexec(&counter, 0).expect("a number is free");
+            add(&poll, key, copy, Interest::READ);
+            expected.push((key, Ready::READ));
+        }
+        assert_eq!(wait(&poll, None), expected);
+        poll.notify().expect("notifying does not fail");
+        assert_eq!(wait(&poll, None), expected);
+        let file = std::fs::File::open("/").expect("the root can be read");
+        add(&poll, count, file, Interest::READ);
+        expected.push((count, Ready::READ));
+        assert_eq!(wait(&poll, None), expected);
+        poll.notify().expect("notifying does not fail");
+        assert_eq!(wait(&poll, None), expected);
+    }
+}
+
+/// Laws 5 and 6: a look ends, and tells of nothing that was removed before it.
+pub fn constant_replacement_does_not_delay_a_look<P: Poller>() {
+    let poll = new::<P>();
+    let over = AtomicBool::new(false);
+    let newest = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for key in 1.. {
+                add(&poll, key, counter(1), Interest::READ);
+                poll.remove(key).expect("the key is known");
+                newest.store(key, Ordering::SeqCst);
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..2_000 {
+            let removed = newest.load(Ordering::SeqCst);
+            let events = wait(&poll, LOOK);
+            assert!(events.iter().all(|(key, _)| *key > removed), "{events:?} after {removed}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Law 2, if the mechanism can tell: a write that fails at once is one that does not block.
+pub fn hangup_without_room_is_writable<P: Poller>() {
+    if !P::ALWAYS_TOLD.contains(Ready::HANGUP) {
+        return;
+    }
+    let poll = new::<P>();
+    let (mut near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    near.set_nonblocking(true).expect("it is a socket");
+    while near.write(&[0; 4096]).is_ok() {}
+    add(&poll, 1, near, Interest::WRITE);
+    assert_eq!(wait(&poll, LOOK), []);
+    // Still open, so that what it has got takes up room.
+    far.shutdown(std::net::Shutdown::Both).expect("the socket is connected");
+    let events = wait(&poll, None);
+    assert_eq!(events, [(1, Ready::HANGUP)]);
+    assert!(events[0].1.is_writable());
 }
