@@ -128,12 +128,10 @@ impl By {
     }
 }
 
-const ALWAYS: Ready = Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
-
 impl Entry {
     /// What to tell of `ready`: what is asked for now, and what is always told.
     fn event(&self, ready: Ready) -> Option<Event> {
-        let ready = Ready::from_bits(ready.bits() & (self.interest.bits() | ALWAYS.bits()));
+        let ready = ready.of_interest(self.interest);
         (!ready.is_none()).then_some(Event { key: self.key, ready })
     }
 }
@@ -213,7 +211,7 @@ impl Epoll {
 }
 
 impl Poller for Epoll {
-    const ALWAYS_TOLD: Ready = ALWAYS;
+    const ALWAYS_TOLD: Ready = Ready::UNASKED;
 
     fn new() -> Result<Epoll, PollError> {
         let generation = Generation::current();

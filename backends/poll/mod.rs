@@ -224,6 +224,14 @@ impl Ready {
         self.0 & (Ready::READ.0 | Ready::ERROR.0 | Ready::HANGUP.0 | Ready::INVALID.0) != 0
     }
 
+    /// What nobody has to ask for.
+    const UNASKED: Ready = Ready(Ready::ERROR.0 | Ready::HANGUP.0 | Ready::INVALID.0);
+
+    /// What of it to tell who asks for `interest`.
+    fn of_interest(self, interest: Interest) -> Ready {
+        Ready(self.0 & (interest.0 | Ready::UNASKED.0))
+    }
+
     /// Whether a write will not block: there is room, or an error to fetch.
     pub const fn is_writable(self) -> bool {
         self.0 & (Ready::WRITE.0 | Ready::ERROR.0 | Ready::HANGUP.0 | Ready::INVALID.0) != 0

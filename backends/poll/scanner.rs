@@ -63,7 +63,7 @@ struct Set {
 struct Watched {
     key: u64,
     source: Source,
-    /// The version of the set that this entry came with.
+    /// The version of the set that the source came with.
     since: u64,
 }
 
@@ -137,6 +137,22 @@ impl State {
         Arc::make_mut(&mut self.set)
     }
 
+    /// Drops the events of a look at an older `version` that are of no source of the set, and what nobody asks for any
+    /// more. Returns whether nothing is left of one whose source is there: what it is asked for now may be ready as well.
+    fn sort_out(&self, events: &mut Vec<Event>, version: u64) -> bool {
+        let mut unclear = false;
+        events.retain_mut(|event| {
+            let Ok(at) = self.set.find(event.key) else { return false };
+            if self.set.watched[at].since > version {
+                return false;
+            }
+            event.ready = event.ready.of_interest(self.set.cells[at].interest());
+            unclear |= event.ready.is_none();
+            !event.ready.is_none()
+        });
+        unclear
+    }
+
     /// Wakes all sleepers. All are rung, also if one cannot be.
     fn ring(&mut self) -> Result<(), PollError> {
         let mut result = Ok(());
@@ -183,10 +199,7 @@ impl<C: Scan> Poller for Scanner<C> {
     fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
         let mut state = self.state()?;
         let at = state.find(key)?;
-        let since = state.version + 1;
-        let set = state.change();
-        set.cells[at].set_interest(interest);
-        set.watched[at].since = since;
+        state.change().cells[at].set_interest(interest);
         state.ring()
     }
 
@@ -230,15 +243,8 @@ impl<C: Scan> Poller for Scanner<C> {
             };
 
             let mut state = lock(&self.state);
-            let seen = events.len();
-            if state.version != version {
-                events.retain(|event| {
-                    state.find(event.key).is_ok_and(|at| state.set.watched[at].since <= version)
-                });
-            }
-            // Events of what has changed meanwhile are not told; what it is now has to be looked for.
-            if interrupted || events.len() < seen {
-                events.clear();
+            let unclear = state.version != version && state.sort_out(events, version);
+            if interrupted || (unclear && events.is_empty()) {
                 continue;
             }
             looked = true;

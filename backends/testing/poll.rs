@@ -87,6 +87,7 @@ macro_rules! poll_conformance {
                 every_number_of_events_is_told
                 constant_replacement_does_not_delay_a_look
                 hangup_without_room_is_writable
+                constant_change_does_not_hide_an_event
             }
         }
     };
@@ -1060,4 +1061,28 @@ pub fn hangup_without_room_is_writable<P: Poller>() {
     let events = wait(&poll, None);
     assert_eq!(events, [(1, Ready::HANGUP)]);
     assert!(events[0].1.is_writable());
+}
+
+/// Laws 1 and 6: what is asked for and ready before and after each of many changes is told by every look.
+pub fn constant_change_does_not_hide_an_event<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    // A look at so many takes longer than a change.
+    let idle = Arc::new(counter(0));
+    for key in 2..200 {
+        poll.add(key, idle.clone(), Interest::NONE).expect("the key is free");
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                poll.modify(1, Interest::READ | Interest::PRIORITY).expect("the key is known");
+                poll.modify(1, Interest::READ).expect("the key is known");
+            }
+        });
+        for _ in 0..500 {
+            assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }
