@@ -89,7 +89,7 @@ impl Scan for BySelect {
         }
         // Numbers beyond the kernel's table would be passed over in silence; if the highest one is open, none is.
         while highest >= SMALLEST_TABLE && !is_open(highest) {
-            invalid += mark_closed(cells, |fd| fd == highest);
+            invalid += mark_closed(cells);
             highest = cells.iter().map(asked).max().unwrap_or(-1);
         }
         loop {
@@ -97,7 +97,7 @@ impl Scan for BySelect {
             match select(cells, highest, timeout) {
                 Ok(ready) => return Ok(invalid + ready),
                 // Closed numbers below the highest. If there is none any more, one was for a moment: look again.
-                Err(Errno::BADF) => invalid += mark_closed(cells, |fd| !is_open(fd)),
+                Err(Errno::BADF) => invalid += mark_closed(cells),
                 Err(errno) => return Err(errno),
             }
         }
@@ -112,12 +112,12 @@ fn asked(cell: &RawCell) -> RawFd {
     if cell.interest().is_none() || cell.is_ready() { -1 } else { cell.fd() }
 }
 
-/// Marks the cells that `select` has to be asked about and whose number is `closed`. Returns how many there are.
-fn mark_closed(cells: &mut [RawCell], closed: impl Fn(RawFd) -> bool) -> usize {
+/// Marks the cells that `select` has to be asked about and whose number is closed. Returns how many there are.
+fn mark_closed(cells: &mut [RawCell]) -> usize {
     let mut count = 0;
     for cell in cells {
         let fd = asked(cell);
-        if fd >= 0 && closed(fd) {
+        if fd >= 0 && !is_open(fd) {
             cell.set_ready(Ready::INVALID);
             count += 1;
         }
