@@ -19,7 +19,7 @@
 //!    for or not; an interest of [`Interest::NONE`] asks for these alone. A mechanism that cannot tell one of them
 //!    leaves it out of [`Poller::ALWAYS_TOLD`]; it then reports such a state as what was asked for: who waits for
 //!    reading (writing) is woken with a [`Ready`] that [is readable](Ready::is_readable)
-//!    ([writable](Ready::is_writable)) with every mechanism.
+//!    ([writable](Ready::is_writable)) with every mechanism, but for what [`BySelect`] says of hang-ups.
 //! 3. **Kept open.** The poller shares ownership of its sources, so that a descriptor cannot be closed and
 //!    its number reused while it is watched. After [`Poller::remove`] it is the caller's again.
 //! 4. **Keys are unique.** Adding a key twice is [`PollError::AlreadyExists`]; changing or removing an

@@ -88,6 +88,9 @@ macro_rules! poll_conformance {
                 constant_replacement_does_not_delay_a_look
                 hangup_without_room_is_writable
                 constant_change_does_not_hide_an_event
+                data_read_by_others_is_no_hangup
+                lost_reader_is_no_hangup
+                path_alone_is_invalid
             }
         }
     };
@@ -1085,4 +1088,69 @@ pub fn constant_change_does_not_hide_an_event<P: Poller>() {
         }
         over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Law 2: who finds the data gone that it was woken for, because somebody else has read it, is not told of an end.
+pub fn data_read_by_others_is_no_hangup<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe can be made");
+    let other = rustix::io::fcntl_dupfd_cloexec(&reader, 0).expect("a number is free");
+    add(&poll, 1, reader, Interest::READ);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                put(&writer);
+                rustix::io::read(&other, &mut [0; 1]).expect("there is a byte");
+            }
+        });
+        let hangups = (0..20_000).flat_map(|_| wait(&poll, LOOK)).filter(|event| *event != (1, Ready::READ));
+        let hangups = hangups.count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(hangups, 0);
+    });
+}
+
+/// Law 2: the writing end of a pipe has an error if nobody reads, and no end.
+pub fn lost_reader_is_no_hangup<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, writer, Interest::READ | Interest::WRITE);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::WRITE)]);
+    drop(reader);
+    let events = wait(&poll, None);
+    assert_eq!(events.len(), 1);
+    assert!(events[0].1.is_readable() && events[0].1.is_writable(), "{events:?}");
+    assert!(!events[0].1.contains(Ready::HANGUP), "{events:?}");
+}
+
+/// Law 2, if the mechanism can tell: what is open as a place in the file system alone is not open for reading, writing
+/// or polling.
+pub fn path_alone_is_invalid<P: Poller>() {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    if !P::ALWAYS_TOLD.contains(Ready::INVALID) {
+        return;
+    }
+    let poll = new::<P>();
+    let (reader, _writer) = pipe();
+    let of_pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    let path =
+        |name: &str| openat(CWD, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("it is there");
+    for name in ["/", &of_pipe] {
+        for interest in [
+            Interest::NONE,
+            Interest::READ,
+            Interest::WRITE,
+            Interest::PRIORITY,
+            Interest::READ | Interest::WRITE,
+        ] {
+            add(&poll, 1, path(name), interest);
+            add(&poll, 2, counter(1), Interest::READ);
+            for _ in 0..2 {
+                assert_eq!(wait(&poll, None), [(1, Ready::INVALID), (2, Ready::READ)], "{interest:?}");
+            }
+            poll.remove(1).expect("the key is known");
+            poll.remove(2).expect("the key is known");
+        }
+    }
 }
