@@ -30,11 +30,16 @@ static INSTALLED: Mutex<Vec<(c_int, libc::sigaction)>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct Watch {
     id: SigId,
+    generation: Generation,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        signal_hook_registry::unregister(self.id);
+        // In a forked child the action does not run anyway. The registry would wait for ever there for a handler that was
+        // running in another thread of the parent at the fork; and what the action owns may have been closed already.
+        if self.generation.is_current() {
+            signal_hook_registry::unregister(self.id);
+        }
     }
 }
 
@@ -69,7 +74,7 @@ pub(crate) unsafe fn watch(signal: c_int, action: impl Fn() + Send + Sync + 'sta
         }
         _ => {}
     }
-    Ok(Watch { id })
+    Ok(Watch { id, generation })
 }
 
 /// Has the registry's handler call another one, which was installed in its place: by somebody who does not know of it,

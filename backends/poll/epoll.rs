@@ -15,8 +15,9 @@
 //! descriptors, goes on telling of it.
 //!
 //! What the kernel does not know wakes waiters by a *bell*, an event descriptor in the set. It rings as long as a
-//! source that the kernel does not watch is ready, or a [`notify`](Poller::notify) was not taken: all waiters hear it,
-//! and a counter under the lock says how many of them may take it for theirs.
+//! source that the kernel does not watch is ready, or a [`notify`](Poller::notify) has ended no wait yet: all waiters
+//! hear it, and what is under the lock says which of them may take it for theirs. Who hears it for others asks the
+//! kernel again at once, until one of them has come; that one is awake already.
 //!
 //! This module does not use edges or one-shot entries: all is level-triggered.
 
@@ -24,6 +25,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::buffer::{Buffer, spare_capacity};
@@ -32,6 +34,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::limit::Limit;
+use super::notices::Notices;
 use super::{Event, Interest, PollError, Poller, Ready, Source, failed, new_bell, ring, silence};
 use crate::generation::Generation;
 use crate::sync::global::{Mutex, MutexGuard, lock};
@@ -41,6 +44,10 @@ const BELL: EventData = EventData::new_u64(u64::MAX);
 
 /// As many events are asked for at first. What is ready beyond that takes a second call.
 const FEW: usize = 128;
+
+/// The longest sleep that `epoll_wait` can be asked for; a longer one takes `epoll_pwait2`, which kernels before 5.11
+/// and some sandboxes do not have. A wait sleeps again.
+const LONGEST_SLEEP: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Watches descriptors with Linux' `epoll`: a wait costs as much as there is ready.
 ///
@@ -81,10 +88,7 @@ struct State {
     keys: HashMap<u64, u32>,
     /// Places whose source the kernel does not watch.
     unwatched: Vec<u32>,
-    /// How many waits are under way.
-    waits: u32,
-    /// How many of them are to be ended by a notification; 1 also if there is none, for the next one.
-    notified: u32,
+    notices: Notices,
     /// Whether the bell can be heard.
     ringing: bool,
 }
@@ -113,21 +117,21 @@ enum By {
     Nobody(Ready),
 }
 
-const ALWAYS: Ready = Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
-
-impl Entry {
-    /// What the kernel knows the source by.
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.by {
-            By::Source => Some(self.source.as_fd()),
+impl By {
+    /// What the kernel knows the source by, whose own descriptor is `own`.
+    fn fd<'fd>(&'fd self, own: BorrowedFd<'fd>) -> Option<BorrowedFd<'fd>> {
+        match self {
+            By::Source => Some(own),
             By::Duplicate(fd) => Some(fd.as_fd()),
             By::Nobody(_) => None,
         }
     }
+}
 
+impl Entry {
     /// What to tell of `ready`: what is asked for now, and what is always told.
     fn event(&self, ready: Ready) -> Option<Event> {
-        let ready = Ready::from_bits(ready.bits() & (self.interest.bits() | ALWAYS.bits()));
+        let ready = ready.of_interest(self.interest);
         (!ready.is_none()).then_some(Event { key: self.key, ready })
     }
 }
@@ -152,16 +156,9 @@ impl State {
         })
     }
 
-    /// Takes a notification, if there is one for the calling wait.
-    fn take_notification(&mut self) -> bool {
-        let taken = self.notified > 0;
-        self.notified -= u32::from(taken);
-        taken
-    }
-
     /// Makes the bell ring, or silent, as it should.
     fn settle(&mut self, bell: &OwnedFd) -> Result<(), PollError> {
-        let should = self.notified > 0 || self.unwatched().next().is_some();
+        let should = self.notices.pending() > 0 || self.unwatched().next().is_some();
         if should && !self.ringing {
             ring(bell)?;
         } else if !should && self.ringing {
@@ -183,8 +180,8 @@ impl Epoll {
         told: B,
         timeout: Option<Duration>,
     ) -> Result<Option<B::Output>, PollError> {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs() as _, // Fits: it is a `Limit`'s.
+        let timeout = timeout.map(|timeout| timeout.min(LONGEST_SLEEP)).map(|timeout| Timespec {
+            tv_sec: timeout.as_secs() as _, // Fits: it is a few days.
             tv_nsec: timeout.subsec_nanos() as _,
         });
         match epoll::wait(&self.epoll, told, timeout.as_ref()) {
@@ -214,7 +211,7 @@ impl Epoll {
 }
 
 impl Poller for Epoll {
-    const ALWAYS_TOLD: Ready = ALWAYS;
+    const ALWAYS_TOLD: Ready = Ready::UNASKED;
 
     fn new() -> Result<Epoll, PollError> {
         let generation = Generation::current();
@@ -227,14 +224,16 @@ impl Poller for Epoll {
             free: Vec::new(),
             keys: HashMap::new(),
             unwatched: Vec::new(),
-            waits: 0,
-            notified: 0,
+            notices: Notices::default(),
             ringing: false,
         };
         Ok(Epoll { epoll, bell, state: Mutex::new(state), generation })
     }
 
     fn add(&self, key: u64, source: Source, interest: Interest) -> Result<(), PollError> {
+        // Not under the lock: `as_fd` is code of the caller, which may well call this poller.
+        let shared = Arc::clone(&source);
+        let fd = shared.as_fd();
         let mut state = self.state()?;
         if state.keys.contains_key(&key) {
             return Err(PollError::AlreadyExists(key));
@@ -247,7 +246,7 @@ impl Poller for Epoll {
             }
         };
         let turn = state.places[place as usize].turn;
-        let by = match self.watch(source.as_fd(), join(turn, place), interest) {
+        let by = match self.watch(fd, join(turn, place), interest) {
             Ok(by) => by,
             Err(error) => {
                 state.free.push(place);
@@ -265,11 +264,19 @@ impl Poller for Epoll {
     }
 
     fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
+        let (place, since, source) = {
+            let state = self.state()?;
+            let place = state.place_of(key)?;
+            let Place { turn, entry } = &state.places[place as usize];
+            (place, *turn, Arc::clone(&entry.as_ref().expect(IN_USE).source))
+        };
+        // Not under the lock, as in `add`; nor is `source` dropped under it.
+        let own = source.as_fd();
         let mut state = self.state()?;
-        let place = state.place_of(key)?;
         let Place { turn, entry } = &mut state.places[place as usize];
-        let entry = entry.as_mut().expect(IN_USE);
-        if let Some(fd) = entry.fd() {
+        // It was removed meanwhile: at that moment there was no such key, whatever there is now.
+        let entry = entry.as_mut().filter(|_| *turn == since).ok_or(PollError::NotFound(key))?;
+        if let Some(fd) = entry.by.fd(own) {
             epoll::modify(&self.epoll, fd, join(*turn, place), flags_of(interest))
                 .map_err(|errno| failed("epoll_ctl", errno))?;
         }
@@ -289,11 +296,13 @@ impl Poller for Epoll {
         let entry = entry.take().expect(IN_USE);
         state.free.push(place);
         let settled = state.settle(&self.bell);
-        if let Some(fd) = entry.fd() {
+        drop(state);
+        // Not under the lock, as in `add`. Until it is done, the kernel may tell of a turn that is over; who adds the
+        // descriptor meanwhile has a duplicate of it.
+        if let Some(fd) = entry.by.fd(entry.source.as_fd()) {
             // It can only fail if the source was closed, and then it is not in the set.
             let _ = epoll::delete(&self.epoll, fd);
         }
-        drop(state);
         settled.map(|()| entry.source)
     }
 
@@ -318,20 +327,15 @@ impl Poller for Epoll {
                 told.iter().filter(|told| { told.data } != BELL).filter_map(|told| state.event(told)),
             );
             events.extend(state.unwatched());
-            let notified = state.take_notification();
-            if notified {
-                state.settle(&self.bell)?;
-            }
-            if notified || !events.is_empty() || limit.is_over() {
-                wait.end(&mut state);
-                return Ok(());
+            if state.notices.is_for(wait.number) || !events.is_empty() || limit.is_over() {
+                return wait.end(&mut state);
             }
         }
     }
 
     fn notify(&self) -> Result<(), PollError> {
         let mut state = self.state()?;
-        state.notified = (state.notified + 1).min(state.waits.max(1));
+        state.notices.notify();
         state.settle(&self.bell)
     }
 }
@@ -341,8 +345,8 @@ impl fmt::Debug for Epoll {
         let state = lock(&self.state);
         f.debug_struct("Epoll")
             .field("sources", &state.keys.len())
-            .field("notified", &state.notified)
-            .field("waits", &state.waits)
+            .field("notified", &state.notices.pending())
+            .field("waits", &state.notices.waits())
             .finish()
     }
 }
@@ -350,18 +354,20 @@ impl fmt::Debug for Epoll {
 /// A wait under way.
 struct Wait<'epoll> {
     epoll: &'epoll Epoll,
+    number: u64,
     ended: bool,
 }
 
 impl Wait<'_> {
     fn begin(epoll: &Epoll) -> Result<Wait<'_>, PollError> {
-        epoll.state()?.waits += 1;
-        Ok(Wait { epoll, ended: false })
+        let number = epoll.state()?.notices.begin();
+        Ok(Wait { epoll, number, ended: false })
     }
 
-    fn end(&mut self, state: &mut State) {
-        state.waits -= 1;
+    fn end(&mut self, state: &mut State) -> Result<(), PollError> {
         self.ended = true;
+        state.notices.end(self.number);
+        state.settle(&self.epoll.bell)
     }
 }
 
@@ -369,7 +375,8 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let epoll = self.epoll;
-            self.end(&mut lock(&epoll.state));
+            // There is an error to tell already.
+            let _ = self.end(&mut lock(&epoll.state));
         }
     }
 }

@@ -19,7 +19,7 @@
 //!    for or not; an interest of [`Interest::NONE`] asks for these alone. A mechanism that cannot tell one of them
 //!    leaves it out of [`Poller::ALWAYS_TOLD`]; it then reports such a state as what was asked for: who waits for
 //!    reading (writing) is woken with a [`Ready`] that [is readable](Ready::is_readable)
-//!    ([writable](Ready::is_writable)) with every mechanism.
+//!    ([writable](Ready::is_writable)) with every mechanism, but for what [`BySelect`] says of hang-ups.
 //! 3. **Kept open.** The poller shares ownership of its sources, so that a descriptor cannot be closed and
 //!    its number reused while it is watched. After [`Poller::remove`] it is the caller's again.
 //! 4. **Keys are unique.** Adding a key twice is [`PollError::AlreadyExists`]; changing or removing an
@@ -31,7 +31,8 @@
 //! 6. **Shared.** All methods take `&self`: other threads may change the set during a wait, and the wait
 //!    sees the change.
 //! 7. **Notify.** [`Poller::notify`] ends the current wait, or the next one if none is under way, without
-//!    an event. Several notifications before a wait count as one.
+//!    an event. Several notifications before a wait count as one. If several waits are under way, it ends one of
+//!    them that no earlier notification is to end, and never one that begins later.
 //! 8. **Events replace.** A wait clears the event list that it is given, also when it fails.
 //!
 //! 9. **One process.** In a forked child of the process that made it, a poller refuses every use with
@@ -44,6 +45,7 @@
 mod array;
 mod epoll;
 mod limit;
+mod notices;
 mod notifier;
 #[allow(clippy::module_inception, reason = "named after the system call, as its siblings are")]
 mod poll;
@@ -220,6 +222,14 @@ impl Ready {
     /// Whether a read will not block: there is data, end-of-file or an error to fetch.
     pub const fn is_readable(self) -> bool {
         self.0 & (Ready::READ.0 | Ready::ERROR.0 | Ready::HANGUP.0 | Ready::INVALID.0) != 0
+    }
+
+    /// What nobody has to ask for.
+    const UNASKED: Ready = Ready(Ready::ERROR.0 | Ready::HANGUP.0 | Ready::INVALID.0);
+
+    /// What of it to tell who asks for `interest`.
+    fn of_interest(self, interest: Interest) -> Ready {
+        Ready(self.0 & (interest.0 | Ready::UNASKED.0))
     }
 
     /// Whether a write will not block: there is room, or an error to fetch.

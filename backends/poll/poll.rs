@@ -51,8 +51,7 @@ pub enum ByPoll {}
 
 impl Scan for ByPoll {
     const NAME: &'static str = "poll";
-    const ALWAYS_TOLD: Ready =
-        Ready::from_bits(Ready::ERROR.bits() | Ready::HANGUP.bits() | Ready::INVALID.bits());
+    const ALWAYS_TOLD: Ready = Ready::UNASKED;
 
     fn scan(cells: &mut [RawCell], timeout: Option<Duration>) -> Result<usize, Errno> {
         let (first, count) = (cells.as_mut_ptr().cast::<libc::pollfd>(), cells.len() as libc::nfds_t);

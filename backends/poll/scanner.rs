@@ -8,7 +8,7 @@
 //! A sleeping wait also watches an event descriptor of its own, a *bell*. Bells are rung for two reasons,
 //! which the waiter tells apart by the shared state, never by the bell: the set has changed (every waiter
 //! takes the new set and sleeps on for the rest of its time), or there was a [`notify`](Poller::notify)
-//! (the first waiter that sees the flag takes it and returns). With no bell shared between waiters, none
+//! (the first waiter that it may end takes it and returns). With no bell shared between waiters, none
 //! can take another's wake-up away.
 //!
 //! A wait looks before it sleeps. Looking needs no bell, and costs the kernel a third of what it costs to prepare for
@@ -25,6 +25,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::limit::Limit;
+use super::notices::Notices;
 use super::scan::{RawCell, Scan};
 use super::{Event, Interest, PollError, Poller, Ready, Source, failed, new_bell, ring, silence};
 use crate::generation::Generation;
@@ -43,8 +44,7 @@ struct State {
     set: Arc<Set>,
     /// Counts the changes of the set.
     version: u64,
-    /// Whether a `notify` found nobody asleep, and so ends the next wait.
-    notified: bool,
+    notices: Notices,
     /// One for each wait that may be asleep.
     sleepers: Vec<Sleeper>,
     /// What waits that are over have left for the next ones.
@@ -63,7 +63,7 @@ struct Set {
 struct Watched {
     key: u64,
     source: Source,
-    /// The version of the set that this entry came with.
+    /// The version of the set that the source came with.
     since: u64,
 }
 
@@ -71,8 +71,6 @@ struct Sleeper {
     bell: Arc<OwnedFd>,
     /// Whether the bell can be heard: its descriptor is readable exactly then.
     ringing: bool,
-    /// Whether a notification is meant for this one.
-    notified: bool,
 }
 
 /// What a wait works with.
@@ -139,6 +137,22 @@ impl State {
         Arc::make_mut(&mut self.set)
     }
 
+    /// Drops the events of a look at an older `version` that are of no source of the set, and what nobody asks for any
+    /// more. Returns whether nothing is left of one whose source is there: what it is asked for now may be ready as well.
+    fn sort_out(&self, events: &mut Vec<Event>, version: u64) -> bool {
+        let mut unclear = false;
+        events.retain_mut(|event| {
+            let Ok(at) = self.set.find(event.key) else { return false };
+            if self.set.watched[at].since > version {
+                return false;
+            }
+            event.ready = event.ready.of_interest(self.set.cells[at].interest());
+            unclear |= event.ready.is_none();
+            !event.ready.is_none()
+        });
+        unclear
+    }
+
     /// Wakes all sleepers. All are rung, also if one cannot be.
     fn ring(&mut self) -> Result<(), PollError> {
         let mut result = Ok(());
@@ -166,7 +180,8 @@ impl<C: Scan> Poller for Scanner<C> {
         let generation = Generation::current();
         // Those of the first wait: as a rule there is one at a time, which then never fails.
         let spare = vec![Tools::new()?];
-        let state = State { set: Arc::default(), version: 0, notified: false, sleepers: Vec::new(), spare };
+        let notices = Notices::default();
+        let state = State { set: Arc::default(), version: 0, notices, sleepers: Vec::new(), spare };
         Ok(Scanner { state: Mutex::new(state), generation, call: PhantomData })
     }
 
@@ -184,10 +199,7 @@ impl<C: Scan> Poller for Scanner<C> {
     fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
         let mut state = self.state()?;
         let at = state.find(key)?;
-        let since = state.version + 1;
-        let set = state.change();
-        set.cells[at].set_interest(interest);
-        set.watched[at].since = since;
+        state.change().cells[at].set_interest(interest);
         state.ring()
     }
 
@@ -205,13 +217,13 @@ impl<C: Scan> Poller for Scanner<C> {
     fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Result<(), PollError> {
         events.clear();
         let limit = Limit::after(timeout);
-        let mut wait = Wait { state: &self.state, tools: None, asleep: false };
+        let mut wait = Wait { state: &self.state, number: 0, tools: None, asleep: false };
         let mut looked = false;
         loop {
             let mut state = self.state()?;
             let sleeps = looked && !matches!(limit, Limit::Now);
             wait.prepare(&mut state, sleeps)?;
-            let now = !sleeps || wait.is_notified(&state);
+            let now = !sleeps || state.notices.is_for(wait.number);
             let (asleep, tools) = (wait.asleep, wait.tools.as_mut().expect("`prepare` has taken them"));
             let old = tools.update(&state);
             drop(state);
@@ -231,20 +243,12 @@ impl<C: Scan> Poller for Scanner<C> {
             };
 
             let mut state = lock(&self.state);
-            let seen = events.len();
-            if state.version != version {
-                events.retain(|event| {
-                    state.find(event.key).is_ok_and(|at| state.set.watched[at].since <= version)
-                });
-            }
-            // Events of what has changed meanwhile are not told; what it is now has to be looked for.
-            if interrupted || events.len() < seen {
-                events.clear();
+            let unclear = state.version != version && state.sort_out(events, version);
+            if interrupted || (unclear && events.is_empty()) {
                 continue;
             }
             looked = true;
-            let notified = wait.take_notification(&mut state);
-            if notified || !events.is_empty() || limit.is_over() {
+            if state.notices.is_for(wait.number) || !events.is_empty() || limit.is_over() {
                 let old = wait.end(&mut state);
                 drop(state);
                 drop(old);
@@ -255,11 +259,7 @@ impl<C: Scan> Poller for Scanner<C> {
 
     fn notify(&self) -> Result<(), PollError> {
         let mut state = self.state()?;
-        if state.sleepers.is_empty() {
-            state.notified = true;
-        } else if let Some(sleeper) = state.sleepers.iter_mut().find(|sleeper| !sleeper.notified) {
-            sleeper.notified = true;
-        }
+        state.notices.notify();
         state.ring()
     }
 }
@@ -270,7 +270,7 @@ impl<C: Scan> fmt::Debug for Scanner<C> {
         f.debug_struct("Scanner")
             .field("call", &C::NAME)
             .field("sources", &state.set.cells.len())
-            .field("notified", &state.notified)
+            .field("notified", &state.notices.pending())
             .field("sleepers", &state.sleepers.len())
             .finish()
     }
@@ -292,23 +292,27 @@ fn report(cells: &[RawCell], watched: &[Watched], mut ready: usize, events: &mut
 /// A wait under way. Dropping it leaves its tools to the next one.
 struct Wait<'scanner> {
     state: &'scanner Mutex<State>,
+    /// Nothing as long as it has no tools.
+    number: u64,
     tools: Option<Tools>,
     /// Whether it is among the sleepers, and so its bell is rung.
     asleep: bool,
 }
 
 impl Wait<'_> {
-    /// Takes tools, and, if it `sleeps`, makes the own bell known or quiet, so that it can be rung again.
+    /// Takes tools at first, with which the wait is under way, and, if it `sleeps`, makes the own bell known or quiet,
+    /// so that it can be rung again.
     fn prepare(&mut self, state: &mut State, sleeps: bool) -> Result<(), PollError> {
         if self.tools.is_none() {
             self.tools = Some(state.spare.pop().map_or_else(Tools::new, Ok)?);
+            self.number = state.notices.begin();
         }
         if self.asleep {
             self.silence(state)
         } else {
             if let (true, Some(tools)) = (sleeps, &self.tools) {
                 let bell = Arc::clone(&tools.bell);
-                state.sleepers.push(Sleeper { bell, ringing: false, notified: false });
+                state.sleepers.push(Sleeper { bell, ringing: false });
                 self.asleep = true;
             }
             Ok(())
@@ -319,16 +323,6 @@ impl Wait<'_> {
     fn position(&self, state: &State) -> Option<usize> {
         let bell = self.tools.as_ref().filter(|_| self.asleep).map(|tools| &tools.bell)?;
         state.sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.bell, bell))
-    }
-
-    fn is_notified(&self, state: &State) -> bool {
-        state.notified || self.position(state).is_some_and(|at| state.sleepers[at].notified)
-    }
-
-    fn take_notification(&self, state: &mut State) -> bool {
-        let own = self.position(state);
-        let own = own.is_some_and(|at| std::mem::take(&mut state.sleepers[at].notified));
-        own || std::mem::take(&mut state.notified)
     }
 
     fn silence(&self, state: &mut State) -> Result<(), PollError> {
@@ -348,6 +342,7 @@ impl Wait<'_> {
             state.sleepers.swap_remove(at);
         }
         let mut tools = self.tools.take()?;
+        state.notices.end(self.number);
         let old = if tools.version == state.version { None } else { tools.set.take() };
         if silent {
             state.spare.push(tools);

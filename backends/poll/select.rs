@@ -10,6 +10,7 @@
 //! | a descriptor beyond the kernel's table is passed over in silence | the same |
 //! | three answers: read, write, exceptional | [`Ready::READ`], [`Ready::WRITE`], [`Ready::PRIORITY`] |
 //! | a pipe without writers is "readable" | without data it is [`Ready::HANGUP`], as `poll` has it |
+//! | what was opened with `O_PATH` is ready for all | it is [`Ready::INVALID`], as `poll` has it |
 //!
 //! What cannot be taken care of is listed with [`BySelect`].
 //!
@@ -25,11 +26,12 @@
 
 use std::ffi::{c_int, c_ulong};
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::scan::{RawCell, Scan};
 use super::scanner::Scanner;
@@ -61,10 +63,13 @@ pub type Select = Scanner<BySelect>;
 ///
 /// * they are not reported to who asks neither for reading nor for writing;
 /// * an error comes as [`Ready::READ`] or [`Ready::WRITE`];
-/// * so does a hang-up; but that of a pipe that has no data left is [`Ready::HANGUP`], as with `poll`.
+/// * a hang-up comes as [`Ready::READ`] to who asks for reading; but that of a pipe that has no data left is
+///   [`Ready::HANGUP`], as with `poll` (as long as there is a descriptor to spare, with which to find out);
+/// * who asks for writing alone is not told of a hang-up that leaves no room for writing, such as that of a socket that
+///   is full and whose other side was shut down but not closed.
 ///
-/// [`Ready::is_readable`] is true for who asks for reading, and [`Ready::is_writable`] for who asks for writing, in the
-/// same cases as with `poll`.
+/// Apart from the last, [`Ready::is_readable`] is true for who asks for reading, and [`Ready::is_writable`] for who asks
+/// for writing, in the same cases as with `poll`.
 ///
 /// Source: [`select`](https://pubs.opengroup.org/onlinepubs/9799919799/functions/select.html) of POSIX; the emulation of
 /// `poll` in OCamlnet's `Netsys_posix`, whose limits are gone.
@@ -89,7 +94,7 @@ impl Scan for BySelect {
         }
         // Numbers beyond the kernel's table would be passed over in silence; if the highest one is open, none is.
         while highest >= SMALLEST_TABLE && !is_open(highest) {
-            invalid += mark_closed(cells, |fd| fd == highest);
+            invalid += mark_closed(cells);
             highest = cells.iter().map(asked).max().unwrap_or(-1);
         }
         loop {
@@ -97,7 +102,7 @@ impl Scan for BySelect {
             match select(cells, highest, timeout) {
                 Ok(ready) => return Ok(invalid + ready),
                 // Closed numbers below the highest. If there is none any more, one was for a moment: look again.
-                Err(Errno::BADF) => invalid += mark_closed(cells, |fd| !is_open(fd)),
+                Err(Errno::BADF) => invalid += mark_closed(cells),
                 Err(errno) => return Err(errno),
             }
         }
@@ -112,12 +117,12 @@ fn asked(cell: &RawCell) -> RawFd {
     if cell.interest().is_none() || cell.is_ready() { -1 } else { cell.fd() }
 }
 
-/// Marks the cells that `select` has to be asked about and whose number is `closed`. Returns how many there are.
-fn mark_closed(cells: &mut [RawCell], closed: impl Fn(RawFd) -> bool) -> usize {
+/// Marks the cells that `select` has to be asked about and whose number is closed. Returns how many there are.
+fn mark_closed(cells: &mut [RawCell]) -> usize {
     let mut count = 0;
     for cell in cells {
         let fd = asked(cell);
-        if fd >= 0 && closed(fd) {
+        if fd >= 0 && !is_open(fd) {
             cell.set_ready(Ready::INVALID);
             count += 1;
         }
@@ -215,7 +220,7 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
         let mut ready = Ready::NONE;
         let interest = cell.interest();
         if interest.contains(Interest::READ) && contains(read, fd) {
-            ready |= if is_ended_pipe(cell) { Ready::HANGUP } else { Ready::READ };
+            ready |= Ready::READ;
         }
         if interest.contains(Interest::WRITE) && contains(write, fd) {
             ready |= Ready::WRITE;
@@ -224,6 +229,7 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
             ready |= Ready::PRIORITY;
         }
         if !ready.is_none() {
+            let ready = closer(cell, ready);
             cell.set_ready(ready);
             count += 1;
         }
@@ -231,30 +237,57 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
     Ok(count)
 }
 
+/// Whether the number can be polled. What was opened as a path alone (`O_PATH`) can not, though `select` takes it.
 fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes integers and changes nothing.
-    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags != -1 && flags & libc::O_PATH == 0
 }
 
-/// Whether this, which `select` calls readable, is a pipe without data: then nobody can write into it any more. What is
-/// no pipe is marked, and not asked again.
-fn is_ended_pipe(cell: &mut RawCell) -> bool {
+/// What a cell is ready for that `select` calls `ready`. Where that is all there is to know, now and later, the cell is
+/// marked, and not looked at again.
+fn closer(cell: &mut RawCell, ready: Ready) -> Ready {
     if cell.is_marked() {
-        return false;
+        return ready;
+    }
+    if !is_open(cell.fd()) {
+        return Ready::INVALID;
     }
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the pointer is to a local.
     if unsafe { libc::fstat(cell.fd(), status.as_mut_ptr()) } != 0 {
-        return false;
+        return ready;
     }
     // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
     let status = unsafe { status.assume_init() };
     if status.st_mode & libc::S_IFMT != libc::S_IFIFO {
         cell.mark();
-        return false;
+        return ready;
     }
+    if ready.contains(Ready::READ) && is_ended_pipe(cell.fd()) {
+        return Ready::from_bits(ready.bits() & !Ready::READ.bits()) | Ready::HANGUP;
+    }
+    ready
+}
+
+/// How often the kernel has to say that a pipe is at its end.
+const ASKED_FOR_END: u32 = 16;
+
+/// Whether this, which `select` calls readable, is the reading end of a pipe that has no data and into which nobody can
+/// write any more.
+fn is_ended_pipe(fd: RawFd) -> bool {
     let mut bytes: c_int = -1;
     // SAFETY: writes the number of bytes into a local, if it writes at all.
-    let result = unsafe { libc::ioctl(cell.fd(), libc::FIONREAD, &mut bytes) };
-    result == 0 && bytes == 0
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) };
+    if result != 0 || bytes != 0 {
+        return false;
+    }
+    // Or somebody else has read the data meanwhile, or this is the writing end, with an error. Copying into another pipe
+    // takes nothing away, and tells "nothing, and nothing will come" from "nothing yet" and from an error. Only data
+    // that comes and goes while the kernel is about it makes it say the first for the second: not so often in a row.
+    let Ok((_reader, writer)) = pipe_with(PipeFlags::CLOEXEC) else { return false };
+    (0..ASKED_FOR_END).all(|_| {
+        // SAFETY: takes integers, and writes into our own pipe alone.
+        unsafe { libc::tee(fd, writer.as_raw_fd(), 1, libc::SPLICE_F_NONBLOCK) == 0 }
+    })
 }

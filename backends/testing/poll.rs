@@ -5,8 +5,9 @@
 //! synchronise or expects a wait to end soon: a poller that does not wake up makes a test hang.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +80,17 @@ macro_rules! poll_conformance {
                 end_of_file_is_readable
                 connection_to_accept_is_readable
                 lost_reader_is_writable
+                later_wait_does_not_take_a_notification
+                notifications_are_not_lost_among_changes
+                source_may_use_its_poller
+                keys_of_one_descriptor_are_independent
+                every_number_of_events_is_told
+                constant_replacement_does_not_delay_a_look
+                hangup_without_room_is_writable
+                constant_change_does_not_hide_an_event
+                data_read_by_others_is_no_hangup
+                lost_reader_is_no_hangup
+                path_alone_is_invalid
             }
         }
     };
@@ -857,4 +869,288 @@ pub fn lost_reader_is_writable<P: Poller>() {
     let events = wait(&poll, None);
     assert_eq!(events.len(), 1);
     assert!(events[0].1.is_writable(), "{events:?}");
+}
+
+/// Law 7: a wait that began after the notification leaves it to the one that was under way.
+pub fn later_wait_does_not_take_a_notification<P: Poller>() {
+    let poll = new::<P>();
+    for _ in 0..500 {
+        let act = || {
+            poll.notify().expect("notifying does not fail");
+            for _ in 0..3 {
+                assert_eq!(wait(&poll, LOOK), []);
+            }
+        };
+        assert_eq!(during(|| wait(&poll, None), act), []);
+    }
+}
+
+/// Law 7: as many notifications as there are waits under way end them all, whatever else happens to the set.
+pub fn notifications_are_not_lost_among_changes<P: Poller>() {
+    const WAITERS: usize = 3;
+    const ROUNDS: usize = 200;
+    let poll = new::<P>();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                add(&poll, 1, counter(0), Interest::READ);
+                poll.modify(1, Interest::NONE).expect("the key is known");
+                poll.remove(1).expect("the key is known");
+            }
+        });
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..WAITERS {
+            let sender = sender.clone();
+            let poll = &poll;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    assert_eq!(wait(poll, None), []);
+                    sender.send(()).expect("the receiver lives");
+                }
+            });
+        }
+        for _ in 0..WAITERS * ROUNDS {
+            poll.notify().expect("notifying does not fail");
+            receiver.recv().expect("a waiter ends");
+            assert!(receiver.try_recv().is_err(), "one notification has ended two waits");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A source that calls its poller whenever it can.
+struct Meddler<P: Poller> {
+    poll: Arc<P>,
+    fd: OwnedFd,
+}
+
+impl<P: Poller> Meddler<P> {
+    fn meddle(&self) {
+        assert!(matches!(self.poll.modify(99, Interest::NONE), Err(PollError::NotFound(99))));
+        assert!(matches!(self.poll.remove(99), Err(PollError::NotFound(99))));
+    }
+}
+
+impl<P: Poller> AsFd for Meddler<P> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.meddle();
+        self.fd.as_fd()
+    }
+}
+
+impl<P: Poller> Drop for Meddler<P> {
+    fn drop(&mut self) {
+        self.meddle();
+    }
+}
+
+/// Law 6: no code of a source runs while the poller cannot be used.
+pub fn source_may_use_its_poller<P: Poller>() {
+    let poll = Arc::new(new::<P>());
+    let source = |value| Meddler { poll: Arc::clone(&poll), fd: counter(value) };
+    add(&*poll, 1, source(1), Interest::READ);
+    assert!(poll.add(1, Arc::new(source(1)), Interest::READ).is_err());
+    assert_eq!(wait(&*poll, None), [(1, Ready::READ)]);
+    poll.modify(1, Interest::NONE).expect("the key is known");
+    drop(poll.remove(1).expect("the key is known"));
+    // A wait may be the last to know a source.
+    add(&*poll, 1, source(0), Interest::READ);
+    let act = || {
+        drop(poll.remove(1).expect("the key is known"));
+        poll.notify().expect("notifying does not fail");
+    };
+    assert_eq!(during(|| wait(&*poll, None), act), []);
+    assert_eq!(Arc::strong_count(&poll), 1);
+}
+
+/// Law 4: several keys of one descriptor are independent, in whatever order they come and go.
+pub fn keys_of_one_descriptor_are_independent<P: Poller>() {
+    let poll = new::<P>();
+    let (near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    let near: Source = Arc::new(near);
+    put(&far);
+    // A second number of the same open socket is no second key of the same number.
+    let alias = rustix::io::fcntl_dupfd_cloexec(&near, 0).expect("a number is free");
+    add(&poll, 0, alias, Interest::WRITE);
+    for order in [[1, 2, 3], [2, 1, 3], [3, 1, 2], [1, 3, 2], [3, 2, 1], [2, 3, 1]] {
+        for key in 1..=3 {
+            if poll.add(key, near.clone(), Interest::NONE).is_err() {
+                return; // The mechanism does not allow it.
+            }
+        }
+        let mut expected = vec![(0, Ready::WRITE)];
+        assert_eq!(wait(&poll, LOOK), expected);
+        for key in order {
+            poll.modify(key, Interest::READ).expect("the key is known");
+            expected.push((key, Ready::READ));
+            expected.sort_by_key(|(key, _)| *key);
+            assert_eq!(wait(&poll, LOOK), expected);
+        }
+        for key in order {
+            poll.remove(key).expect("the key is known");
+            expected.retain(|(left, _)| *left != key);
+            assert_eq!(wait(&poll, LOOK), expected);
+            // Its place is free for another one, which goes before the rest does.
+            poll.add(key, near.clone(), Interest::WRITE).expect("the key is free");
+            poll.remove(key).expect("the key is known");
+            assert_eq!(wait(&poll, LOOK), expected);
+        }
+    }
+    assert_eq!(Arc::strong_count(&near), 1);
+}
+
+/// Laws 1 and 7: every number of events is told, with a notification and with a file beside them.
+pub fn every_number_of_events_is_told<P: Poller>() {
+    for count in [1, 2, 126, 127, 128, 129, 130, 255, 256, 257] {
+        let poll = new::<P>();
+        let counter = Arc::new(counter(1));
+        let mut expected = Vec::new();
+        for key in 0..count {
+            let copy = rustix::io::fcntl_dupfd_cloexec(&counter, 0).expect("a number is free");
+            add(&poll, key, copy, Interest::READ);
+            expected.push((key, Ready::READ));
+        }
+        assert_eq!(wait(&poll, None), expected);
+        poll.notify().expect("notifying does not fail");
+        assert_eq!(wait(&poll, None), expected);
+        let file = std::fs::File::open("/").expect("the root can be read");
+        add(&poll, count, file, Interest::READ);
+        expected.push((count, Ready::READ));
+        assert_eq!(wait(&poll, None), expected);
+        poll.notify().expect("notifying does not fail");
+        assert_eq!(wait(&poll, None), expected);
+    }
+}
+
+/// Laws 5 and 6: a look ends, and tells of nothing that was removed before it.
+pub fn constant_replacement_does_not_delay_a_look<P: Poller>() {
+    let poll = new::<P>();
+    let over = AtomicBool::new(false);
+    let newest = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for key in 1.. {
+                add(&poll, key, counter(1), Interest::READ);
+                poll.remove(key).expect("the key is known");
+                newest.store(key, Ordering::SeqCst);
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..2_000 {
+            let removed = newest.load(Ordering::SeqCst);
+            let events = wait(&poll, LOOK);
+            assert!(events.iter().all(|(key, _)| *key > removed), "{events:?} after {removed}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Law 2, if the mechanism can tell: a write that fails at once is one that does not block.
+pub fn hangup_without_room_is_writable<P: Poller>() {
+    if !P::ALWAYS_TOLD.contains(Ready::HANGUP) {
+        return;
+    }
+    let poll = new::<P>();
+    let (mut near, far) = UnixStream::pair().expect("a pair of sockets can be made");
+    near.set_nonblocking(true).expect("it is a socket");
+    while near.write(&[0; 4096]).is_ok() {}
+    add(&poll, 1, near, Interest::WRITE);
+    assert_eq!(wait(&poll, LOOK), []);
+    // Still open, so that what it has got takes up room.
+    far.shutdown(std::net::Shutdown::Both).expect("the socket is connected");
+    let events = wait(&poll, None);
+    assert_eq!(events, [(1, Ready::HANGUP)]);
+    assert!(events[0].1.is_writable());
+}
+
+/// Laws 1 and 6: what is asked for and ready before and after each of many changes is told by every look.
+pub fn constant_change_does_not_hide_an_event<P: Poller>() {
+    let poll = new::<P>();
+    add(&poll, 1, counter(1), Interest::READ);
+    // A look at so many takes longer than a change.
+    let idle = Arc::new(counter(0));
+    for key in 2..200 {
+        poll.add(key, idle.clone(), Interest::NONE).expect("the key is free");
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                poll.modify(1, Interest::READ | Interest::PRIORITY).expect("the key is known");
+                poll.modify(1, Interest::READ).expect("the key is known");
+            }
+        });
+        for _ in 0..500 {
+            assert_eq!(wait(&poll, LOOK), [(1, Ready::READ)]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Law 2: who finds the data gone that it was woken for, because somebody else has read it, is not told of an end.
+pub fn data_read_by_others_is_no_hangup<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe can be made");
+    let other = rustix::io::fcntl_dupfd_cloexec(&reader, 0).expect("a number is free");
+    add(&poll, 1, reader, Interest::READ);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                put(&writer);
+                rustix::io::read(&other, &mut [0; 1]).expect("there is a byte");
+            }
+        });
+        let hangups = (0..20_000).flat_map(|_| wait(&poll, LOOK)).filter(|event| *event != (1, Ready::READ));
+        let hangups = hangups.count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(hangups, 0);
+    });
+}
+
+/// Law 2: the writing end of a pipe has an error if nobody reads, and no end.
+pub fn lost_reader_is_no_hangup<P: Poller>() {
+    let poll = new::<P>();
+    let (reader, writer) = pipe();
+    add(&poll, 1, writer, Interest::READ | Interest::WRITE);
+    assert_eq!(wait(&poll, LOOK), [(1, Ready::WRITE)]);
+    drop(reader);
+    let events = wait(&poll, None);
+    assert_eq!(events.len(), 1);
+    assert!(events[0].1.is_readable() && events[0].1.is_writable(), "{events:?}");
+    assert!(!events[0].1.contains(Ready::HANGUP), "{events:?}");
+}
+
+/// Law 2, if the mechanism can tell: what is open as a place in the file system alone is not open for reading, writing
+/// or polling.
+pub fn path_alone_is_invalid<P: Poller>() {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    if !P::ALWAYS_TOLD.contains(Ready::INVALID) {
+        return;
+    }
+    let poll = new::<P>();
+    let (reader, _writer) = pipe();
+    let of_pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    let path =
+        |name: &str| openat(CWD, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("it is there");
+    for name in ["/", &of_pipe] {
+        for interest in [
+            Interest::NONE,
+            Interest::READ,
+            Interest::WRITE,
+            Interest::PRIORITY,
+            Interest::READ | Interest::WRITE,
+        ] {
+            add(&poll, 1, path(name), interest);
+            add(&poll, 2, counter(1), Interest::READ);
+            for _ in 0..2 {
+                assert_eq!(wait(&poll, None), [(1, Ready::INVALID), (2, Ready::READ)], "{interest:?}");
+            }
+            poll.remove(1).expect("the key is known");
+            poll.remove(2).expect("the key is known");
+        }
+    }
 }
