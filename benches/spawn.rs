@@ -72,7 +72,8 @@ fn commands(report: &mut Report, rounds: usize, count: u32) {
     };
     let session_ours =
         || assert_eq!(Command::new(PROGRAM).group(Group::NewSession).status().unwrap(), Exit::Code(0));
-    let pairs: [(&str, &dyn Fn(), &dyn Fn()); 4] = [
+    type Pair<'a> = (&'a str, &'a dyn Fn(), &'a dyn Fn());
+    let pairs: [Pair<'_>; 4] = [
         ("as it is", &plain, &plain_ours),
         ("in a new group", &grouped, &grouped_ours),
         ("in another directory", &moved, &moved_ours),

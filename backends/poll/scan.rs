@@ -41,9 +41,6 @@ const _: () = {
     assert!(Ready::INVALID.bits() as i16 == libc::POLLNVAL);
 };
 
-/// A bit of what is asked for that has no meaning to `poll` in any version of Linux.
-const MARK: i16 = 0x0800;
-
 impl RawCell {
     /// A cell that is passed over.
     pub(crate) const VACANT: RawCell = RawCell(libc::pollfd { fd: -1, events: 0, revents: 0 });
@@ -72,16 +69,6 @@ impl RawCell {
 
     pub(crate) fn set_ready(&mut self, ready: Ready) {
         self.0.revents = ready.bits().into();
-    }
-
-    /// Whether the system call has marked the cell: it may do so to know something again that it found out about the
-    /// descriptor.
-    pub(crate) fn is_marked(&self) -> bool {
-        self.0.events & MARK != 0
-    }
-
-    pub(crate) fn mark(&mut self) {
-        self.0.events |= MARK;
     }
 
     #[inline]

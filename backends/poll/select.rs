@@ -9,13 +9,11 @@
 //! | a closed descriptor makes the call fail with `EBADF` | that one is [`Ready::INVALID`], the others are looked at |
 //! | a descriptor beyond the kernel's table is passed over in silence | the same |
 //! | three answers: read, write, exceptional | [`Ready::READ`], [`Ready::WRITE`], [`Ready::PRIORITY`] |
-//! | a pipe without writers is "readable" | without data it is [`Ready::HANGUP`], as `poll` has it |
-//! | what was opened with `O_PATH` is ready for all | it is [`Ready::INVALID`], as `poll` has it |
 //!
 //! What cannot be taken care of is listed with [`BySelect`].
 //!
-//! This module does not try to find out by means that change the descriptor (such as `SO_ERROR`, which takes the error
-//! away).
+//! This module does not ask other system calls for what `select` does not say: they cannot tell, change the descriptor (as
+//! `SO_ERROR` does, which takes the error away), or tell of another moment.
 //!
 //! # Safety
 //!
@@ -24,14 +22,12 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_ulong};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
+use std::ffi::c_ulong;
+use std::os::fd::RawFd;
 use std::ptr;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::scan::{RawCell, Scan};
 use super::scanner::Scanner;
@@ -63,12 +59,13 @@ pub type Select = Scanner<BySelect>;
 ///
 /// * they are not reported to who asks neither for reading nor for writing;
 /// * an error comes as [`Ready::READ`] or [`Ready::WRITE`];
-/// * a hang-up comes as [`Ready::READ`] to who asks for reading; but that of a pipe that has no data left is
-///   [`Ready::HANGUP`], as with `poll` (as long as there is a descriptor to spare, with which to find out);
+/// * a hang-up comes as [`Ready::READ`] to who asks for reading;
+/// * what was opened as a path alone (`O_PATH`), which cannot be read or written, counts as ready, not as
+///   [`Ready::INVALID`];
 /// * who asks for writing alone is not told of a hang-up that leaves no room for writing, such as that of a socket that
 ///   is full and whose other side was shut down but not closed.
 ///
-/// Apart from the last, [`Ready::is_readable`] is true for who asks for reading, and [`Ready::is_writable`] for who asks
+/// Apart from the last two, [`Ready::is_readable`] is true for who asks for reading, and [`Ready::is_writable`] for who asks
 /// for writing, in the same cases as with `poll`.
 ///
 /// Source: [`select`](https://pubs.opengroup.org/onlinepubs/9799919799/functions/select.html) of POSIX; the emulation of
@@ -229,7 +226,6 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
             ready |= Ready::PRIORITY;
         }
         if !ready.is_none() {
-            let ready = closer(cell, ready);
             cell.set_ready(ready);
             count += 1;
         }
@@ -237,57 +233,7 @@ fn select(cells: &mut [RawCell], highest: RawFd, timeout: Option<Duration>) -> R
     Ok(count)
 }
 
-/// Whether the number can be polled. What was opened as a path alone (`O_PATH`) can not, though `select` takes it.
 fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes integers and changes nothing.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-    flags != -1 && flags & libc::O_PATH == 0
-}
-
-/// What a cell is ready for that `select` calls `ready`. Where that is all there is to know, now and later, the cell is
-/// marked, and not looked at again.
-fn closer(cell: &mut RawCell, ready: Ready) -> Ready {
-    if cell.is_marked() {
-        return ready;
-    }
-    if !is_open(cell.fd()) {
-        return Ready::INVALID;
-    }
-    let mut status = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: the pointer is to a local.
-    if unsafe { libc::fstat(cell.fd(), status.as_mut_ptr()) } != 0 {
-        return ready;
-    }
-    // SAFETY: all zeroes is a value of this plain C structure, and the call has filled it in.
-    let status = unsafe { status.assume_init() };
-    if status.st_mode & libc::S_IFMT != libc::S_IFIFO {
-        cell.mark();
-        return ready;
-    }
-    if ready.contains(Ready::READ) && is_ended_pipe(cell.fd()) {
-        return Ready::from_bits(ready.bits() & !Ready::READ.bits()) | Ready::HANGUP;
-    }
-    ready
-}
-
-/// How often the kernel has to say that a pipe is at its end.
-const ASKED_FOR_END: u32 = 16;
-
-/// Whether this, which `select` calls readable, is the reading end of a pipe that has no data and into which nobody can
-/// write any more.
-fn is_ended_pipe(fd: RawFd) -> bool {
-    let mut bytes: c_int = -1;
-    // SAFETY: writes the number of bytes into a local, if it writes at all.
-    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) };
-    if result != 0 || bytes != 0 {
-        return false;
-    }
-    // Or somebody else has read the data meanwhile, or this is the writing end, with an error. Copying into another pipe
-    // takes nothing away, and tells "nothing, and nothing will come" from "nothing yet" and from an error. Only data
-    // that comes and goes while the kernel is about it makes it say the first for the second: not so often in a row.
-    let Ok((_reader, writer)) = pipe_with(PipeFlags::CLOEXEC) else { return false };
-    (0..ASKED_FOR_END).all(|_| {
-        // SAFETY: takes integers, and writes into our own pipe alone.
-        unsafe { libc::tee(fd, writer.as_raw_fd(), 1, libc::SPLICE_F_NONBLOCK) == 0 }
-    })
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }

@@ -223,6 +223,29 @@ fn closed_descriptors_are_told_in_their_place() {
     closed_descriptor_is_told_in_its_place::<Epoll>();
 }
 
+/// Law 2, where the mechanism can tell: what is open as a place in the file system alone is not open for reading, writing
+/// or polling.
+fn path_alone_is_invalid<P: Poller>() {
+    let poll = P::new().expect("an empty set can be made");
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    for interest in [Interest::NONE, Interest::READ, Interest::WRITE, Interest::PRIORITY] {
+        let path = rustix::fs::open("/", flags, rustix::fs::Mode::empty()).expect("there is a root");
+        poll.add(1, Arc::new(path), interest).expect("the key is free");
+        let mut events = Vec::new();
+        for _ in 0..2 {
+            poll.wait(&mut events, None).expect("waiting does not fail");
+            assert_eq!(events, [Event { key: 1, ready: Ready::INVALID }], "{interest:?}");
+        }
+        poll.remove(1).expect("the key is known");
+    }
+}
+
+#[test]
+fn paths_alone_are_invalid() {
+    path_alone_is_invalid::<Poll>();
+    path_alone_is_invalid::<Epoll>();
+}
+
 /// The two system calls have one meaning, so that their arrays have the same tests.
 macro_rules! array_tests {
     ($module:ident, $call:ty) => {
