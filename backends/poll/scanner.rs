@@ -48,7 +48,7 @@ struct State {
     /// One for each wait that may be asleep.
     sleepers: Vec<Sleeper>,
     /// What waits that are over have left for the next ones.
-    spare: Vec<Tools>,
+    spare: Vec<Box<Tools>>,
 }
 
 /// The sources, ordered by key.
@@ -90,9 +90,9 @@ struct Tools {
 const NEVER: u64 = u64::MAX;
 
 impl Tools {
-    fn new() -> Result<Tools, PollError> {
+    fn new() -> Result<Box<Tools>, PollError> {
         let bell = Arc::new(new_bell()?);
-        Ok(Tools { bell, set: None, version: NEVER, cells: Vec::new(), cells_of: NEVER })
+        Ok(Box::new(Tools { bell, set: None, version: NEVER, cells: Vec::new(), cells_of: NEVER }))
     }
 
     /// Takes the set as it is now, and gives the one before back, if it is another.
@@ -294,7 +294,7 @@ struct Wait<'scanner> {
     state: &'scanner Mutex<State>,
     /// Nothing as long as it has no tools.
     number: u64,
-    tools: Option<Tools>,
+    tools: Option<Box<Tools>>,
     /// Whether it is among the sleepers, and so its bell is rung.
     asleep: bool,
 }
