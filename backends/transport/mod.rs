@@ -38,6 +38,7 @@
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
 pub mod frame;
+pub mod polypipe;
 mod socket;
 
 use std::fmt;

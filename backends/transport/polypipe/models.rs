@@ -1,0 +1,180 @@
+//! Every interleaving of a few writers and readers with each other and with the end.
+//!
+//! Time stands still in the models, so that a thread that is not woken hangs for ever, which loom reports.
+
+use loom::sync::atomic::AtomicUsize as Count;
+
+use super::*;
+
+fn model(body: impl Fn() + Send + Sync + 'static) {
+    loom::model::Builder::new().check(body);
+}
+
+/// As above, for so many threads that more than one preemption takes hours.
+fn large_model(body: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(1);
+    builder.check(body);
+}
+
+/// Reads until the end, and returns what it has read.
+fn read_all(reader: &Reader<u32>) -> Vec<u32> {
+    let mut messages = Vec::new();
+    while let Some(message) = reader.read(None).expect("nobody has closed the reading end") {
+        messages.push(message);
+    }
+    messages
+}
+
+/// Each message is read once, by one of the readers; both learn of the end, whoever is asleep when it comes.
+#[test]
+fn two_writers_and_two_readers_see_each_message_once_and_the_end() {
+    large_model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let writers = [1, 2].map(|message| {
+            let writer = writer.clone();
+            thread::spawn(move || writer.write(message, None).expect("nobody has closed the pipe"))
+        });
+        drop(writer);
+        let other = reader.clone();
+        let second = thread::spawn(move || read_all(&other));
+        let mut messages = read_all(&reader);
+        messages.extend(second.join().unwrap());
+        messages.sort_unstable();
+        assert_eq!(messages, [1, 2]);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+    });
+}
+
+/// What was accepted before the end is read; what was refused comes back.
+#[test]
+fn end_of_file_races_with_a_writer_and_loses_nothing() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let other = writer.clone();
+        let racer = thread::spawn(move || match other.write(7, None) {
+            Ok(()) => true,
+            Err(WriteError { error: PipeError::Finished, message: 7 }) => false,
+            Err(error) => panic!("{error:?}"),
+        });
+        let finisher = thread::spawn(move || {
+            writer.write(1, None).expect("nobody else finishes the pipe");
+            writer.finish();
+        });
+        let messages = read_all(&reader);
+        let accepted = racer.join().unwrap();
+        finisher.join().unwrap();
+        assert_eq!(messages.contains(&7), accepted);
+        assert!(messages.contains(&1));
+        assert_eq!(messages.len(), 1 + usize::from(accepted));
+    });
+}
+
+/// A reader that closes wakes a writer that sleeps before a full pipe, and one of its own clones that sleeps before an
+/// empty one.
+#[test]
+fn closing_the_reading_end_wakes_everyone() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let full = thread::spawn(move || {
+            let _ = writer.write(1, None);
+            let _ = writer.write(2, None);
+        });
+        let sleeper = reader.clone();
+        let sleeping = thread::spawn(move || {
+            // A message perhaps, then the end.
+            while let Ok(Some(_)) = sleeper.read(None) {
+                sleeper.close();
+            }
+        });
+        reader.close();
+        full.join().unwrap();
+        sleeping.join().unwrap();
+    });
+}
+
+/// A reason reaches a writer and a reader that sleep, behind what was written.
+#[test]
+fn reason_wakes_both_ends() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let blocked = writer.clone();
+        let full = thread::spawn(move || {
+            let mut accepted = 0;
+            for _ in 0..2 {
+                match blocked.write(1, None) {
+                    Ok(()) => accepted += 1,
+                    Err(WriteError { error: PipeError::Because(_), .. }) => break,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            accepted
+        });
+        let ender = thread::spawn(move || assert!(writer.close_because("enough")));
+        let mut read = 0;
+        let error = loop {
+            match reader.read(None) {
+                Ok(Some(_)) => read += 1,
+                Ok(None) => panic!("the end has a reason"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, PipeError::Because(_)));
+        assert_eq!(full.join().unwrap(), read);
+        ender.join().unwrap();
+    });
+}
+
+/// Who reads only when he is called misses nothing: a call comes after each time that he has found the pipe empty.
+#[test]
+fn notify_function_misses_no_message() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let calls = Arc::new(Count::new(0));
+        let called = Arc::clone(&calls);
+        reader.set_notify(Some(Box::new(move || {
+            called.fetch_add(1, Ordering::SeqCst);
+        })));
+        let other = writer.clone();
+        let second = thread::spawn(move || other.write(1, None).expect("there is room"));
+        let first = thread::spawn(move || writer.write(2, None).expect("there is room"));
+        // Looks when it was called, and not when not.
+        let mut seen = 0;
+        let mut read = 0;
+        while read < 2 {
+            let now = calls.load(Ordering::SeqCst);
+            if now == seen {
+                thread::yield_now();
+                continue;
+            }
+            seen = now;
+            while let Ok(Some(_)) = reader.try_read() {
+                read += 1;
+            }
+        }
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// When all is quiet, what was told last is so.
+#[test]
+fn what_was_told_is_true_in_the_end() {
+    large_model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        reader.set_notify(Some(Box::new(|| ())));
+        writer.set_notify(Some(Box::new(|| ())));
+        let other = reader.clone();
+        let reads = thread::spawn(move || other.try_read().is_ok());
+        let writes = thread::spawn({
+            let writer = writer.clone();
+            move || writer.try_write(1).is_ok()
+        });
+        let written = writer.try_write(2).is_ok();
+        let count = usize::from(writes.join().unwrap()) + usize::from(written);
+        let left = count - usize::from(reads.join().unwrap());
+        assert_eq!(reader.len(), left);
+        assert_eq!(reader.pipe.readable.was_told(), left == 1);
+        assert_eq!(writer.pipe.writable.was_told(), left == 0);
+    });
+}

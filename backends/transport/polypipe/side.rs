@@ -1,0 +1,229 @@
+//! One side of a pipe: those who wait until it can be read, or until it can be written, and those who want to be told.
+//!
+//! | who | is told |
+//! |---|---|
+//! | a thread that sleeps | one for each message (or place), all at the end |
+//! | a bell (a descriptor) | whenever the state changes, level-triggered |
+//! | a notify function | whenever the state changes to ready, by the thread that has changed it |
+//!
+//! The word `attention` says to who makes the side ready whether anybody is there: as long as it is zero, telling costs
+//! one load.
+//!
+//! | bits | holds |
+//! |---|---|
+//! | 0 | a bell or function is there, and was last told that it is not ready |
+//! | from 1 on | how many threads sleep that nobody has woken yet |
+//!
+//! Nobody is missed: who makes the side ready first changes the ring and then looks at `attention`; who goes to sleep, or
+//! tells that it is not ready, first changes `attention` and then looks at the ring. All four are in one total order.
+//!
+//! This module does not know what ready means: the caller says so.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::bell::Bell;
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence, lock};
+
+const UNTOLD: usize = 1;
+const SLEEPER: usize = 2;
+
+/// What is called when a side becomes ready.
+pub(super) type Notify = Arc<dyn Fn() + Send + Sync>;
+
+pub(super) struct Side {
+    attention: AtomicUsize,
+    /// Whether there are bells or a function.
+    watched: AtomicBool,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    bells: Vec<Bell>,
+    notify: Option<Notify>,
+    /// What bells and function were last told.
+    told: bool,
+    /// How many sleepers were woken and have not noticed yet.
+    woken: usize,
+}
+
+impl Side {
+    pub(super) fn new() -> Side {
+        Side {
+            attention: AtomicUsize::new(0),
+            watched: AtomicBool::new(false),
+            state: Mutex::new(State::default()),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// The ring was changed so that this side may be ready: tells one sleeper, and who else wants to know.
+    #[inline]
+    pub(super) fn became(&self, is_ready: impl Fn() -> bool) {
+        // Loom knows the total order of fences only, not that of sequentially consistent accesses.
+        if cfg!(loom) {
+            fence(Ordering::SeqCst);
+        }
+        if self.attention.load(Ordering::SeqCst) != 0 {
+            self.tell(1, is_ready);
+        }
+    }
+
+    /// The ring was changed so that this side may not be ready any more.
+    #[inline]
+    pub(super) fn ceased(&self, is_ready: impl Fn() -> bool) {
+        if cfg!(loom) {
+            fence(Ordering::SeqCst);
+        }
+        if self.watched.load(Ordering::SeqCst) && !is_ready() {
+            self.tell(0, is_ready);
+        }
+    }
+
+    /// The end: tells everyone.
+    pub(super) fn ended(&self, is_ready: impl Fn() -> bool) {
+        if cfg!(loom) {
+            fence(Ordering::SeqCst);
+        }
+        self.tell(usize::MAX, is_ready);
+    }
+
+    #[cold]
+    fn tell(&self, most: usize, is_ready: impl Fn() -> bool) {
+        let mut state = lock(&self.state);
+        let asleep = self.attention.load(Ordering::SeqCst) / SLEEPER;
+        let count = asleep.min(most);
+        if count > 0 {
+            self.attention.fetch_sub(count * SLEEPER, Ordering::SeqCst);
+            state.woken += count;
+            if count == 1 { self.wake.notify_one() } else { self.wake.notify_all() }
+        }
+        let notify = self.settle(&mut state, is_ready);
+        drop(state);
+        // Not under the lock: it is the caller's, and may use the pipe.
+        if let Some(notify) = notify {
+            notify();
+        }
+    }
+
+    /// Tells bells and function what is so now. Returns the function, if it is to be called.
+    #[must_use]
+    fn settle(&self, state: &mut State, is_ready: impl Fn() -> bool) -> Option<Notify> {
+        if state.bells.is_empty() && state.notify.is_none() {
+            return None;
+        }
+        let mut rose = false;
+        loop {
+            let ready = is_ready();
+            if ready == state.told {
+                break;
+            }
+            rose = ready;
+            state.told = ready;
+            state.bells.iter().for_each(|bell| bell.set(ready));
+            if ready {
+                self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
+            } else {
+                self.attention.fetch_or(UNTOLD, Ordering::SeqCst);
+                // Who made it ready before the line above did not see it; then it is ready now.
+                fence(Ordering::SeqCst);
+            }
+        }
+        if rose { state.notify.clone() } else { None }
+    }
+
+    /// Sleeps until the side is ready or the time is over; returns whether it is ready.
+    pub(super) fn sleep(&self, deadline: Option<Instant>, is_ready: impl Fn() -> bool) -> bool {
+        let mut state = lock(&self.state);
+        self.attention.fetch_add(SLEEPER, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if is_ready() {
+            self.attention.fetch_sub(SLEEPER, Ordering::SeqCst);
+            return true;
+        }
+        loop {
+            let over;
+            (state, over) = self.wait(state, deadline);
+            if state.woken > 0 {
+                // Meant for this thread or for another that sleeps: that one is counted as asleep in its place.
+                state.woken -= 1;
+                return is_ready();
+            }
+            if over {
+                self.attention.fetch_sub(SLEEPER, Ordering::SeqCst);
+                return is_ready();
+            }
+        }
+    }
+
+    #[cfg(not(loom))]
+    fn wait<'side>(
+        &self,
+        state: MutexGuard<'side, State>,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'side, State>, bool) {
+        let Some(deadline) = deadline else {
+            let state = self.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            return (state, false);
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return (state, true);
+        }
+        let (state, _) =
+            self.wake.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+        (state, false)
+    }
+
+    /// Time stands still in the models.
+    #[cfg(loom)]
+    fn wait<'side>(
+        &self,
+        state: MutexGuard<'side, State>,
+        _: Option<Instant>,
+    ) -> (MutexGuard<'side, State>, bool) {
+        (self.wake.wait(state).expect("no thread panics"), false)
+    }
+
+    /// Has a bell told from now on: first, what is so now.
+    pub(super) fn add_bell(&self, bell: Bell, is_ready: impl Fn() -> bool) {
+        let mut state = lock(&self.state);
+        if state.told {
+            bell.set(true);
+        }
+        state.bells.push(bell);
+        self.watch(state, is_ready);
+    }
+
+    /// Has a function called from now on whenever the side becomes ready, in the place of the one before.
+    pub(super) fn set_notify(&self, notify: Option<Notify>, is_ready: impl Fn() -> bool) {
+        let mut state = lock(&self.state);
+        let before = mem::replace(&mut state.notify, notify);
+        self.watch(state, is_ready);
+        // Not under the lock: what it owns is the caller's.
+        drop(before);
+    }
+
+    /// What bells and function were last told.
+    #[cfg(all(test, loom))]
+    pub(super) fn was_told(&self) -> bool {
+        lock(&self.state).told
+    }
+
+    fn watch(&self, mut state: MutexGuard<'_, State>, is_ready: impl Fn() -> bool) {
+        let watched = !state.bells.is_empty() || state.notify.is_some();
+        self.watched.store(watched, Ordering::SeqCst);
+        if !watched {
+            state.told = false;
+            self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
+        } else if !state.told {
+            self.attention.fetch_or(UNTOLD, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        // What is so already is no news for a function.
+        let _ = self.settle(&mut state, is_ready);
+    }
+}
