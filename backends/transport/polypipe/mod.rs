@@ -128,7 +128,7 @@ impl<T> Pipe<T> {
         match self.ring.push(message) {
             Ok(()) => {
                 self.readable.became(|| self.is_readable());
-                self.writable.ceased(|| self.is_writable());
+                self.writable.ceased(|| self.ring.has_room(), || self.is_writable());
                 Ok(())
             }
             Err((message, Refused::Full)) => Err(WriteError { error: PipeError::WouldBlock, message }),
@@ -141,7 +141,7 @@ impl<T> Pipe<T> {
         match self.ring.pop() {
             Ok(message) => {
                 self.writable.became(|| self.is_writable());
-                self.readable.ceased(|| self.is_readable());
+                self.readable.ceased(|| self.ring.has_next(), || self.is_readable());
                 Ok(Some(message))
             }
             Err(Nothing::Empty) => Err(PipeError::WouldBlock),

@@ -230,6 +230,21 @@ impl<T> Ring<T> {
         self.head.0.load(Ordering::SeqCst).wrapping_add(self.lap) != tail
     }
 
+    /// Whether there is certainly a message to be read, at the price of looking at the slot that is read next; the word
+    /// that writers change is left alone.
+    #[inline]
+    pub(super) fn has_next(&self) -> bool {
+        let head = self.head.0.load(Ordering::Relaxed);
+        self.slots[head & (self.mark - 1)].stamp.load(Ordering::Relaxed) == head + 1
+    }
+
+    /// Whether there is certainly room, at the price of looking at the slot that is written next.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let tail = self.tail.0.load(Ordering::Relaxed);
+        tail & self.mark == 0 && self.slots[tail & (self.mark - 1)].stamp.load(Ordering::Relaxed) == tail
+    }
+
     /// How many messages there are.
     pub(super) fn len(&self) -> usize {
         loop {

@@ -72,13 +72,14 @@ impl Side {
         }
     }
 
-    /// The ring was changed so that this side may not be ready any more.
+    /// The ring was changed so that this side may not be ready any more. If `is_still` is true it was ready after that
+    /// for a moment, and whoever ends that tells of it.
     #[inline]
-    pub(super) fn ceased(&self, is_ready: impl Fn() -> bool) {
+    pub(super) fn ceased(&self, is_still: impl Fn() -> bool, is_ready: impl Fn() -> bool) {
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
-        if self.watched.load(Ordering::SeqCst) && !is_ready() {
+        if self.watched.load(Ordering::SeqCst) && !is_still() && !is_ready() {
             self.tell(0, is_ready);
         }
     }
