@@ -3,6 +3,7 @@
 //! | mechanism | between | a message is |
 //! |---|---|---|
 //! | [`Socket`] | processes (also threads) | encoded, in a [frame] with its length in front |
+//! | [`Polysocket`] | threads of one process | moved |
 //!
 //! What a message means, and how it is written as bytes, is the caller's: see [`Message`].
 //!
@@ -39,13 +40,15 @@
 
 pub mod frame;
 pub mod polypipe;
+pub mod polysocket;
 mod socket;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+pub use polysocket::{PolyEnd, Polysocket};
 pub use socket::{Socket, SocketEnd};
 
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
@@ -72,20 +75,30 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The largest encoded message, in bytes. Default 64 MiB; at most `u32::MAX` has a meaning.
+    /// The largest encoded message, in bytes. Default 64 MiB; at most `u32::MAX` has a meaning. Where messages are moved
+    /// they have no size.
     pub message_bytes: usize,
+    /// How many messages may be on their way in one direction, where messages are moved. Default 64; at least 1. Where
+    /// they are encoded, the system's buffers say.
+    pub messages: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { message_bytes: 64 << 20 }
+        Limits { message_bytes: 64 << 20, messages: 64 }
     }
 }
 
 impl Limits {
     /// The default limits with another largest message, in bytes.
     pub fn with_message_bytes(message_bytes: usize) -> Limits {
-        Limits { message_bytes }
+        Limits { message_bytes, ..Limits::default() }
+    }
+
+    /// These limits with another number of messages on their way.
+    #[must_use]
+    pub fn with_messages(self, messages: usize) -> Limits {
+        Limits { messages, ..self }
     }
 }
 
@@ -142,6 +155,13 @@ pub trait Endpoint<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 's
     /// # Errors
     /// As [`Endpoint::receive`], but `Ok(None)` where that would wait.
     fn try_receive(&self) -> Result<Option<R>, TransportError>;
+
+    /// The descriptor that [`AsFd`] gives. An end that has none until it is asked makes it now, so that `as_fd` cannot
+    /// fail from then on.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] if the system has none left.
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError>;
 }
 
 /// Why a message was not sent or not received.

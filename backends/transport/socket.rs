@@ -318,6 +318,10 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     fn try_receive(&self) -> Result<Option<R>, TransportError> {
         self.take(&mut lock(&self.receiving))
     }
+
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        Ok(self.fd.as_fd())
+    }
 }
 
 impl<S, R> AsFd for SocketEnd<S, R> {

@@ -44,7 +44,7 @@ const FULL: u64 = u64::MAX - 1;
 
 impl Bell {
     /// A bell to be polled for reading, which says that it is not so.
-    pub(super) fn readable() -> io::Result<(Bell, Arc<OwnedFd>)> {
+    pub(in crate::transport) fn readable() -> io::Result<(Bell, Arc<OwnedFd>)> {
         let fd = Arc::new(counter()?);
         Ok((Bell::Readable(fd.clone()), fd))
     }

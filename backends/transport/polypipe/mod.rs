@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use bell::{Bell, Pair};
 use ring::{Nothing, Refused, Ring};
-use side::Side;
+pub(super) use side::Side;
 
 use super::BoxError;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock, spin_loop, thread};
@@ -439,6 +439,12 @@ both_ends!(Reader, readers, |pipe: &Pipe<T>| pipe.close_reader());
 #[derive(Clone, Debug)]
 pub struct Descriptor(Arc<OwnedFd>);
 
+impl Descriptor {
+    pub(super) fn new(fd: Arc<OwnedFd>) -> Descriptor {
+        Descriptor(fd)
+    }
+}
+
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -524,11 +530,11 @@ impl Patience {
 }
 
 /// `None` is for ever, and so is a time that the clock cannot reach.
-fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
+pub(super) fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-fn is_past(deadline: Option<Instant>) -> bool {
+pub(super) fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 

@@ -30,9 +30,9 @@ const UNTOLD: usize = 1;
 const SLEEPER: usize = 2;
 
 /// What is called when a side becomes ready.
-pub(super) type Notify = Arc<dyn Fn() + Send + Sync>;
+pub(in crate::transport) type Notify = Arc<dyn Fn() + Send + Sync>;
 
-pub(super) struct Side {
+pub(in crate::transport) struct Side {
     attention: AtomicUsize,
     /// Whether there are bells or a function.
     watched: AtomicBool,
@@ -51,7 +51,7 @@ struct State {
 }
 
 impl Side {
-    pub(super) fn new() -> Side {
+    pub(in crate::transport) fn new() -> Side {
         Side {
             attention: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
@@ -62,7 +62,7 @@ impl Side {
 
     /// The ring was changed so that this side may be ready: tells one sleeper, and who else wants to know.
     #[inline]
-    pub(super) fn became(&self, is_ready: impl Fn() -> bool) {
+    pub(in crate::transport) fn became(&self, is_ready: impl Fn() -> bool) {
         // Loom knows the total order of fences only, not that of sequentially consistent accesses.
         if cfg!(loom) {
             fence(Ordering::SeqCst);
@@ -75,7 +75,7 @@ impl Side {
     /// The ring was changed so that this side may not be ready any more. If `is_still` is true it was ready after that
     /// for a moment, and whoever ends that tells of it.
     #[inline]
-    pub(super) fn ceased(&self, is_still: impl Fn() -> bool, is_ready: impl Fn() -> bool) {
+    pub(in crate::transport) fn ceased(&self, is_still: impl Fn() -> bool, is_ready: impl Fn() -> bool) {
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
@@ -85,7 +85,7 @@ impl Side {
     }
 
     /// The end: tells everyone.
-    pub(super) fn ended(&self, is_ready: impl Fn() -> bool) {
+    pub(in crate::transport) fn ended(&self, is_ready: impl Fn() -> bool) {
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
@@ -137,7 +137,7 @@ impl Side {
     }
 
     /// Sleeps until the side is ready or the time is over; returns whether it is ready.
-    pub(super) fn sleep(&self, deadline: Option<Instant>, is_ready: impl Fn() -> bool) -> bool {
+    pub(in crate::transport) fn sleep(&self, deadline: Option<Instant>, is_ready: impl Fn() -> bool) -> bool {
         let mut state = lock(&self.state);
         self.attention.fetch_add(SLEEPER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -190,7 +190,7 @@ impl Side {
     }
 
     /// Has a bell told from now on: first, what is so now.
-    pub(super) fn add_bell(&self, bell: Bell, is_ready: impl Fn() -> bool) {
+    pub(in crate::transport) fn add_bell(&self, bell: Bell, is_ready: impl Fn() -> bool) {
         let mut state = lock(&self.state);
         if state.told {
             bell.set(true);
@@ -200,7 +200,7 @@ impl Side {
     }
 
     /// Has a function called from now on whenever the side becomes ready, in the place of the one before.
-    pub(super) fn set_notify(&self, notify: Option<Notify>, is_ready: impl Fn() -> bool) {
+    pub(in crate::transport) fn set_notify(&self, notify: Option<Notify>, is_ready: impl Fn() -> bool) {
         let mut state = lock(&self.state);
         let before = mem::replace(&mut state.notify, notify);
         self.watch(state, is_ready);

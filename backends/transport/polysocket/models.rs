@@ -1,0 +1,1 @@
+//! Every interleaving of a client and a server.
