@@ -48,6 +48,7 @@ struct State {
     /// One for each wait that may be asleep.
     sleepers: Vec<Sleeper>,
     /// What waits that are over have left for the next ones.
+    #[allow(clippy::vec_box, reason = "they come and go with every wait: by address, not by value")]
     spare: Vec<Box<Tools>>,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The suite does not check that a peer's process is killed, nor what strangers write to a descriptor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::{Barrier, mpsc};
 use std::thread;
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::transport::{BoxError, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use crate::transport::{
+    BoxError, Endpoint, Limits, Listener, Message, Transport, TransportError, TrySendError,
+};
 
 /// A message of any bytes, which are also its encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -594,6 +596,192 @@ pub fn a_decoding_error_leaves_the_link_usable<T: Transport>() {
     }
 }
 
+type Listening<T> = <T as Transport>::Listener<Note, Note>;
+type Address<T> = <T as Transport>::Address<Note, Note>;
+
+fn listen<T: Transport>() -> (Listening<T>, Address<T>) {
+    let listener = T::listen::<Note, Note>(Limits::default()).expect("a fresh address is free");
+    let address = listener.address();
+    (listener, address)
+}
+
+fn connect<T: Transport>(address: &Address<T>) -> End<T> {
+    T::connect::<Note, Note>(address, Limits::default(), None).expect("somebody listens")
+}
+
+/// Law 10: in the order of asking, each once, and what is sent before arrives after.
+pub fn connections_are_accepted_in_order<T: Transport>() {
+    let (listener, address) = listen::<T>();
+    assert!(listener.try_accept().expect("accept").is_none());
+    let clients: Vec<_> = (0..10)
+        .map(|number| {
+            let client = connect::<T>(&address);
+            client.send(Note::number(number), None).expect("there is room");
+            client
+        })
+        .collect();
+    for (number, client) in (0..).zip(&clients) {
+        let end = listener.accept(None).expect("somebody waits");
+        assert_eq!(end.receive(None).expect("it was sent"), Note::number(number));
+        end.send(Note::number(number + 100), None).expect("there is room");
+        assert_eq!(client.receive(None).expect("it was sent"), Note::number(number + 100));
+    }
+    assert!(listener.try_accept().expect("accept").is_none());
+}
+
+/// Laws 7 and 10.
+pub fn accepting_waits_for_a_connection<T: Transport>() {
+    let (listener, address) = listen::<T>();
+    for timeout in [Duration::ZERO, SHORT] {
+        let start = Instant::now();
+        let result = listener.accept(Some(timeout));
+        assert!(matches!(result, Err(TransportError::TimedOut)), "{result:?}");
+        assert!(start.elapsed() >= timeout);
+    }
+    thread::scope(|scope| {
+        let (begin, begun) = mpsc::channel();
+        let listener = &listener;
+        let accepting = scope.spawn(move || {
+            begin.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("the receiver waits");
+            listener.accept(None).expect("somebody connects")
+        });
+        super::poll::until_asleep(begun.recv().expect("the thread starts"));
+        let client = connect::<T>(&address);
+        let end = accepting.join().expect("the thread does not panic");
+        end.send(Note::number(1), None).expect("there is room");
+        assert_eq!(client.receive(None).expect("it was sent"), Note::number(1));
+    });
+}
+
+/// Law 11, for who comes too late and for who was waiting.
+pub fn nobody_is_left_waiting_for_a_listener_that_is_gone<T: Transport>() {
+    let (listener, address) = listen::<T>();
+    let accepted = connect::<T>(&address);
+    let end = listener.accept(None).expect("somebody waits");
+    let waiting = connect::<T>(&address);
+    drop(listener);
+    let result = waiting.receive(None);
+    assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+    let result = T::connect::<Note, Note>(&address, Limits::default(), None);
+    assert!(matches!(result, Err(TransportError::Refused)), "{result:?}");
+    // What was accepted is not touched.
+    end.send(Note::number(1), None).expect("there is room");
+    assert_eq!(accepted.receive(None).expect("it was sent"), Note::number(1));
+}
+
+/// Law 10: as long as somebody waits.
+pub fn the_descriptor_of_a_listener_tells_of_connections<T: Transport>() {
+    let (listener, address) = listen::<T>();
+    listener.descriptor().expect("a descriptor is free");
+    assert!(!is_readable(&listener));
+    let clients = [connect::<T>(&address), connect::<T>(&address)];
+    for _ in &clients {
+        assert!(is_readable(&listener));
+        assert!(listener.try_accept().expect("accept").is_some());
+    }
+    assert!(!is_readable(&listener));
+}
+
+/// Laws 5 and 10: a thread that panics takes its ends along.
+pub fn a_client_that_panics_is_the_end_for_the_server<T: Transport>() {
+    let (listener, address) = listen::<T>();
+    let client = thread::spawn(move || {
+        let client = connect::<T>(&address);
+        client.send(Note::number(1), None).expect("there is room");
+        std::panic::resume_unwind(Box::new("as if it had panicked"));
+    });
+    client.join().expect_err("it panics");
+    let end = listener.accept(None).expect("somebody was there");
+    assert_eq!(end.receive(None).expect("it was sent"), Note::number(1));
+    let result = end.receive(None);
+    assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+}
+
+/// Everything together: a server that waits by `poll` for connections and requests, and clients that ask, several at a
+/// time, for what they then check.
+pub fn a_server_serves_many_clients<T: Transport>() {
+    const CLIENTS: u32 = 8;
+    const REQUESTS: u32 = 200;
+    /// Requests that a client has under way.
+    const WINDOW: u32 = 16;
+
+    let (listener, address) = listen::<T>();
+    thread::scope(|scope| {
+        let server = scope.spawn(move || serve::<T>(&listener, CLIENTS));
+        for client in 0..CLIENTS {
+            let address = address.clone();
+            scope.spawn(move || {
+                let end = connect::<T>(&address);
+                let question =
+                    |number: u32| Note::sample(number, (client * 997 + number * 13) as usize % 5_000);
+                let mut answered = 0;
+                for number in 0..REQUESTS {
+                    end.send(question(number), None).expect("the server is there");
+                    if number - answered >= WINDOW {
+                        assert_eq!(end.receive(None).expect("an answer"), answer(&question(answered)));
+                        answered += 1;
+                    }
+                }
+                for number in answered..REQUESTS {
+                    assert_eq!(end.receive(None).expect("an answer"), answer(&question(number)));
+                }
+            });
+        }
+        assert_eq!(server.join().expect("the server does not panic"), CLIENTS * REQUESTS);
+    });
+}
+
+fn answer(question: &Note) -> Note {
+    Note(question.0.iter().rev().copied().collect())
+}
+
+/// Serves until so many clients have come and gone; returns the number of answers.
+fn serve<T: Transport>(listener: &Listening<T>, clients: u32) -> u32 {
+    let mut served = 0;
+    let mut gone = 0;
+    let mut ends: Vec<(End<T>, VecDeque<Note>)> = Vec::new();
+    while gone < clients {
+        {
+            let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+            fds.extend(ends.iter().map(|(end, answers)| {
+                let wanted =
+                    if answers.is_empty() && end.is_flushed() { PollFlags::IN } else { PollFlags::OUT };
+                PollFd::new(end, wanted)
+            }));
+            rustix::io::retry_on_intr(|| poll(&mut fds, None)).expect("poll");
+        }
+        while let Some(end) = listener.try_accept().expect("accept") {
+            ends.push((end, VecDeque::new()));
+        }
+        ends.retain_mut(|(end, answers)| {
+            // No more is taken in than has gone out: that is what keeps a client from filling the server's memory.
+            if !end.flush().unwrap_or(true) {
+                return true;
+            }
+            loop {
+                match answers.pop_front().map(|answer| end.try_send(answer)) {
+                    Some(Ok(())) => served += 1,
+                    Some(Err(TrySendError::Full(answer))) => {
+                        answers.push_front(answer);
+                        return true;
+                    }
+                    Some(Err(TrySendError::Failed(error))) => panic!("{error}"),
+                    None => match end.try_receive() {
+                        Ok(Some(question)) => answers.push_back(answer(&question)),
+                        Ok(None) => return true,
+                        Err(TransportError::Closed) => {
+                            gone += 1;
+                            return false;
+                        }
+                        Err(error) => panic!("{error}"),
+                    },
+                }
+            }
+        });
+    }
+    served
+}
+
 /// Makes a module `$module` with one test per promise of [`Transport`], run over the type `$transport`. With
 /// `encoded` as a third argument the laws about bytes are tested too (4, 9 and the cut frame of 5).
 ///
@@ -629,6 +817,12 @@ macro_rules! transport_conformance {
             a_send_wakes_a_receive
             descriptors_are_close_on_exec
             ends_can_be_printed
+            connections_are_accepted_in_order
+            accepting_waits_for_a_connection
+            nobody_is_left_waiting_for_a_listener_that_is_gone
+            the_descriptor_of_a_listener_tells_of_connections
+            a_client_that_panics_is_the_end_for_the_server
+            a_server_serves_many_clients
         );
     };
     ($module:ident, $transport:ty, encoded) => {

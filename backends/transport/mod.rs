@@ -36,6 +36,12 @@
 //! 9. **A message that cannot be encoded or decoded** is [`TransportError::Encode`] or
 //!    [`TransportError::Decode`]; the link stays usable, the next message is a new one.
 //!
+//! 10. **Listening.** [`Transport::listen`] gives a [`Listener`], [`Transport::connect`] an end for its address. Each
+//!     connection is accepted once, in the order of asking. Connecting does not wait to be accepted; what is sent before
+//!     arrives after. Only processes of the same user (and the superuser) can connect.
+//! 11. **Nobody listens.** Connecting to an address whose listener is gone is [`TransportError::Refused`]; who was waiting
+//!     to be accepted then has a gone peer (law 5). What was accepted is not touched. Nothing of a listener is left behind.
+//!
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
 pub mod frame;
@@ -49,7 +55,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 pub use polysocket::{PolyEnd, Polysocket};
-pub use socket::{Socket, SocketEnd};
+pub use socket::{Socket, SocketAddress, SocketEnd, SocketListener};
 
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
 /// and call neither function.
@@ -107,6 +113,10 @@ impl Limits {
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// One end, which sends `S` and receives `R`.
     type End<S: Message, R: Message>: Endpoint<S, R>;
+    /// Where connections are asked for; each accepted end sends `S` and receives `R`.
+    type Listener<S: Message, R: Message>: Listener<S, R, End = Self::End<S, R>, Address = Self::Address<S, R>>;
+    /// Where such a listener is found.
+    type Address<S: Message, R: Message>: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// Makes two connected ends.
     ///
@@ -116,6 +126,54 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn pair<S: Message, R: Message>(
         limits: Limits,
     ) -> Result<(Self::End<S, R>, Self::End<R, S>), TransportError>;
+
+    /// Begins to listen at a fresh address, which nobody knows and other users cannot use.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] if the system refuses.
+    fn listen<S: Message, R: Message>(limits: Limits) -> Result<Self::Listener<S, R>, TransportError>;
+
+    /// Connects to the listener at the address, whose ends send what this one receives. Waits at most `timeout` for a
+    /// place among those who wait to be accepted; what is sent before that waits, too (law 10).
+    ///
+    /// # Errors
+    /// [`TransportError::Refused`] if nobody listens there; [`TransportError::TimedOut`];
+    /// [`TransportError::Io`] if the system refuses.
+    fn connect<S: Message, R: Message>(
+        address: &Self::Address<R, S>,
+        limits: Limits,
+        timeout: Option<Duration>,
+    ) -> Result<Self::End<S, R>, TransportError>;
+}
+
+/// Where connections are asked for. It stops to listen when it is dropped.
+pub trait Listener<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 'static {
+    /// The end of a connection that was accepted.
+    type End: Endpoint<S, R>;
+    /// Where this is found.
+    type Address: Clone + fmt::Debug + Send + Sync + 'static;
+
+    /// Where this is found. An address does not keep anything listening.
+    fn address(&self) -> Self::Address;
+
+    /// Accepts the next connection, waiting for one at most `timeout` (law 7).
+    ///
+    /// # Errors
+    /// [`TransportError::TimedOut`]; [`TransportError::Io`] if the system refuses, as for want of descriptors.
+    fn accept(&self, timeout: Option<Duration>) -> Result<Self::End, TransportError>;
+
+    /// Accepts the next connection, if there is one.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`], but `Ok(None)` where that would wait.
+    fn try_accept(&self) -> Result<Option<Self::End>, TransportError>;
+
+    /// The descriptor that [`AsFd`] gives, as for [`Endpoint::descriptor`]. It is readable as long as
+    /// [`try_accept`](Listener::try_accept) would return something else than `Ok(None)`.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] if the system has none left.
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError>;
 }
 
 /// One end of a link. Methods take `&self` and may be called by several threads; each message goes to one
@@ -182,6 +240,12 @@ pub enum TransportError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// Nobody listens at the address, or not any more.
+    #[error("nobody listens there")]
+    Refused,
+    /// What connected, or listens, is a process of another user: the connection was dropped.
+    #[error("the other end is a process of user {0}, not of this one")]
+    Stranger(u32),
     /// The link was given up after a frame over the limit: connect anew.
     #[error("the link is out of step after a frame over the limit: connect anew")]
     Broken,

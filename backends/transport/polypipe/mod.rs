@@ -12,8 +12,8 @@
 //! | either end gives [a reason](Writer::close_because) | [`PipeError::Because`], the reason | the same |
 //! | a reader [closes](Reader::close), or the last one is dropped | [`PipeError::Closed`] | [`PipeError::Closed`], at once; what was not read is dropped |
 //!
-//! The first of these decides; only the last one also comes after the others. Each wakes everyone who waits, at both
-//! ends. No message comes behind the end: one that a writer's call has accepted is read, or dropped with the reading end.
+//! The first of these decides; only the last one also comes after the others, for reading. Each wakes everyone who waits,
+//! at both ends. No message comes behind the end: one that a writer's call has accepted is read, or dropped with the reading end.
 //!
 //! # Waiting without a thread
 //!
@@ -81,7 +81,8 @@ pub fn pipe<T: Send>(capacity: usize) -> Result<(Writer<T>, Reader<T>), PipeErro
         writable: Side::new(),
         fate: Mutex::new(None),
         reader_closed: AtomicBool::new(false),
-        descriptors: Mutex::new((None, None)),
+        reader_descriptor: Mutex::new(None),
+        writer_descriptor: Mutex::new(None),
         writers: AtomicUsize::new(1),
         readers: AtomicUsize::new(1),
     });
@@ -101,8 +102,9 @@ struct Pipe<T> {
     /// How it has ended; set before the ring is marked.
     fate: Mutex<Option<Fate>>,
     reader_closed: AtomicBool,
-    /// Those that were asked for, of the reader and of the writer.
-    descriptors: Mutex<(Option<Arc<OwnedFd>>, Option<Arc<OwnedFd>>)>,
+    /// Those that were asked for.
+    reader_descriptor: Mutex<Option<Descriptor>>,
+    writer_descriptor: Mutex<Option<Descriptor>>,
     writers: AtomicUsize,
     readers: AtomicUsize,
 }
@@ -152,7 +154,6 @@ impl<T> Pipe<T> {
     #[cold]
     fn write_fate(&self) -> PipeError {
         match &*lock(&self.fate) {
-            _ if self.reader_closed.load(Ordering::Acquire) => PipeError::Closed,
             Some(Fate::Finished) => PipeError::Finished,
             Some(Fate::Because(reason)) => PipeError::Because(Arc::clone(reason)),
             Some(Fate::Closed) | None => PipeError::Closed,
@@ -281,14 +282,13 @@ impl<T: Send> Writer<T> {
     /// [`PipeError::Io`] if the system has no descriptor left for it.
     #[doc(alias = "write_descr")]
     pub fn descriptor(&self) -> Result<Descriptor, PipeError> {
-        let mut descriptors = lock(&self.pipe.descriptors);
-        if let Some(fd) = &descriptors.1 {
-            return Ok(Descriptor(Arc::clone(fd)));
+        let mut made = lock(&self.pipe.writer_descriptor);
+        if let Some(descriptor) = &*made {
+            return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::writable().map_err(io_error)?;
         self.add_bell(bell);
-        descriptors.1 = Some(Arc::clone(&fd));
-        Ok(Descriptor(fd))
+        Ok(made.insert(Descriptor(fd)).clone())
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
@@ -355,14 +355,13 @@ impl<T: Send> Reader<T> {
     /// [`PipeError::Io`] if the system has no descriptor left for it.
     #[doc(alias = "read_descr")]
     pub fn descriptor(&self) -> Result<Descriptor, PipeError> {
-        let mut descriptors = lock(&self.pipe.descriptors);
-        if let Some(fd) = &descriptors.0 {
-            return Ok(Descriptor(Arc::clone(fd)));
+        let mut made = lock(&self.pipe.reader_descriptor);
+        if let Some(descriptor) = &*made {
+            return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::readable().map_err(io_error)?;
         self.add_bell(bell);
-        descriptors.0 = Some(Arc::clone(&fd));
-        Ok(Descriptor(fd))
+        Ok(made.insert(Descriptor(fd)).clone())
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {

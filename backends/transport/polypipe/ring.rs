@@ -11,7 +11,7 @@
 //! Who wants to write takes a slot by moving `tail` on, puts the message there, and then raises the stamp; reading is the
 //! same with `head`. The mark is a bit of the word that writers change, so that no message comes behind it: a queue that
 //! is empty and marked is at its end. Moving `head` and `tail` are the moments at which messages are counted, and they are
-//! totally ordered with [`fence`]s and with what the ends do when they go to sleep.
+//! in one total order with what the ends do when they go to sleep.
 //!
 //! This module does not wait, but for a thread that has taken a slot and is on the way to raising its stamp.
 //!

@@ -67,6 +67,10 @@ impl<S: Message, R: Message> Client<S, R> {
     /// [`Refused`](PolysocketError::Refused) or [`Closed`](PolysocketError::Closed) by the state of the client;
     /// [`Refused`](PolysocketError::Refused) also if the server is closed.
     pub fn connect(&self, server: &Server<R, S>) -> Result<(), PolysocketError> {
+        self.ask(&server.desk)
+    }
+
+    pub(super) fn ask(&self, desk: &Arc<Desk<R, S>>) -> Result<(), PolysocketError> {
         let mut state = lock(&self.state);
         match *state {
             State::Unconnected => {}
@@ -82,11 +86,10 @@ impl<S: Message, R: Message> Client<S, R> {
             answer: Mutex::new(Answer::None),
             answered: Side::new(),
         });
-        *state =
-            State::Requesting(Asked { request: Arc::clone(&request), server: Arc::downgrade(&server.desk) });
+        *state = State::Requesting(Asked { request: Arc::clone(&request), server: Arc::downgrade(desk) });
         drop(state);
         // Not under the lock: the server's function is called by this.
-        if server.desk.ask(Arc::clone(&request)) {
+        if desk.ask(Arc::clone(&request)) {
             return Ok(());
         }
         // Who waits for the answer already has it.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PolysocketError;
 use crate::sync::global::OnceLock;
 use crate::transport::polypipe::{Bell, Pair, PipeError, Reader, WriteError, Writer};
 use crate::transport::{BoxError, Endpoint, Message, TransportError, TrySendError};
@@ -122,6 +123,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for PolyEnd<S, R> {
 fn link_error(error: PipeError) -> TransportError {
     match error {
         PipeError::TimedOut | PipeError::WouldBlock => TransportError::TimedOut,
+        PipeError::Because(reason) if reason.is::<PolysocketError>() => TransportError::Closed,
         PipeError::Because(reason) => {
             TransportError::Io { op: "a connection", source: io::Error::other(reason) }
         }

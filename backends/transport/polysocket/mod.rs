@@ -50,12 +50,12 @@ mod end;
 mod models;
 mod server;
 
-use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use client::{Client, Mode};
 pub use end::PolyEnd;
-pub use server::Server;
+pub use server::{PolyAddress, Server};
 
 use super::polypipe::{Bell, PipeError, Side, pipe};
 use super::{Limits, Message, Transport, TransportError};
@@ -68,14 +68,30 @@ pub struct Polysocket;
 
 impl Transport for Polysocket {
     type End<S: Message, R: Message> = PolyEnd<S, R>;
+    type Listener<S: Message, R: Message> = Server<S, R>;
+    type Address<S: Message, R: Message> = PolyAddress<S, R>;
 
     fn pair<S: Message, R: Message>(
         limits: Limits,
     ) -> Result<(PolyEnd<S, R>, PolyEnd<R, S>), TransportError> {
-        ends(limits.messages).map_err(|error| TransportError::Io {
-            op: "a pipe",
-            source: io::Error::new(io::ErrorKind::InvalidInput, error),
-        })
+        ends(limits.messages).map_err(|error| server::link_error(error.into()))
+    }
+
+    /// # Errors
+    /// None.
+    fn listen<S: Message, R: Message>(_limits: Limits) -> Result<Server<S, R>, TransportError> {
+        Ok(Server::new())
+    }
+
+    fn connect<S: Message, R: Message>(
+        address: &PolyAddress<R, S>,
+        limits: Limits,
+        _timeout: Option<Duration>,
+    ) -> Result<PolyEnd<S, R>, TransportError> {
+        let desk = address.desk().ok_or(TransportError::Refused)?;
+        let client = Client::new(limits.messages).map_err(server::link_error)?;
+        client.ask(&desk).map_err(server::link_error)?;
+        client.endpoint(Mode::Asynchronous, None).map_err(server::link_error)
     }
 }
 
@@ -161,6 +177,7 @@ impl<S: Message, R: Message> Request<S, R> {
 }
 
 /// Two connected ends, with room for so many messages in each direction.
+#[allow(clippy::type_complexity, reason = "as that of `Transport::pair`")]
 fn ends<S: Message, R: Message>(capacity: usize) -> Result<(PolyEnd<S, R>, PolyEnd<R, S>), PipeError> {
     let (to_server, from_client) = pipe(capacity)?;
     let (to_client, from_server) = pipe(capacity)?;

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Answer, Message, PolyEnd, PolysocketError, Request, descriptor};
+use crate::sync::global::OnceLock;
 use crate::sync::{Mutex, lock};
 use crate::transport::polypipe::{Descriptor, Side, deadline_after, is_past};
+use crate::transport::{Listener, TransportError};
 
 /// Where connections are asked for: each that is accepted is an end that sends `S` and receives `R`.
 ///
@@ -35,6 +39,8 @@ use crate::transport::polypipe::{Descriptor, Side, deadline_after, is_past};
 #[doc(alias("create_server", "polyserver"))]
 pub struct Server<S: Message, R: Message> {
     pub(super) desk: Arc<Desk<S, R>>,
+    /// The desk's descriptor, to be lent.
+    shown: OnceLock<Descriptor>,
     /// Dropped with the last clone.
     _open: Arc<Open<S, R>>,
 }
@@ -74,7 +80,7 @@ impl<S: Message, R: Message> Server<S, R> {
         let state = State { waiting: VecDeque::new(), accepting: true, closed: false };
         let desk = Desk { state: Mutex::new(state), wanted: Side::new(), descriptor: Mutex::new(None) };
         let desk = Arc::new(desk);
-        Server { _open: Arc::new(Open(Arc::clone(&desk))), desk }
+        Server { _open: Arc::new(Open(Arc::clone(&desk))), shown: OnceLock::new(), desk }
     }
 
     /// Accepts the next connection that was asked for, waiting for one at most for `timeout`: `None` is for ever, zero not
@@ -212,7 +218,7 @@ impl<S: Message, R: Message> Desk<S, R> {
 
 impl<S: Message, R: Message> Clone for Server<S, R> {
     fn clone(&self) -> Self {
-        Server { desk: Arc::clone(&self.desk), _open: Arc::clone(&self._open) }
+        Server { desk: Arc::clone(&self.desk), shown: self.shown.clone(), _open: Arc::clone(&self._open) }
     }
 }
 
@@ -224,5 +230,80 @@ impl<S: Message, R: Message> fmt::Debug for Server<S, R> {
             .field("accepting", &state.accepting)
             .field("closed", &state.closed)
             .finish()
+    }
+}
+
+/// Where a [`Server`] is found by clients of the [transport](super::Polysocket). It does not keep the server open.
+pub struct PolyAddress<S: Message, R: Message>(Weak<Desk<S, R>>);
+
+impl<S: Message, R: Message> PolyAddress<S, R> {
+    /// The server, if it is there.
+    pub(super) fn desk(&self) -> Option<Arc<Desk<S, R>>> {
+        self.0.upgrade()
+    }
+}
+
+impl<S: Message, R: Message> Clone for PolyAddress<S, R> {
+    fn clone(&self) -> Self {
+        PolyAddress(Weak::clone(&self.0))
+    }
+}
+
+impl<S: Message, R: Message> fmt::Debug for PolyAddress<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PolyAddress({:p})", self.0.as_ptr())
+    }
+}
+
+/// As a [`Listener`], a server accepts whoever knows its address.
+impl<S: Message, R: Message> Listener<S, R> for Server<S, R> {
+    type End = PolyEnd<S, R>;
+    type Address = PolyAddress<S, R>;
+
+    fn address(&self) -> PolyAddress<S, R> {
+        PolyAddress(Arc::downgrade(&self.desk))
+    }
+
+    fn accept(&self, timeout: Option<Duration>) -> Result<PolyEnd<S, R>, TransportError> {
+        Server::accept(self, timeout).map_err(link_error)
+    }
+
+    fn try_accept(&self) -> Result<Option<PolyEnd<S, R>>, TransportError> {
+        match Server::try_accept(self) {
+            Err(PolysocketError::WouldBlock) => Ok(None),
+            result => result.map(Some).map_err(link_error),
+        }
+    }
+
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        if let Some(descriptor) = self.shown.get() {
+            return Ok(descriptor.as_fd());
+        }
+        let descriptor = Server::descriptor(self).map_err(link_error)?;
+        Ok(self.shown.get_or_init(|| descriptor).as_fd())
+    }
+}
+
+impl<S: Message, R: Message> AsFd for Server<S, R> {
+    /// # Panics
+    /// If the system has no descriptor left for it, and [`Listener::descriptor`] was not called before, which says so by
+    /// an error.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match Listener::descriptor(self) {
+            Ok(fd) => fd,
+            Err(error) => {
+                panic!("a server has no descriptor: {error}; `Listener::descriptor` would have told before")
+            }
+        }
+    }
+}
+
+/// What has gone wrong, in the words of links.
+pub(super) fn link_error(error: PolysocketError) -> TransportError {
+    match error {
+        PolysocketError::Refused => TransportError::Refused,
+        PolysocketError::TimedOut | PolysocketError::WouldBlock => TransportError::TimedOut,
+        PolysocketError::Pipe(error) => TransportError::Io { op: "a pipe", source: io::Error::other(error) },
+        _ => TransportError::Closed,
     }
 }

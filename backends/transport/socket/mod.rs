@@ -6,8 +6,10 @@
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
 //!
-//! This module does not bind, listen or connect, passes no descriptors or credentials, and does not shut
-//! down one direction alone: a link ends as a whole.
+//! This module passes no descriptors or credentials, and does not shut down one direction alone: a link ends as a
+//! whole.
+
+mod listener;
 
 use std::fmt;
 use std::io;
@@ -24,6 +26,8 @@ use rustix::net::{
     sockopt,
 };
 
+pub use listener::{SocketAddress, SocketListener};
+
 use super::frame::{self, Reassembler};
 use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
@@ -35,6 +39,8 @@ pub struct Socket;
 
 impl Transport for Socket {
     type End<S: Message, R: Message> = SocketEnd<S, R>;
+    type Listener<S: Message, R: Message> = SocketListener<S, R>;
+    type Address<S: Message, R: Message> = SocketAddress;
 
     fn pair<S: Message, R: Message>(
         limits: Limits,
@@ -43,6 +49,24 @@ impl Transport for Socket {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| failed("socketpair", errno))?;
         Ok((SocketEnd::new(one, limits), SocketEnd::new(other, limits)))
+    }
+
+    fn listen<S: Message, R: Message>(limits: Limits) -> Result<SocketListener<S, R>, TransportError> {
+        SocketListener::fresh(limits)
+    }
+
+    /// # Errors
+    /// Also [`TransportError::Stranger`] if a process of another user listens there, and [`TransportError::Io`] with
+    /// [`io::ErrorKind::InvalidInput`] if the address is one of another machine.
+    fn connect<S: Message, R: Message>(
+        address: &SocketAddress,
+        limits: Limits,
+        timeout: Option<Duration>,
+    ) -> Result<SocketEnd<S, R>, TransportError> {
+        if let SocketAddress::Loopback(address) = address {
+            listener::check_loopback(*address)?;
+        }
+        SocketEnd::from_fd(listener::connect_to(address, timeout)?, limits)
     }
 }
 
@@ -219,21 +243,8 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         }
     }
 
-    /// Sleeps until one of `events` (or the end of the link) is there; false if the time is over before.
     fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
-        loop {
-            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if remaining.is_some_and(|remaining| remaining.is_zero()) {
-                return Ok(false);
-            }
-            // A time that does not fit is as good as for ever.
-            let remaining = remaining.and_then(|remaining| Timespec::try_from(remaining).ok());
-            match poll(&mut [PollFd::new(&self.fd, events)], remaining.as_ref()) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(true),
-                Err(errno) => return Err(failed("poll", errno)),
-            }
-        }
+        wait_for(self.fd.as_fd(), events, deadline)
     }
 }
 
@@ -336,6 +347,27 @@ impl<S, R> fmt::Debug for SocketEnd<S, R> {
             .field("fd", &self.fd)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+/// Sleeps until one of `events` (or the end of the link) is there; false if the time is over before.
+fn wait_for(
+    fd: BorrowedFd<'_>,
+    events: PollFlags,
+    deadline: Option<Instant>,
+) -> Result<bool, TransportError> {
+    loop {
+        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if remaining.is_some_and(|remaining| remaining.is_zero()) {
+            return Ok(false);
+        }
+        // A time that does not fit is as good as for ever.
+        let remaining = remaining.and_then(|remaining| Timespec::try_from(remaining).ok());
+        match poll(&mut [PollFd::new(&fd, events)], remaining.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(failed("poll", errno)),
+        }
     }
 }
 
