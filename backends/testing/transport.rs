@@ -596,6 +596,70 @@ pub fn a_decoding_error_leaves_the_link_usable<T: Transport>() {
     }
 }
 
+/// Law 12: the peer receives what there is and then the end, and goes on sending.
+pub fn a_half_closed_link_goes_on_in_the_other_direction<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.send(Note::number(1), None).expect("there is room");
+    for _ in 0..2 {
+        left.finish().expect("the peer is there");
+    }
+    let result = left.send(Note::number(2), None);
+    assert!(matches!(result, Err(TransportError::Finished)), "{result:?}");
+    let result = left.try_send(Note::number(2));
+    assert!(matches!(result, Err(TrySendError::Failed(TransportError::Finished))), "{result:?}");
+    assert_eq!(right.receive(None).expect("it was sent"), Note::number(1));
+    for _ in 0..2 {
+        assert!(is_readable(&right));
+        let result = right.receive(None);
+        assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+    }
+    for number in 0..10 {
+        right.send(Note::number(number), None).expect("the peer is there");
+        assert_eq!(left.receive(None).expect("it was sent"), Note::number(number));
+    }
+    right.finish().expect("the peer is there");
+    let result = left.receive(None);
+    assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+}
+
+/// Law 12: a thread that waits to receive is woken by the end.
+pub fn a_blocked_receive_ends_when_the_peer_finishes<T: Transport>() {
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        let (begin, begun) = mpsc::channel();
+        let right = &right;
+        let receiving = scope.spawn(move || {
+            begin.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("the receiver waits");
+            right.receive(None)
+        });
+        super::poll::until_asleep(begun.recv().expect("the thread starts"));
+        left.finish().expect("the peer is there");
+        let result = receiving.join().expect("the thread does not panic");
+        assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+    });
+}
+
+/// Laws 2 and 12: what was accepted arrives whole before the end, also what was left to flush.
+pub fn finishing_comes_behind_what_is_left_to_flush<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let count = fill::<T>(&left);
+    left.finish().expect("the peer is there");
+    for number in 0..count {
+        let message = loop {
+            match right.try_receive().expect("try_receive") {
+                Some(message) => break message,
+                None => {
+                    left.flush().expect("flush");
+                }
+            }
+        };
+        assert_eq!(message, Note::number(number), "out of order");
+    }
+    assert!(left.flush().expect("flush"), "nothing is left");
+    let result = right.receive(None);
+    assert!(matches!(result, Err(TransportError::Closed)), "{result:?}");
+}
+
 type Listening<T> = <T as Transport>::Listener<Note, Note>;
 type Address<T> = <T as Transport>::Address<Note, Note>;
 
@@ -817,6 +881,9 @@ macro_rules! transport_conformance {
             a_send_wakes_a_receive
             descriptors_are_close_on_exec
             ends_can_be_printed
+            a_half_closed_link_goes_on_in_the_other_direction
+            a_blocked_receive_ends_when_the_peer_finishes
+            finishing_comes_behind_what_is_left_to_flush
             connections_are_accepted_in_order
             accepting_waits_for_a_connection
             nobody_is_left_waiting_for_a_listener_that_is_gone

@@ -104,15 +104,21 @@ fn truncated_frame_is_closed() {
 
 // Law 5
 #[test]
-fn peer_that_ends_one_direction_ends_the_link() {
+fn peer_that_ends_one_direction_may_be_sent_to() {
     let (end, mut raw) = end_and_raw(Limits::default());
     end.send(Note(b"a".to_vec()), None).expect("send");
     raw.shutdown(Shutdown::Write).expect("shutdown");
     assert!(matches!(end.receive(None), Err(TransportError::Closed)));
-    assert!(matches!(end.send(Note(vec![]), None), Err(TransportError::Closed)));
+    end.send(Note(b"b".to_vec()), None).expect("it still receives");
+    end.finish().expect("it is there");
     let mut received = Vec::new();
-    raw.read_to_end(&mut received).expect("what was sent before is there, then the end");
-    assert_eq!(received, frame(b"a"));
+    raw.read_to_end(&mut received).expect("what was sent is there, then the end");
+    assert_eq!(received, [frame(b"a"), frame(b"b")].concat());
+    // One that does not receive any more.
+    let (end, raw) = end_and_raw(Limits::default());
+    raw.shutdown(Shutdown::Both).expect("shutdown");
+    assert!(matches!(end.receive(None), Err(TransportError::Closed)));
+    assert!(matches!(end.send(Note(vec![]), None), Err(TransportError::Closed)));
 }
 
 // Law 1

@@ -41,6 +41,8 @@
 //!     arrives after. Only processes of the same user (and the superuser) can connect.
 //! 11. **Nobody listens.** Connecting to an address whose listener is gone is [`TransportError::Refused`]; who was waiting
 //!     to be accepted then has a gone peer (law 5). What was accepted is not touched. Nothing of a listener is left behind.
+//! 12. **Half closed.** After [`Endpoint::finish`] the peer receives what was sent, and then
+//!     [`TransportError::Closed`]; what it sends is still received here.
 //!
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
@@ -199,6 +201,14 @@ pub trait Endpoint<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 's
     /// [`TransportError::Closed`] if the peer is gone, [`TransportError::Broken`] if the link was given up.
     fn flush(&self) -> Result<bool, TransportError>;
 
+    /// Says that this end sends nothing more (law 12). What was accepted still arrives, also what is left to flush; further
+    /// sends are [`TransportError::Finished`]. Receiving goes on.
+    ///
+    /// # Errors
+    /// [`TransportError::Closed`] if the peer is gone, [`TransportError::Broken`] if the link was given up.
+    #[doc(alias = "shutdown")]
+    fn finish(&self) -> Result<(), TransportError>;
+
     /// Whether nothing waits to be flushed.
     fn is_flushed(&self) -> bool;
 
@@ -226,9 +236,12 @@ pub trait Endpoint<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 's
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The peer is gone. Nothing more will arrive, and nothing can be sent.
+    /// The peer is gone, or, of receiving, sends nothing more.
     #[error("the other end of the link is gone")]
     Closed,
+    /// This end has said that it sends nothing more.
+    #[error("this end has finished sending")]
+    Finished,
     /// The time was over; try again.
     #[error("timed out")]
     TimedOut,

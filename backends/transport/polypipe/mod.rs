@@ -291,6 +291,11 @@ impl<T: Send> Writer<T> {
         Ok(made.insert(Descriptor(fd)).clone())
     }
 
+    /// What a write would be told, if the pipe has ended.
+    pub(super) fn error(&self) -> Option<PipeError> {
+        self.pipe.ring.is_marked().then(|| self.pipe.write_fate())
+    }
+
     pub(super) fn add_bell(&self, bell: Bell) {
         self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
     }

@@ -94,7 +94,15 @@ impl<S: Message, R: Message> Endpoint<S, R> for PolyEnd<S, R> {
 
     fn flush(&self) -> Result<bool, TransportError> {
         // Nothing waits here; whether the peer is there is told as everywhere.
-        if self.writer.has_ended() { Err(TransportError::Closed) } else { Ok(true) }
+        match self.writer.error() {
+            None | Some(PipeError::Finished) => Ok(true),
+            Some(error) => Err(link_error(error)),
+        }
+    }
+
+    fn finish(&self) -> Result<(), TransportError> {
+        self.writer.finish();
+        Ok(())
     }
 
     fn is_flushed(&self) -> bool {
@@ -123,6 +131,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for PolyEnd<S, R> {
 fn link_error(error: PipeError) -> TransportError {
     match error {
         PipeError::TimedOut | PipeError::WouldBlock => TransportError::TimedOut,
+        PipeError::Finished => TransportError::Finished,
         PipeError::Because(reason) if reason.is::<PolysocketError>() => TransportError::Closed,
         PipeError::Because(reason) => {
             TransportError::Io { op: "a connection", source: io::Error::other(reason) }

@@ -6,8 +6,7 @@
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
 //!
-//! This module passes no descriptors or credentials, and does not shut down one direction alone: a link ends as a
-//! whole.
+//! This module passes no descriptors and no credentials along with messages.
 
 mod listener;
 
@@ -99,6 +98,8 @@ struct Sending {
     accepted: u64,
     /// The kernel has said that the peer does not receive any more.
     closed: bool,
+    /// Nothing more will be sent; when nothing is left to flush, the kernel is told.
+    finished: bool,
 }
 
 impl Sending {
@@ -119,6 +120,8 @@ struct Receiving {
     /// Threads that sleep in [`Endpoint::receive`]. While there are any, no complete frame is held: they
     /// wait for the descriptor, and would not see it.
     sleepers: usize,
+    /// The peer sends nothing more.
+    ended: bool,
 }
 
 impl<S: Message, R: Message> SocketEnd<S, R> {
@@ -149,8 +152,18 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             fd,
             limits,
             fate: AtomicU32::new(OPEN),
-            sending: Mutex::new(Sending { buffer: Vec::new(), rest: 0..0, accepted: 0, closed: false }),
-            receiving: Mutex::new(Receiving { frames: Reassembler::new(limits.message_bytes), sleepers: 0 }),
+            sending: Mutex::new(Sending {
+                buffer: Vec::new(),
+                rest: 0..0,
+                accepted: 0,
+                closed: false,
+                finished: false,
+            }),
+            receiving: Mutex::new(Receiving {
+                frames: Reassembler::new(limits.message_bytes),
+                sleepers: 0,
+                ended: false,
+            }),
             messages: PhantomData,
         }
     }
@@ -185,7 +198,17 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             }
         }
         sending.discard();
+        if sending.finished {
+            // It fails only if the socket is disconnected already.
+            let _ = shutdown(&self.fd, Shutdown::Write);
+        }
         Ok(true)
+    }
+
+    /// Writes the rest, to be followed by a message; true if that may follow.
+    fn make_way(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+        let free = self.write_rest(sending)?;
+        if sending.finished { Err(TransportError::Finished) } else { Ok(free) }
     }
 
     /// Writes the frame in the buffer, and accepts it if the socket takes at least one byte of it.
@@ -224,7 +247,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                     return Err(error);
                 }
             }
-            if self.fate.load(Ordering::Acquire) != OPEN {
+            if receiving.ended || self.fate.load(Ordering::Acquire) != OPEN {
                 return Err(TransportError::Closed);
             }
             let missing = receiving.frames.missing();
@@ -234,7 +257,9 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 space = &mut space[..exactly];
             }
             match recv(&self.fd, space, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) | Err(Errno::CONNRESET) => self.end(CLOSED),
+                // Whether it receives is another matter, which sending will tell.
+                Ok((_, 0)) => receiving.ended = true,
+                Err(Errno::CONNRESET) => self.end(CLOSED),
                 Ok((_, count)) => receiving.frames.filled(count),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
@@ -254,7 +279,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
         let mut encoded = None;
         let number = loop {
             let mut sending = lock(&self.sending);
-            if self.write_rest(&mut sending)? {
+            if self.make_way(&mut sending)? {
                 match encoded.take() {
                     Some(frame) => sending.buffer = frame,
                     None => sending.encode(&message, self.limits)?,
@@ -289,7 +314,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
 
     fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
         let mut sending = lock(&self.sending);
-        if !self.write_rest(&mut sending)? {
+        if !self.make_way(&mut sending)? {
             return Err(TrySendError::Full(message));
         }
         sending.encode(&message, self.limits)?;
@@ -302,6 +327,12 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
 
     fn flush(&self) -> Result<bool, TransportError> {
         self.write_rest(&mut lock(&self.sending))
+    }
+
+    fn finish(&self) -> Result<(), TransportError> {
+        let mut sending = lock(&self.sending);
+        sending.finished = true;
+        self.write_rest(&mut sending).map(|_| ())
     }
 
     fn is_flushed(&self) -> bool {
