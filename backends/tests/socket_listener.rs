@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         path_of_a_living_listener_is_in_use
         what_is_no_socket_is_left_alone
         names_that_are_too_long_are_refused
+        peers_know_who_is_there
         loopback_works_and_nothing_else_of_the_network
         strangers_are_not_let_in
         listener_in_a_forked_child_leaves_the_parents_alone
@@ -203,6 +204,29 @@ fn names_that_are_too_long_are_refused() {
     let missing = directory.path().join("nowhere").join("here");
     let error = NoteListener::bind(&missing, limits()).expect_err("there is no such directory");
     assert_eq!(errno_of(&error), Some(libc::ENOENT));
+}
+
+fn peers_know_who_is_there() {
+    let listener = NoteListener::fresh(limits()).expect("there is a place for temporary files");
+    let address = listener.address();
+    let server = std::process::id();
+    let client = Fork.spawn(&[], move || {
+        let end = connect(&address).expect("somebody listens");
+        let known = end.peer().is_ok_and(|peer| peer.process == server);
+        let _ = end.receive(None);
+        i32::from(!known)
+    });
+    let client = client.expect("the process has one thread");
+    let end = listener.accept(None).expect("somebody waits");
+    let peer = end.peer().expect("the kernel knows");
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    assert_eq!((peer.process, peer.user, peer.group), (client.id(), own.0, own.1));
+    drop(end);
+    assert_eq!(client.wait().expect("the child is ours"), Exit::Code(0));
+    let loopback = NoteListener::bind_loopback(SocketAddr::from(([127, 0, 0, 1], 0)), limits());
+    let loopback = loopback.expect("there is a loopback device");
+    let near = connect(&loopback.address()).expect("somebody listens");
+    assert_eq!(errno_of(&near.peer().expect_err("nobody knows")), Some(libc::ENOTCONN));
 }
 
 fn loopback_works_and_nothing_else_of_the_network() {

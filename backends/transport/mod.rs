@@ -57,7 +57,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 pub use polysocket::{PolyEnd, Polysocket};
-pub use socket::{Socket, SocketAddress, SocketEnd, SocketListener};
+pub use socket::{Peer, Socket, SocketAddress, SocketEnd, SocketListener};
 
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
 /// and call neither function.

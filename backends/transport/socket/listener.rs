@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::{SocketEnd, deadline_after, failed, wait_for};
+use super::{Peer, SocketEnd, deadline_after, failed, wait_for};
 use crate::generation::Generation;
 use crate::transport::{Limits, Listener, Message, TransportError};
 
@@ -249,10 +249,13 @@ pub(super) fn connect_to(
 
 /// The user of the other end, if it is neither this one nor the superuser.
 fn stranger(fd: &OwnedFd) -> Result<Option<u32>, TransportError> {
-    let peer = sockopt::socket_peercred(fd).map_err(|errno| failed("getsockopt", errno))?;
-    let may = peer.uid == rustix::process::geteuid() || peer.uid.is_root();
-    Ok((!may).then(|| peer.uid.as_raw()))
+    let user = Peer::of(fd.as_fd())?.user;
+    let may = user == rustix::process::geteuid().as_raw() || user == ROOT;
+    Ok((!may).then_some(user))
 }
+
+/// The superuser.
+const ROOT: u32 = 0;
 
 pub(super) fn check_loopback(address: SocketAddr) -> Result<(), TransportError> {
     if address.ip().is_loopback() {

@@ -8,6 +8,7 @@
 //!
 //! This module passes no descriptors and no credentials along with messages.
 
+mod credentials;
 mod listener;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use rustix::net::{
     sockopt,
 };
 
+pub use credentials::Peer;
 pub use listener::{SocketAddress, SocketListener};
 
 use super::frame::{self, Reassembler};
@@ -145,6 +147,15 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// holds is dropped: a rest to be flushed, and received bytes; an end that was never used holds nothing.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
+    }
+
+    /// Who is at the other end, in the kernel's words: who connected, listened, or made the pair.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] if the kernel does not know, as for a link over the loopback device.
+    #[doc(alias("SO_PEERCRED", "getpeereid"))]
+    pub fn peer(&self) -> Result<Peer, TransportError> {
+        Peer::of(self.fd.as_fd())
     }
 
     fn new(fd: OwnedFd, limits: Limits) -> SocketEnd<S, R> {
