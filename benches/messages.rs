@@ -1,12 +1,13 @@
-//! Messages between threads against `crossbeam-channel` and `flume`: one run prints a line per target, its figure, and
-//! whether it is kept.
+//! Messages between threads against `crossbeam-channel` and `flume`, and between processes against bare Unix sockets: one
+//! run prints a line per target, its figure, and whether it is kept.
 //!
 //! | section | what is measured |
 //! |---|---|
+//! | between processes | microseconds of a round trip of 16 bytes, bytes a second of 64 KiB and 1 MiB, over a [`Socket`] link and over a bare socket whose reader knows how much comes |
 //! | one way | millions of messages of 8 bytes a second, from one thread to another |
 //! | there and back | microseconds of a round trip between two threads that wait for each other |
 //!
-//! The threads are kept on different cores, as far as there are any. "With a descriptor" is the reader's descriptor, asked
+//! The parties are kept on different cores, as far as there are any. "With a descriptor" is the reader's descriptor, asked
 //! for but slept on only when nothing is there; it is compared with a crossbeam channel beside which an eventfd is
 //! signalled when the receiver has armed it.
 //!
@@ -21,7 +22,9 @@
 mod machine;
 mod report;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -29,7 +32,9 @@ use std::time::Instant;
 
 use machine::{cores, pin};
 use manycore::poll::{Interest, poll_single};
+use manycore::spawn::{Child, Exit, Fork, Spawner};
 use manycore::transport::polypipe::{PipeError, pipe};
+use manycore::transport::{BoxError, Endpoint, Limits, Message, Socket, SocketEnd, Transport};
 use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -205,6 +210,128 @@ fn there_and_back<C: Channel>(count: u64) -> f64 {
     seconds * 1e6 / count as f64
 }
 
+/// Bytes that are their own encoding.
+struct Bytes(Vec<u8>);
+
+impl Message for Bytes {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        out.extend_from_slice(&self.0);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Bytes, BoxError> {
+        Ok(Bytes(bytes.to_vec()))
+    }
+}
+
+/// A way to send blocks of bytes to another process.
+trait Link: Sized {
+    fn pair() -> (Self, Self);
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// As it is made of the descriptor in the other process.
+    fn again(self) -> Self;
+    fn send(&mut self, size: usize);
+    fn receive(&mut self, size: usize);
+}
+
+/// A bare socket. Both know the size.
+struct Raw {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Link for Raw {
+    fn pair() -> (Raw, Raw) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Raw { stream: one, buffer: Vec::new() }, Raw { stream: other, buffer: Vec::new() })
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+    fn again(self) -> Raw {
+        self
+    }
+    fn send(&mut self, size: usize) {
+        self.buffer.resize(size, 7);
+        self.stream.write_all(&self.buffer).unwrap();
+    }
+    fn receive(&mut self, size: usize) {
+        self.buffer.resize(size, 7);
+        self.stream.read_exact(&mut self.buffer).unwrap();
+        assert_eq!(self.buffer.last(), Some(&7));
+    }
+}
+
+struct Typed {
+    end: SocketEnd<Bytes, Bytes>,
+    /// What is sent; taken out and made anew, as programs do.
+    sample: Vec<u8>,
+}
+
+impl Link for Typed {
+    fn pair() -> (Typed, Typed) {
+        let (one, other) = Socket::pair(Limits::default()).unwrap();
+        (Typed { end: one, sample: Vec::new() }, Typed { end: other, sample: Vec::new() })
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+    fn again(self) -> Typed {
+        let end = SocketEnd::from_fd(self.end.into_fd(), Limits::default()).unwrap();
+        Typed { end, sample: self.sample }
+    }
+    fn send(&mut self, size: usize) {
+        self.sample.resize(size, 7);
+        let bytes = Bytes(std::mem::take(&mut self.sample));
+        // The message is the sender's again when it is on its way: nothing is allocated but by the link.
+        self.end.send(bytes, None).unwrap();
+    }
+    fn receive(&mut self, size: usize) {
+        let bytes = self.end.receive(None).unwrap().0;
+        assert_eq!((bytes.len(), bytes.last()), (size, Some(&7)));
+        self.sample = bytes;
+    }
+}
+
+/// Seconds in which so many blocks of this size have gone to another process, each answered by one of `back` bytes; or, if
+/// that is 0, the last one by one byte.
+fn between<L: Link + Send + 'static>(size: usize, back: usize, count: usize) -> f64 {
+    let (mut near, far) = L::pair();
+    let cores = cores();
+    let theirs = cores.clone();
+    // SAFETY: it is open until the unit was begun: the closure, which owns it, is dropped after that.
+    let given = unsafe { BorrowedFd::borrow_raw(far.fd().as_raw_fd()) };
+    let child = Fork.spawn(&[given], move || {
+        pin(1, &theirs);
+        let mut far = far.again();
+        for _ in 0..count {
+            far.receive(size);
+            if back > 0 {
+                far.send(back);
+            }
+        }
+        if back == 0 {
+            far.send(1);
+        }
+        0
+    });
+    let child = child.unwrap();
+    pin(0, &cores);
+    let start = Instant::now();
+    for _ in 0..count {
+        near.send(size);
+        if back > 0 {
+            near.receive(back);
+        }
+    }
+    if back == 0 {
+        near.receive(1);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    assert_eq!(child.wait().unwrap(), Exit::Code(0));
+    seconds
+}
+
 fn compare(
     report: &mut Report,
     rounds: usize,
@@ -229,6 +356,21 @@ fn main() {
     let mut report = Report::default();
     let at_least = |ratio| Judged::Ratio(Limit::AtLeast(ratio));
     let at_most = |ratio| Judged::Ratio(Limit::AtMost(ratio));
+    // Before there are threads.
+    if is_wanted("between processes") {
+        report.section("between processes", "bare", "ours");
+        let trip = |seconds: f64| seconds * 1e6 / trips as f64;
+        let bare = || trip(between::<Raw>(16, 16, trips as usize));
+        let ours = || trip(between::<Typed>(16, 16, trips as usize));
+        compare(&mut report, rounds, "a round trip of 16 B, us", "Socket", at_most(1.2), bare, ours);
+        for (size, what) in [(64 << 10, "64 KiB, GB/s"), (1 << 20, "1 MiB, GB/s")] {
+            let count = if is_measuring() { (1 << 30) / size } else { 2 };
+            let speed = |seconds: f64| (count * size) as f64 / seconds / 1e9;
+            let bare = || speed(between::<Raw>(size, 0, count));
+            let ours = || speed(between::<Typed>(size, 0, count));
+            compare(&mut report, rounds, what, "Socket", at_least(0.9), bare, ours);
+        }
+    }
     if is_wanted("one way, M/s") {
         report.section("one way, M/s", "crossbeam", "ours");
         for capacity in [64, 1024] {
