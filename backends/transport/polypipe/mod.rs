@@ -98,7 +98,7 @@ struct Pipe<T> {
     readable: Side,
     /// Those who wait for room or the end.
     writable: Side,
-    /// How it has ended; set before the ring is marked.
+    /// How it has ended; set and the ring marked under one lock, so that it has ended for whoever comes second.
     fate: Mutex<Option<Fate>>,
     reader_closed: AtomicBool,
     /// Those that were asked for, of the reader and of the writer.
@@ -175,11 +175,11 @@ impl<T> Pipe<T> {
             let first = decided.is_none();
             if first {
                 *decided = Some(fate);
+                self.ring.mark();
             }
             first
         };
         if first {
-            self.ring.mark();
             self.readable.ended(|| self.is_readable());
             self.writable.ended(|| self.is_writable());
         }
@@ -187,11 +187,10 @@ impl<T> Pipe<T> {
     }
 
     fn close_reader(&self) {
-        if self.reader_closed.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        self.reader_closed.store(true, Ordering::Release);
         self.end(Fate::Closed);
-        // Nobody reads them any more. No more come, for the ring is marked.
+        // Nobody reads them any more, and no more come, for the ring is marked. Not left to who was first: it is empty for
+        // whoever has closed it.
         while self.ring.pop().is_ok() {}
     }
 

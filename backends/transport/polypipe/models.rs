@@ -178,3 +178,55 @@ fn what_was_told_is_true_in_the_end() {
         assert_eq!(writer.pipe.writable.was_told(), left == 0);
     });
 }
+
+/// Whoever has ended the pipe finds it ended, also if another was first and is on the way still.
+#[test]
+fn second_end_is_the_end_when_it_returns() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let other = writer.clone();
+        let first = thread::spawn(move || other.finish());
+        writer.close();
+        assert!(writer.has_ended());
+        assert!(writer.try_write(1).is_err());
+        assert_eq!(read_all(&reader), []);
+        first.join().unwrap();
+    });
+}
+
+/// What is accepted while the reading end closes is dropped with it, also if a writer has finished the pipe and is on the
+/// way still.
+#[test]
+fn closed_reading_end_holds_no_message() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let other = writer.clone();
+        let finisher = thread::spawn(move || other.finish());
+        let message = Arc::new(());
+        let racer = thread::spawn({
+            let (writer, message) = (writer.clone(), Arc::clone(&message));
+            move || drop(writer.try_write(message))
+        });
+        reader.close();
+        assert!(matches!(reader.try_read(), Err(PipeError::Closed)));
+        finisher.join().unwrap();
+        racer.join().unwrap();
+        assert_eq!(Arc::strong_count(&message), 1);
+        drop(writer);
+    });
+}
+
+/// Two that close the reading end at once: it is empty for both.
+#[test]
+fn reading_end_is_empty_for_whoever_has_closed_it() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        writer.write(1, None).unwrap();
+        writer.write(2, None).unwrap();
+        let other = reader.clone();
+        let first = thread::spawn(move || other.close());
+        reader.close();
+        assert!(matches!(reader.try_read(), Err(PipeError::Closed)));
+        first.join().unwrap();
+    });
+}
