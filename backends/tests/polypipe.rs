@@ -1247,3 +1247,55 @@ fn nothing_is_lost_and_nobody_hangs_under_torture() {
         drop(over);
     });
 }
+
+/// Without a report.
+fn panic_quietly() {
+    std::panic::resume_unwind(Box::new(()))
+}
+
+/// A function that panics does so in the call that has made it so, when everyone is told.
+#[test]
+fn panicking_function_keeps_nobody_asleep_and_no_descriptor_false() {
+    let panics = |act: &dyn Fn()| {
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_err());
+    };
+    let quiet = || Some(Box::new(panic_quietly) as Box<dyn Fn() + Send + Sync>);
+    let made = "there are descriptors left";
+    let (writer, reader) = new(1);
+    let (reading, writing) = (reader.descriptor().expect(made), writer.descriptor().expect(made));
+    reader.set_notify(quiet());
+    panics(&|| drop(writer.try_write(1)));
+    assert_eq!((is_readable(&reading), is_writable(&writing)), (true, false), "it was written");
+    writer.set_notify(quiet());
+    panics(&|| drop(reader.try_read()));
+    assert_eq!((is_readable(&reading), is_writable(&writing)), (false, true), "it was read");
+
+    // The end is told to those who sleep at the other side, and to the other function.
+    writer.set_notify(None);
+    reader.set_notify(None);
+    for close in [Reader::close, |reader: &Reader<u32>| drop(reader.close_because("enough"))] {
+        let (writer, reader) = new(1);
+        let calls = Arc::new(AtomicUsize::new(0));
+        thread::scope(|scope| {
+            reader.set_notify(quiet());
+            let counted = Arc::clone(&calls);
+            writer.set_notify(Some(Box::new(move || drop(counted.fetch_add(1, Ordering::Relaxed)))));
+            let readers = [(); 2].map(|()| {
+                let reader = &reader;
+                sleeper(scope, move || was_read(reader.read(None)))
+            });
+            panics(&|| close(&reader));
+            readers.into_iter().for_each(|reader| assert!(matches!(join(reader), Closed | Because)));
+        });
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "it was writable before");
+
+        let (writer, reader) = new(1);
+        writer.try_write(1).expect("there is room");
+        writer.set_notify(quiet());
+        thread::scope(|scope| {
+            let sleeping = sleeper(scope, || writer.write(2, None).is_err());
+            panics(&|| close(&reader));
+            assert!(join(sleeping));
+        });
+    }
+}

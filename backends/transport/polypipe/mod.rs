@@ -20,7 +20,7 @@
 //! Each end has a descriptor, made when it is first asked for: that of a [`Reader`] is to be polled for reading, that of
 //! a [`Writer`] for writing. They are level-triggered, and true whenever no call is under way: ready exactly as long as
 //! the next [`try_read`](Reader::try_read) or [`try_write`](Writer::try_write) would not be told to wait, so also at the
-//! end. And each end has a function that is called when it becomes ready, by the thread that has made it so.
+//! end. And each end has a function that is called when it becomes ready.
 //!
 //! This module does not connect processes, and does not keep messages for anybody else than its readers.
 //!
@@ -38,12 +38,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use bell::{Bell, Pair};
 use ring::{Nothing, Refused, Ring};
-use side::Side;
+use side::{Notify, Side};
 
 use super::BoxError;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock, spin_loop, thread};
@@ -127,8 +128,9 @@ impl<T> Pipe<T> {
     fn try_write(&self, message: T) -> Result<(), WriteError<T>> {
         match self.ring.push(message) {
             Ok(()) => {
-                self.readable.became(|| self.is_readable());
-                self.writable.ceased(|| self.ring.has_room(), || self.is_writable());
+                let readable = self.readable.became(|| self.is_readable());
+                let writable = self.writable.ceased(|| self.ring.has_room(), || self.is_writable());
+                call(readable, writable);
                 Ok(())
             }
             Err((message, Refused::Full)) => Err(WriteError { error: PipeError::WouldBlock, message }),
@@ -140,8 +142,9 @@ impl<T> Pipe<T> {
     fn try_read(&self) -> Result<Option<T>, PipeError> {
         match self.ring.pop() {
             Ok(message) => {
-                self.writable.became(|| self.is_writable());
-                self.readable.ceased(|| self.ring.has_next(), || self.is_readable());
+                let writable = self.writable.became(|| self.is_writable());
+                let readable = self.readable.ceased(|| self.ring.has_next(), || self.is_readable());
+                call(writable, readable);
                 Ok(Some(message))
             }
             Err(Nothing::Empty) => Err(PipeError::WouldBlock),
@@ -180,8 +183,9 @@ impl<T> Pipe<T> {
             first
         };
         if first {
-            self.readable.ended(|| self.is_readable());
-            self.writable.ended(|| self.is_writable());
+            let readable = self.readable.ended(|| self.is_readable());
+            let writable = self.writable.ended(|| self.is_writable());
+            call(readable, writable);
         }
         first
     }
@@ -199,6 +203,26 @@ impl<T> Pipe<T> {
             Some(Fate::Because(reason)) => Some(Arc::clone(reason)),
             _ => None,
         }
+    }
+}
+
+/// Calls the functions, if there are any, the second one also if the first one panics. There is no lock, and all is told:
+/// they are the user's, and may use the pipe.
+#[inline]
+fn call(first: Option<Notify>, second: Option<Notify>) {
+    if first.is_some() || second.is_some() {
+        call_some(first, second);
+    }
+}
+
+#[cold]
+fn call_some(first: Option<Notify>, second: Option<Notify>) {
+    let result = first.map_or(Ok(()), |first| catch_unwind(AssertUnwindSafe(|| first())));
+    if let Some(second) = second {
+        second();
+    }
+    if let Err(panic) = result {
+        resume_unwind(panic);
     }
 }
 
@@ -267,7 +291,12 @@ impl<T: Send> Writer<T> {
     }
 
     /// Has `notify` called whenever the pipe becomes writable: there is room again, or it has ended. The thread that has
-    /// made it so calls it, without a lock. It is not called for what is so already; `None` takes it away.
+    /// made it so calls it, without a lock; another one that has just found the contrary may do so in its place. It is not
+    /// called for what is so already: look after setting it. `None` takes it away, but for a thread that is on the way to
+    /// calling it.
+    ///
+    /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
+    /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.writable.set_notify(notify, || self.pipe.is_writable());
@@ -285,13 +314,15 @@ impl<T: Send> Writer<T> {
             return Ok(Descriptor(Arc::clone(fd)));
         }
         let (bell, fd) = Bell::writable().map_err(io_error)?;
-        self.add_bell(bell);
+        let notify = self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
         descriptors.1 = Some(Arc::clone(&fd));
+        drop(descriptors);
+        call(notify, None);
         Ok(Descriptor(fd))
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
-        self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
+        call(self.pipe.writable.add_bell(bell, || self.pipe.is_writable()), None);
     }
 }
 
@@ -340,8 +371,13 @@ impl<T: Send> Reader<T> {
         self.pipe.end(Fate::Because(Reason::from(reason.into())))
     }
 
-    /// Has `notify` called whenever the pipe becomes readable: there is a message again, or it has ended. The thread that
-    /// has made it so calls it, without a lock. It is not called for what is so already; `None` takes it away.
+    /// Has `notify` called whenever the pipe becomes readable: there is a message again, or it has ended. The thread that has
+    /// made it so calls it, without a lock; another one that has just found the contrary may do so in its place. It is not
+    /// called for what is so already: look after setting it. `None` takes it away, but for a thread that is on the way to
+    /// calling it.
+    ///
+    /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
+    /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.readable.set_notify(notify, || self.pipe.is_readable());
@@ -359,13 +395,15 @@ impl<T: Send> Reader<T> {
             return Ok(Descriptor(Arc::clone(fd)));
         }
         let (bell, fd) = Bell::readable().map_err(io_error)?;
-        self.add_bell(bell);
+        let notify = self.pipe.readable.add_bell(bell, || self.pipe.is_readable());
         descriptors.0 = Some(Arc::clone(&fd));
+        drop(descriptors);
+        call(notify, None);
         Ok(Descriptor(fd))
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
-        self.pipe.readable.add_bell(bell, || self.pipe.is_readable());
+        call(self.pipe.readable.add_bell(bell, || self.pipe.is_readable()), None);
     }
 }
 

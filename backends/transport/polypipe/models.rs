@@ -230,3 +230,20 @@ fn reading_end_is_empty_for_whoever_has_closed_it() {
         first.join().unwrap();
     });
 }
+
+/// A descriptor that is made just then takes no call from a function that was there before.
+#[test]
+fn new_descriptor_takes_no_call_away() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let calls = Arc::new(Count::new(0));
+        let called = Arc::clone(&calls);
+        reader.set_notify(Some(Box::new(move || {
+            called.fetch_add(1, Ordering::SeqCst);
+        })));
+        let writes = thread::spawn(move || writer.write(1, None).expect("there is room"));
+        reader.descriptor().expect("there are descriptors left");
+        writes.join().unwrap();
+        assert!(calls.load(Ordering::SeqCst) >= 1);
+    });
+}
