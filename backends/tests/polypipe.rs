@@ -402,7 +402,7 @@ fn capacity_is_kept_to() {
 
 #[test]
 fn capacity_that_cannot_be_is_refused() {
-    for capacity in [0, usize::MAX, usize::MAX / 4 + 1] {
+    for capacity in [0, usize::MAX, usize::MAX / 4 + 1, usize::MAX / 4, usize::MAX / 8] {
         assert!(matches!(pipe::<u8>(capacity), Err(PipeError::Capacity(told)) if told == capacity));
     }
 }
@@ -1297,5 +1297,46 @@ fn panicking_function_keeps_nobody_asleep_and_no_descriptor_false() {
             panics(&|| close(&reader));
             assert!(join(sleeping));
         });
+    }
+}
+
+/// The rest are dropped all the same, and the end is closed.
+#[test]
+fn message_that_panics_when_dropped_keeps_no_other() {
+    struct Panics(bool, Arc<()>);
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            if self.0 {
+                panic_quietly();
+            }
+        }
+    }
+    let ways: [fn(Writer<Panics>, Reader<Panics>) -> Option<Reader<Panics>>; 3] = [
+        |_, reader| {
+            let close = std::panic::AssertUnwindSafe(|| reader.close());
+            assert!(std::panic::catch_unwind(close).is_err());
+            Some(reader)
+        },
+        |_, reader| {
+            let drops = std::panic::AssertUnwindSafe(|| drop(reader));
+            assert!(std::panic::catch_unwind(drops).is_err());
+            None
+        },
+        |writer, reader| {
+            writer.finish();
+            let drops = std::panic::AssertUnwindSafe(|| drop((writer, reader)));
+            assert!(std::panic::catch_unwind(drops).is_err());
+            None
+        },
+    ];
+    for way in ways {
+        let held = Arc::new(());
+        let (writer, reader) = new(4);
+        for panics in [false, true, false, false] {
+            assert!(writer.try_write(Panics(panics, Arc::clone(&held))).is_ok());
+        }
+        let reader = way(writer, reader);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert!(reader.is_none_or(|reader| matches!(reader.try_read(), Err(PipeError::Closed))));
     }
 }

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use bell::{Bell, Pair};
-use ring::{Nothing, Refused, Ring};
+use ring::{Clearing, Nothing, Refused, Ring};
 use side::{Notify, Side};
 
 use super::BoxError;
@@ -70,14 +70,11 @@ use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock, spin_loop, thr
 /// ```
 ///
 /// # Errors
-/// [`PipeError::Capacity`] if it is 0, or more than a quarter of what can be counted.
+/// [`PipeError::Capacity`] if it is 0, or more than there is memory for.
 #[doc(alias("Netsys_polypipe", "create", "channel"))]
 pub fn pipe<T: Send>(capacity: usize) -> Result<(Writer<T>, Reader<T>), PipeError> {
-    if !(1..=usize::MAX / 4).contains(&capacity) {
-        return Err(PipeError::Capacity(capacity));
-    }
     let pipe = Arc::new(Pipe {
-        ring: Ring::new(capacity),
+        ring: Ring::new(capacity).ok_or(PipeError::Capacity(capacity))?,
         readable: Side::new(),
         writable: Side::new(),
         fate: Mutex::new(None),
@@ -192,10 +189,10 @@ impl<T> Pipe<T> {
 
     fn close_reader(&self) {
         self.reader_closed.store(true, Ordering::Release);
-        self.end(Fate::Closed);
-        // Nobody reads them any more, and no more come, for the ring is marked. Not left to who was first: it is empty for
+        // Nobody reads them any more, and no more come once the ring is marked. Not left to who was first: it is empty for
         // whoever has closed it.
-        while self.ring.pop().is_ok() {}
+        let _clearing = Clearing(&self.ring);
+        self.end(Fate::Closed);
     }
 
     fn reason(&self) -> Option<Reason> {
