@@ -1,6 +1,6 @@
 //! Every interleaving of a few writers and readers with each other and with the end.
 //!
-//! Time stands still in the models, so that a thread that is not woken hangs for ever, which loom reports.
+//! There is no time in the models but none at all and for ever, so that a thread that is not woken hangs, which loom reports.
 
 use loom::sync::atomic::AtomicUsize as Count;
 
@@ -154,6 +154,29 @@ fn notify_function_misses_no_message() {
         }
         first.join().unwrap();
         second.join().unwrap();
+    });
+}
+
+/// Who gives up at the moment at which he would be woken takes neither a message nor the waking from who waits on.
+#[test]
+fn reader_that_gives_up_takes_nothing_from_another() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let other = reader.clone();
+        let gives_up = thread::spawn(move || match other.read(Some(Duration::ZERO)) {
+            Ok(Some(_)) => 1,
+            Err(PipeError::TimedOut) => 0,
+            result => panic!("{result:?}"),
+        });
+        let writes = thread::spawn(move || {
+            writer.try_write(1).expect("there is room");
+            writer.try_write(2).expect("there is room");
+            writer
+        });
+        assert!(reader.read(None).expect("nobody has closed the pipe").is_some());
+        let read = 1 + gives_up.join().unwrap();
+        let _writer = writes.join().unwrap();
+        assert_eq!(reader.len(), 2 - read);
     });
 }
 
