@@ -850,6 +850,32 @@ fn descriptors_are_made_when_asked_for_and_closed_with_the_pipe() {
     thread::spawn(alone).join().expect("all is as it should be");
 }
 
+/// The child has a copy of the pipe, and the same descriptors.
+#[test]
+fn forked_child_does_not_touch_the_descriptors() {
+    let (writer, reader) = new(1);
+    let made = "there are descriptors left";
+    let (reading, writing) = (reader.descriptor().expect(made), writer.descriptor().expect(made));
+    for written in [false, true] {
+        if written {
+            writer.try_write(1).expect("there is room");
+        }
+        // SAFETY: the child uses this pipe only, which no other thread has, and then leaves.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let _ = (writer.try_write(2), reader.try_read());
+            reader.close();
+            // SAFETY: ends the process, without the destructors that are the parent's.
+            unsafe { libc::_exit(0) };
+        }
+        let child = rustix::process::Pid::from_raw(child).expect("there is a child");
+        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+            .expect("it is our child");
+        assert_eq!((is_readable(&reading), is_writable(&writing)), (written, !written));
+    }
+    assert_eq!(was_read(reader.try_read()), Message(1));
+}
+
 #[test]
 fn function_is_called_by_the_thread_that_makes_it_so() {
     let (writer, reader) = new(1);

@@ -22,7 +22,8 @@
 //! the next [`try_read`](Reader::try_read) or [`try_write`](Writer::try_write) would not be told to wait, so also at the
 //! end. And each end has a function that is called when it becomes ready.
 //!
-//! This module does not connect processes, and does not keep messages for anybody else than its readers.
+//! This module does not connect processes: what a forked child has is a copy of the pipe, for which nobody writes or reads,
+//! and which does not touch the descriptors of its parent. And it does not keep messages for anybody else than its readers.
 //!
 //! Source: OCamlnet's `Netsys_polypipe`, of which only one reader and one writer could wait, and only some ends of a pipe
 //! woke them.

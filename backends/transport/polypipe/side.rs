@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bell::Bell;
+use crate::generation::Generation;
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence, lock};
 
 const UNTOLD: usize = 1;
@@ -43,7 +44,9 @@ pub(super) struct Side {
 
 #[derive(Default)]
 struct State {
-    bells: Vec<Bell>,
+    /// With the process that has made each: a child that was forked has a copy of the pipe, but the same descriptors, and
+    /// would make them say what is so in the copy.
+    bells: Vec<(Generation, Bell)>,
     notify: Option<Notify>,
     /// What bells and function were last told.
     told: bool,
@@ -125,7 +128,8 @@ impl Side {
             }
             rose = ready;
             state.told = ready;
-            state.bells.iter().for_each(|bell| bell.set(ready));
+            let own = state.bells.iter().filter(|(made, _)| made.is_current());
+            own.for_each(|(_, bell)| bell.set(ready));
             if ready {
                 self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
             } else {
@@ -202,7 +206,7 @@ impl Side {
         if state.told {
             bell.set(true);
         }
-        state.bells.push(bell);
+        state.bells.push((Generation::current(), bell));
         self.watch(state, is_ready)
     }
 
