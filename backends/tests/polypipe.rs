@@ -1299,13 +1299,15 @@ fn panicking_function_keeps_nobody_asleep_and_no_descriptor_false() {
     // The end is told to those who sleep at the other side, and to the other function.
     writer.set_notify(None);
     reader.set_notify(None);
-    for close in [Reader::close, |reader: &Reader<u32>| drop(reader.close_because("enough"))] {
+    for close in [Reader::close, |reader: &Reader<u32>| assert!(reader.close_because("enough"))] {
         let (writer, reader) = new(1);
         let calls = Arc::new(AtomicUsize::new(0));
         thread::scope(|scope| {
             reader.set_notify(quiet());
             let counted = Arc::clone(&calls);
-            writer.set_notify(Some(Box::new(move || drop(counted.fetch_add(1, Ordering::Relaxed)))));
+            writer.set_notify(Some(Box::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            })));
             let readers = [(); 2].map(|()| {
                 let reader = &reader;
                 sleeper(scope, move || was_read(reader.read(None)))
@@ -1337,7 +1339,8 @@ fn message_that_panics_when_dropped_keeps_no_other() {
             }
         }
     }
-    let ways: [fn(Writer<Panics>, Reader<Panics>) -> Option<Reader<Panics>>; 3] = [
+    type Way = fn(Writer<Panics>, Reader<Panics>) -> Option<Reader<Panics>>;
+    let ways: [Way; 3] = [
         |_, reader| {
             let close = std::panic::AssertUnwindSafe(|| reader.close());
             assert!(std::panic::catch_unwind(close).is_err());

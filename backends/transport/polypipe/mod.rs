@@ -101,7 +101,7 @@ struct Pipe<T> {
     fate: Mutex<Option<Fate>>,
     reader_closed: AtomicBool,
     /// Those that were asked for, of the reader and of the writer.
-    descriptors: Mutex<(Option<Arc<OwnedFd>>, Option<Arc<OwnedFd>>)>,
+    descriptors: Mutex<(Option<Descriptor>, Option<Descriptor>)>,
     writers: AtomicUsize,
     readers: AtomicUsize,
 }
@@ -308,15 +308,16 @@ impl<T: Send> Writer<T> {
     #[doc(alias = "write_descr")]
     pub fn descriptor(&self) -> Result<Descriptor, PipeError> {
         let mut descriptors = lock(&self.pipe.descriptors);
-        if let Some(fd) = &descriptors.1 {
-            return Ok(Descriptor(Arc::clone(fd)));
+        if let Some(descriptor) = &descriptors.1 {
+            return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::writable().map_err(io_error)?;
         let notify = self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
-        descriptors.1 = Some(Arc::clone(&fd));
+        let descriptor = Descriptor(fd);
+        descriptors.1 = Some(descriptor.clone());
         drop(descriptors);
         call(notify, None);
-        Ok(Descriptor(fd))
+        Ok(descriptor)
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
@@ -389,15 +390,16 @@ impl<T: Send> Reader<T> {
     #[doc(alias = "read_descr")]
     pub fn descriptor(&self) -> Result<Descriptor, PipeError> {
         let mut descriptors = lock(&self.pipe.descriptors);
-        if let Some(fd) = &descriptors.0 {
-            return Ok(Descriptor(Arc::clone(fd)));
+        if let Some(descriptor) = &descriptors.0 {
+            return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::readable().map_err(io_error)?;
         let notify = self.pipe.readable.add_bell(bell, || self.pipe.is_readable());
-        descriptors.0 = Some(Arc::clone(&fd));
+        let descriptor = Descriptor(fd);
+        descriptors.0 = Some(descriptor.clone());
         drop(descriptors);
         call(notify, None);
-        Ok(Descriptor(fd))
+        Ok(descriptor)
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
