@@ -20,9 +20,10 @@
 //! Each end has a descriptor, made when it is first asked for: that of a [`Reader`] is to be polled for reading, that of
 //! a [`Writer`] for writing. They are level-triggered, and true whenever no call is under way: ready exactly as long as
 //! the next [`try_read`](Reader::try_read) or [`try_write`](Writer::try_write) would not be told to wait, so also at the
-//! end. And each end has a function that is called when it becomes ready, by the thread that has made it so.
+//! end. And each end has a function that is called when it becomes ready.
 //!
-//! This module does not connect processes, and does not keep messages for anybody else than its readers.
+//! This module does not connect processes: what a forked child has is a copy of the pipe, for which nobody writes or reads,
+//! and which does not touch the descriptors of its parent. And it does not keep messages for anybody else than its readers.
 //!
 //! Source: OCamlnet's `Netsys_polypipe`, of which only one reader and one writer could wait, and only some ends of a pipe
 //! woke them.
@@ -38,11 +39,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use bell::{Bell, Pair};
-use ring::{Nothing, Refused, Ring};
+use ring::{Clearing, Nothing, Refused, Ring};
+use side::Notify;
 pub(super) use side::Side;
 
 use super::BoxError;
@@ -69,14 +72,11 @@ use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock, spin_loop, thr
 /// ```
 ///
 /// # Errors
-/// [`PipeError::Capacity`] if it is 0, or more than a quarter of what can be counted.
+/// [`PipeError::Capacity`] if it is 0, or more than there is memory for.
 #[doc(alias("Netsys_polypipe", "create", "channel"))]
 pub fn pipe<T: Send>(capacity: usize) -> Result<(Writer<T>, Reader<T>), PipeError> {
-    if !(1..=usize::MAX / 4).contains(&capacity) {
-        return Err(PipeError::Capacity(capacity));
-    }
     let pipe = Arc::new(Pipe {
-        ring: Ring::new(capacity),
+        ring: Ring::new(capacity).ok_or(PipeError::Capacity(capacity))?,
         readable: Side::new(),
         writable: Side::new(),
         fate: Mutex::new(None),
@@ -99,7 +99,7 @@ struct Pipe<T> {
     readable: Side,
     /// Those who wait for room or the end.
     writable: Side,
-    /// How it has ended; set before the ring is marked.
+    /// How it has ended; set and the ring marked under one lock, so that it has ended for whoever comes second.
     fate: Mutex<Option<Fate>>,
     reader_closed: AtomicBool,
     /// Those that were asked for.
@@ -129,8 +129,9 @@ impl<T> Pipe<T> {
     fn try_write(&self, message: T) -> Result<(), WriteError<T>> {
         match self.ring.push(message) {
             Ok(()) => {
-                self.readable.became(|| self.is_readable());
-                self.writable.ceased(|| self.ring.has_room(), || self.is_writable());
+                let readable = self.readable.became(|| self.is_readable());
+                let writable = self.writable.ceased(|| self.ring.has_room(), || self.is_writable());
+                call(readable, writable);
                 Ok(())
             }
             Err((message, Refused::Full)) => Err(WriteError { error: PipeError::WouldBlock, message }),
@@ -142,8 +143,9 @@ impl<T> Pipe<T> {
     fn try_read(&self) -> Result<Option<T>, PipeError> {
         match self.ring.pop() {
             Ok(message) => {
-                self.writable.became(|| self.is_writable());
-                self.readable.ceased(|| self.ring.has_next(), || self.is_readable());
+                let writable = self.writable.became(|| self.is_writable());
+                let readable = self.readable.ceased(|| self.ring.has_next(), || self.is_readable());
+                call(writable, readable);
                 Ok(Some(message))
             }
             Err(Nothing::Empty) => Err(PipeError::WouldBlock),
@@ -176,24 +178,24 @@ impl<T> Pipe<T> {
             let first = decided.is_none();
             if first {
                 *decided = Some(fate);
+                self.ring.mark();
             }
             first
         };
         if first {
-            self.ring.mark();
-            self.readable.ended(|| self.is_readable());
-            self.writable.ended(|| self.is_writable());
+            let readable = self.readable.ended(|| self.is_readable());
+            let writable = self.writable.ended(|| self.is_writable());
+            call(readable, writable);
         }
         first
     }
 
     fn close_reader(&self) {
-        if self.reader_closed.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        self.reader_closed.store(true, Ordering::Release);
+        // Nobody reads them any more, and no more come once the ring is marked. Not left to who was first: it is empty for
+        // whoever has closed it.
+        let _clearing = Clearing(&self.ring);
         self.end(Fate::Closed);
-        // Nobody reads them any more. No more come, for the ring is marked.
-        while self.ring.pop().is_ok() {}
     }
 
     fn reason(&self) -> Option<Reason> {
@@ -201,6 +203,26 @@ impl<T> Pipe<T> {
             Some(Fate::Because(reason)) => Some(Arc::clone(reason)),
             _ => None,
         }
+    }
+}
+
+/// Calls the functions, if there are any, the second one also if the first one panics. There is no lock, and all is told:
+/// they are the user's, and may use the pipe.
+#[inline]
+pub(super) fn call(first: Option<Notify>, second: Option<Notify>) {
+    if first.is_some() || second.is_some() {
+        call_some(first, second);
+    }
+}
+
+#[cold]
+fn call_some(first: Option<Notify>, second: Option<Notify>) {
+    let result = first.map_or(Ok(()), |first| catch_unwind(AssertUnwindSafe(|| first())));
+    if let Some(second) = second {
+        second();
+    }
+    if let Err(panic) = result {
+        resume_unwind(panic);
     }
 }
 
@@ -269,7 +291,12 @@ impl<T: Send> Writer<T> {
     }
 
     /// Has `notify` called whenever the pipe becomes writable: there is room again, or it has ended. The thread that has
-    /// made it so calls it, without a lock. It is not called for what is so already; `None` takes it away.
+    /// made it so calls it, without a lock; another one that has just found the contrary may do so in its place. It is not
+    /// called for what is so already: look after setting it. `None` takes it away, but for a thread that is on the way to
+    /// calling it.
+    ///
+    /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
+    /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.writable.set_notify(notify, || self.pipe.is_writable());
@@ -287,8 +314,11 @@ impl<T: Send> Writer<T> {
             return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::writable().map_err(io_error)?;
-        self.add_bell(bell);
-        Ok(made.insert(Descriptor(fd)).clone())
+        let notify = self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
+        let descriptor = made.insert(Descriptor(fd)).clone();
+        drop(made);
+        call(notify, None);
+        Ok(descriptor)
     }
 
     /// What a write would be told, if the pipe has ended.
@@ -297,7 +327,7 @@ impl<T: Send> Writer<T> {
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
-        self.pipe.writable.add_bell(bell, || self.pipe.is_writable());
+        call(self.pipe.writable.add_bell(bell, || self.pipe.is_writable()), None);
     }
 }
 
@@ -346,8 +376,13 @@ impl<T: Send> Reader<T> {
         self.pipe.end(Fate::Because(Reason::from(reason.into())))
     }
 
-    /// Has `notify` called whenever the pipe becomes readable: there is a message again, or it has ended. The thread that
-    /// has made it so calls it, without a lock. It is not called for what is so already; `None` takes it away.
+    /// Has `notify` called whenever the pipe becomes readable: there is a message again, or it has ended. The thread that has
+    /// made it so calls it, without a lock; another one that has just found the contrary may do so in its place. It is not
+    /// called for what is so already: look after setting it. `None` takes it away, but for a thread that is on the way to
+    /// calling it.
+    ///
+    /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
+    /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.readable.set_notify(notify, || self.pipe.is_readable());
@@ -365,12 +400,15 @@ impl<T: Send> Reader<T> {
             return Ok(descriptor.clone());
         }
         let (bell, fd) = Bell::readable().map_err(io_error)?;
-        self.add_bell(bell);
-        Ok(made.insert(Descriptor(fd)).clone())
+        let notify = self.pipe.readable.add_bell(bell, || self.pipe.is_readable());
+        let descriptor = made.insert(Descriptor(fd)).clone();
+        drop(made);
+        call(notify, None);
+        Ok(descriptor)
     }
 
     pub(super) fn add_bell(&self, bell: Bell) {
-        self.pipe.readable.add_bell(bell, || self.pipe.is_readable());
+        call(self.pipe.readable.add_bell(bell, || self.pipe.is_readable()), None);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every interleaving of a few writers and readers with each other and with the end.
 //!
-//! Time stands still in the models, so that a thread that is not woken hangs for ever, which loom reports.
+//! There is no time in the models but none at all and for ever, so that a thread that is not woken hangs, which loom reports.
 
 use loom::sync::atomic::AtomicUsize as Count;
 
@@ -157,6 +157,29 @@ fn notify_function_misses_no_message() {
     });
 }
 
+/// Who gives up at the moment at which he would be woken takes neither a message nor the waking from who waits on.
+#[test]
+fn reader_that_gives_up_takes_nothing_from_another() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let other = reader.clone();
+        let gives_up = thread::spawn(move || match other.read(Some(Duration::ZERO)) {
+            Ok(Some(_)) => 1,
+            Err(PipeError::TimedOut) => 0,
+            result => panic!("{result:?}"),
+        });
+        let writes = thread::spawn(move || {
+            writer.try_write(1).expect("there is room");
+            writer.try_write(2).expect("there is room");
+            writer
+        });
+        assert!(reader.read(None).expect("nobody has closed the pipe").is_some());
+        let read = 1 + gives_up.join().unwrap();
+        let _writer = writes.join().unwrap();
+        assert_eq!(reader.len(), 2 - read);
+    });
+}
+
 /// When all is quiet, what was told last is so.
 #[test]
 fn what_was_told_is_true_in_the_end() {
@@ -176,5 +199,74 @@ fn what_was_told_is_true_in_the_end() {
         assert_eq!(reader.len(), left);
         assert_eq!(reader.pipe.readable.was_told(), left == 1);
         assert_eq!(writer.pipe.writable.was_told(), left == 0);
+    });
+}
+
+/// Whoever has ended the pipe finds it ended, also if another was first and is on the way still.
+#[test]
+fn second_end_is_the_end_when_it_returns() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let other = writer.clone();
+        let first = thread::spawn(move || other.finish());
+        writer.close();
+        assert!(writer.has_ended());
+        assert!(writer.try_write(1).is_err());
+        assert_eq!(read_all(&reader), []);
+        first.join().unwrap();
+    });
+}
+
+/// What is accepted while the reading end closes is dropped with it, also if a writer has finished the pipe and is on the
+/// way still.
+#[test]
+fn closed_reading_end_holds_no_message() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let other = writer.clone();
+        let finisher = thread::spawn(move || other.finish());
+        let message = Arc::new(());
+        let racer = thread::spawn({
+            let (writer, message) = (writer.clone(), Arc::clone(&message));
+            move || drop(writer.try_write(message))
+        });
+        reader.close();
+        assert!(matches!(reader.try_read(), Err(PipeError::Closed)));
+        finisher.join().unwrap();
+        racer.join().unwrap();
+        assert_eq!(Arc::strong_count(&message), 1);
+        drop(writer);
+    });
+}
+
+/// Two that close the reading end at once: it is empty for both.
+#[test]
+fn reading_end_is_empty_for_whoever_has_closed_it() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        writer.write(1, None).unwrap();
+        writer.write(2, None).unwrap();
+        let other = reader.clone();
+        let first = thread::spawn(move || other.close());
+        reader.close();
+        assert!(matches!(reader.try_read(), Err(PipeError::Closed)));
+        first.join().unwrap();
+    });
+}
+
+/// A descriptor that is made just then takes no call from a function that was there before.
+#[test]
+fn new_descriptor_takes_no_call_away() {
+    model(|| {
+        let (writer, reader) = pipe(1).unwrap();
+        let calls = Arc::new(Count::new(0));
+        let called = Arc::clone(&calls);
+        reader.set_notify(Some(Box::new(move || {
+            called.fetch_add(1, Ordering::SeqCst);
+        })));
+        let writes = thread::spawn(move || writer.write(1, None).expect("there is room"));
+        reader.descriptor().expect("there are descriptors left");
+        writes.join().unwrap();
+        assert!(calls.load(Ordering::SeqCst) >= 1);
     });
 }

@@ -25,7 +25,7 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
 use crate::sync::{AtomicUsize, Ordering, UnsafeCell, spin_loop, thread};
 
@@ -93,19 +93,25 @@ impl Backoff {
 }
 
 impl<T> Ring<T> {
-    /// A queue for `capacity` messages: at least 1, at most a quarter of `usize`.
-    pub(super) fn new(capacity: usize) -> Ring<T> {
-        assert!((1..=usize::MAX / 4).contains(&capacity), "the capacity was checked");
+    /// A queue for `capacity` messages: at least 1, at most a quarter of `usize`, and not more than there is memory for.
+    pub(super) fn new(capacity: usize) -> Option<Ring<T>> {
+        if !(1..=usize::MAX / 4).contains(&capacity) {
+            return None;
+        }
         let mark = (capacity + 1).next_power_of_two();
-        let slot =
-            |index| Slot { stamp: AtomicUsize::new(index), value: UnsafeCell::new(MaybeUninit::uninit()) };
-        Ring {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity).ok()?;
+        slots.extend((0..capacity).map(|index| Slot {
+            stamp: AtomicUsize::new(index),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }));
+        Some(Ring {
             head: Alone(AtomicUsize::new(0)),
             tail: Alone(AtomicUsize::new(0)),
-            slots: (0..capacity).map(slot).collect(),
+            slots: slots.into_boxed_slice(),
             lap: mark * 2,
             mark,
-        }
+        })
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -265,6 +271,19 @@ impl<T> Ring<T> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        while self.pop().is_ok() {}
+        drop(Clearing(self));
+    }
+}
+
+/// Drops the messages when it is dropped; also the rest of them, if dropping one of them panics.
+pub(super) struct Clearing<'ring, T>(pub(super) &'ring Ring<T>);
+
+impl<T> Drop for Clearing<'_, T> {
+    fn drop(&mut self) {
+        while let Ok(message) = self.0.pop() {
+            let rest = Clearing(self.0);
+            drop(message);
+            mem::forget(rest);
+        }
     }
 }

@@ -17,13 +17,15 @@
 //! Nobody is missed: who makes the side ready first changes the ring and then looks at `attention`; who goes to sleep, or
 //! tells that it is not ready, first changes `attention` and then looks at the ring. All four are in one total order.
 //!
-//! This module does not know what ready means: the caller says so.
+//! This module does not know what ready means: the caller says so. Nor does it call a function: it hands it to the caller,
+//! who calls it when all sides are told, for it may do anything, even panic.
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::bell::Bell;
+use crate::generation::Generation;
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence, lock};
 
 const UNTOLD: usize = 1;
@@ -42,7 +44,9 @@ pub(in crate::transport) struct Side {
 
 #[derive(Default)]
 struct State {
-    bells: Vec<Bell>,
+    /// With the process that has made each: a child that was forked has a copy of the pipe, but the same descriptors, and
+    /// would make them say what is so in the copy.
+    bells: Vec<(Generation, Bell)>,
     notify: Option<Notify>,
     /// What bells and function were last told.
     told: bool,
@@ -60,40 +64,49 @@ impl Side {
         }
     }
 
-    /// The ring was changed so that this side may be ready: tells one sleeper, and who else wants to know.
+    /// The ring was changed so that this side may be ready: tells one sleeper, and who else wants to know. Returns the
+    /// function, if it is to be called.
     #[inline]
-    pub(in crate::transport) fn became(&self, is_ready: impl Fn() -> bool) {
+    #[must_use]
+    pub(in crate::transport) fn became(&self, is_ready: impl Fn() -> bool) -> Option<Notify> {
         // Loom knows the total order of fences only, not that of sequentially consistent accesses.
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
-        if self.attention.load(Ordering::SeqCst) != 0 {
-            self.tell(1, is_ready);
-        }
+        if self.attention.load(Ordering::SeqCst) != 0 { self.tell(1, is_ready) } else { None }
     }
 
     /// The ring was changed so that this side may not be ready any more. If `is_still` is true it was ready after that
-    /// for a moment, and whoever ends that tells of it.
+    /// for a moment, and whoever ends that tells of it. Returns the function, if it is to be called: the side may have
+    /// become ready again meanwhile.
     #[inline]
-    pub(in crate::transport) fn ceased(&self, is_still: impl Fn() -> bool, is_ready: impl Fn() -> bool) {
+    #[must_use]
+    pub(in crate::transport) fn ceased(
+        &self,
+        is_still: impl Fn() -> bool,
+        is_ready: impl Fn() -> bool,
+    ) -> Option<Notify> {
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
         if self.watched.load(Ordering::SeqCst) && !is_still() && !is_ready() {
-            self.tell(0, is_ready);
+            self.tell(0, is_ready)
+        } else {
+            None
         }
     }
 
-    /// The end: tells everyone.
-    pub(in crate::transport) fn ended(&self, is_ready: impl Fn() -> bool) {
+    /// The end: tells everyone. Returns the function, if it is to be called.
+    #[must_use]
+    pub(in crate::transport) fn ended(&self, is_ready: impl Fn() -> bool) -> Option<Notify> {
         if cfg!(loom) {
             fence(Ordering::SeqCst);
         }
-        self.tell(usize::MAX, is_ready);
+        self.tell(usize::MAX, is_ready)
     }
 
     #[cold]
-    fn tell(&self, most: usize, is_ready: impl Fn() -> bool) {
+    fn tell(&self, most: usize, is_ready: impl Fn() -> bool) -> Option<Notify> {
         let mut state = lock(&self.state);
         let asleep = self.attention.load(Ordering::SeqCst) / SLEEPER;
         let count = asleep.min(most);
@@ -102,12 +115,7 @@ impl Side {
             state.woken += count;
             if count == 1 { self.wake.notify_one() } else { self.wake.notify_all() }
         }
-        let notify = self.settle(&mut state, is_ready);
-        drop(state);
-        // Not under the lock: it is the caller's, and may use the pipe.
-        if let Some(notify) = notify {
-            notify();
-        }
+        self.settle(&mut state, is_ready)
     }
 
     /// Tells bells and function what is so now. Returns the function, if it is to be called.
@@ -124,7 +132,8 @@ impl Side {
             }
             rose = ready;
             state.told = ready;
-            state.bells.iter().for_each(|bell| bell.set(ready));
+            let own = state.bells.iter().filter(|(made, _)| made.is_current());
+            own.for_each(|(_, bell)| bell.set(ready));
             if ready {
                 self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
             } else {
@@ -179,31 +188,38 @@ impl Side {
         (state, false)
     }
 
-    /// Time stands still in the models.
+    /// In the models there is no time between now and never: who has a deadline is past it when others have had the lock.
     #[cfg(loom)]
     fn wait<'side>(
-        &self,
+        &'side self,
         state: MutexGuard<'side, State>,
-        _: Option<Instant>,
+        deadline: Option<Instant>,
     ) -> (MutexGuard<'side, State>, bool) {
+        if deadline.is_some() {
+            drop(state);
+            return (lock(&self.state), true);
+        }
         (self.wake.wait(state).expect("no thread panics"), false)
     }
 
-    /// Has a bell told from now on: first, what is so now.
-    pub(in crate::transport) fn add_bell(&self, bell: Bell, is_ready: impl Fn() -> bool) {
+    /// Has a bell told from now on: first, what is so now. Returns the function, if it is to be called: whoever has just
+    /// made the side ready may find that the bell knows it already, and leave it at that.
+    #[must_use]
+    pub(in crate::transport) fn add_bell(&self, bell: Bell, is_ready: impl Fn() -> bool) -> Option<Notify> {
         let mut state = lock(&self.state);
         if state.told {
             bell.set(true);
         }
-        state.bells.push(bell);
-        self.watch(state, is_ready);
+        state.bells.push((Generation::current(), bell));
+        self.watch(state, is_ready)
     }
 
     /// Has a function called from now on whenever the side becomes ready, in the place of the one before.
     pub(in crate::transport) fn set_notify(&self, notify: Option<Notify>, is_ready: impl Fn() -> bool) {
         let mut state = lock(&self.state);
         let before = mem::replace(&mut state.notify, notify);
-        self.watch(state, is_ready);
+        // What is so already is no news for the new one.
+        let _ = self.watch(state, is_ready);
         // Not under the lock: what it owns is the caller's.
         drop(before);
     }
@@ -214,7 +230,8 @@ impl Side {
         lock(&self.state).told
     }
 
-    fn watch(&self, mut state: MutexGuard<'_, State>, is_ready: impl Fn() -> bool) {
+    #[must_use]
+    fn watch(&self, mut state: MutexGuard<'_, State>, is_ready: impl Fn() -> bool) -> Option<Notify> {
         let watched = !state.bells.is_empty() || state.notify.is_some();
         self.watched.store(watched, Ordering::SeqCst);
         if !watched {
@@ -224,7 +241,6 @@ impl Side {
             self.attention.fetch_or(UNTOLD, Ordering::SeqCst);
         }
         fence(Ordering::SeqCst);
-        // What is so already is no news for a function.
-        let _ = self.settle(&mut state, is_ready);
+        self.settle(&mut state, is_ready)
     }
 }

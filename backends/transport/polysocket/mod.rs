@@ -57,7 +57,7 @@ pub use client::{Client, Mode};
 pub use end::PolyEnd;
 pub use server::{PolyAddress, Server};
 
-use super::polypipe::{Bell, PipeError, Side, pipe};
+use super::polypipe::{Bell, PipeError, Side, call, pipe};
 use super::{Limits, Message, Transport, TransportError};
 use crate::sync::{Mutex, lock};
 
@@ -171,8 +171,9 @@ impl<S: Message, R: Message> Request<S, R> {
         if answer == Answer::Refused {
             self.client.close_because(PolysocketError::Refused);
         }
-        self.answered.ended(|| self.is_answered());
-        lock(&self.server).take()
+        let end = lock(&self.server).take();
+        call(self.answered.ended(|| self.is_answered()), None);
+        end
     }
 }
 
@@ -196,8 +197,9 @@ fn descriptor(
     }
     let (bell, fd) =
         Bell::readable().map_err(|source| PipeError::Io { op: "eventfd", source: Arc::new(source) })?;
-    side.add_bell(bell, is_ready);
-    let descriptor = super::polypipe::Descriptor::new(fd);
-    *made = Some(descriptor.clone());
+    let notify = side.add_bell(bell, is_ready);
+    let descriptor = made.insert(super::polypipe::Descriptor::new(fd)).clone();
+    drop(made);
+    call(notify, None);
     Ok(descriptor)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Answer, Message, PolyEnd, PolysocketError, Request, descriptor};
 use crate::sync::global::OnceLock;
 use crate::sync::{Mutex, lock};
-use crate::transport::polypipe::{Descriptor, Side, deadline_after, is_past};
+use crate::transport::polypipe::{Descriptor, Side, call, deadline_after, is_past};
 use crate::transport::{Listener, TransportError};
 
 /// Where connections are asked for: each that is accepted is an end that sends `S` and receives `R`.
@@ -117,7 +117,7 @@ impl<S: Message, R: Message> Server<S, R> {
                 state.accepting = true;
                 state.waiting.pop_front().ok_or(PolysocketError::WouldBlock)?
             };
-            self.desk.wanted.ceased(|| false, || self.desk.is_ready());
+            call(self.desk.wanted.ceased(|| false, || self.desk.is_ready()), None);
             // Those who do not want it any more are passed over.
             if let Some(end) = request.decide(Answer::Accepted) {
                 return Ok(end);
@@ -133,7 +133,7 @@ impl<S: Message, R: Message> Server<S, R> {
             state.accepting = false;
             std::mem::take(&mut state.waiting)
         };
-        self.desk.wanted.ceased(|| false, || self.desk.is_ready());
+        call(self.desk.wanted.ceased(|| false, || self.desk.is_ready()), None);
         waiting.iter().filter_map(|request| request.decide(Answer::Refused)).count()
     }
 
@@ -188,7 +188,7 @@ impl<S: Message, R: Message> Desk<S, R> {
             }
             state.waiting.push_back(request);
         }
-        self.wanted.became(|| self.is_ready());
+        call(self.wanted.became(|| self.is_ready()), None);
         true
     }
 
@@ -200,7 +200,7 @@ impl<S: Message, R: Message> Desk<S, R> {
     /// A request was withdrawn.
     pub(super) fn forget_withdrawn(&self) {
         lock(&self.state).waiting.retain(|request| request.answer() != Answer::Withdrawn);
-        self.wanted.ceased(|| false, || self.is_ready());
+        call(self.wanted.ceased(|| false, || self.is_ready()), None);
     }
 
     fn close(&self) {
@@ -212,7 +212,7 @@ impl<S: Message, R: Message> Desk<S, R> {
         for request in waiting {
             request.decide(Answer::Refused);
         }
-        self.wanted.ended(|| self.is_ready());
+        call(self.wanted.ended(|| self.is_ready()), None);
     }
 }
 
