@@ -46,6 +46,8 @@ fn main() -> ExitCode {
         killed_server_is_the_end_for_its_clients
         garbage_from_a_raw_client_ends_its_link_alone
         failing_calls_leave_no_descriptor
+        descriptors_without_a_free_number_are_told
+        descriptors_do_not_travel_over_the_network
     }
     run_tests(&tests);
     ExitCode::SUCCESS
@@ -436,4 +438,43 @@ fn failing_calls_leave_no_descriptor() {
         connect(&SocketAddress::Path(Arc::from(Path::new("/nowhere/at/all")))).expect_err("nobody listens");
     }
     assert_eq!(open_descriptors(), before);
+}
+
+fn descriptors_without_a_free_number_are_told() {
+    in_a_unit(|| {
+        let (near, far): (End, End) = Socket::pair(limits()).expect("pair");
+        let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
+        near.send_with(note("lost"), &[writer.as_fd(), writer.as_fd()], None).expect("there is room");
+        near.send_with(note("found"), &[writer.as_fd()], None).expect("there is room");
+        let before = open_descriptors();
+        let lowest = |count: u64| {
+            use manycore_backends::posix::process::set_open_files_max;
+            set_open_files_max(Some(count)).expect("it can be lowered, and raised again");
+        };
+        // No number is left for two.
+        let open = u64::try_from(before.len()).expect("there are few");
+        assert_eq!(
+            before.last().map(|last| u64::from(last.unsigned_abs()) + 1),
+            Some(open),
+            "there are no gaps"
+        );
+        lowest(open + 1);
+        let error = far.receive_with(None).expect_err("there is one number for two");
+        lowest(open + 10);
+        assert_eq!(errno_of(&error), Some(libc::EMFILE));
+        assert_eq!(open_descriptors(), before);
+        let (message, descriptors) = far.receive_with(None).expect("the next one is not lost");
+        assert_eq!((message, descriptors.len()), (note("found"), 1));
+    });
+}
+
+fn descriptors_do_not_travel_over_the_network() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = NoteListener::bind_loopback(any, limits()).expect("there is a loopback device");
+    let near = connect(&listener.address()).expect("somebody listens");
+    let far = listener.accept(None).expect("somebody waits");
+    let error = near.send_with(note("with"), &[listener.as_fd()], None).expect_err("they cannot");
+    assert_eq!(errno_of(&error), Some(libc::EINVAL), "{error}");
+    near.send(note("without"), None).expect("the link is as it was");
+    assert_eq!(far.receive(None).expect("it was sent"), note("without"));
 }

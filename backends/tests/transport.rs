@@ -284,3 +284,146 @@ fn panic_of_a_message_leaves_the_link_usable() {
         assert_eq!(right.receive(None).expect("receive"), Fragile(b'f'));
     });
 }
+
+/// A pipe; what is written into its second end comes out of the first, and its end when all copies are closed.
+fn pipe() -> (OwnedFd, OwnedFd) {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe can be made")
+}
+
+fn read_all(reader: &OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 64];
+    loop {
+        match rustix::io::read(reader, &mut buffer).expect("it can be read") {
+            0 => return bytes,
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+#[test]
+fn descriptors_travel_with_their_messages() {
+    let (near, far): (End, End) = Socket::pair(Limits::default()).expect("pair");
+    let pipes: Vec<_> = (0..6).map(|_| pipe()).collect();
+    let writer = |index: usize| pipes[index].1.as_fd();
+    // With one, with none, with some, with a large message that needs many calls, and with none.
+    near.send_with(Note::sample(1, 10), &[writer(0)], None).expect("there is room");
+    near.send(Note::sample(2, 10), None).expect("there is room");
+    near.send_with(Note::sample(3, 0), &[writer(1), writer(2), writer(1)], None).expect("there is room");
+    near.send_with(Note::sample(4, 30), &[writer(3)], None).expect("there is room");
+    let sender = thread::spawn({
+        let large = rustix::io::fcntl_dupfd_cloexec(writer(4), 0).expect("a number is free");
+        move || {
+            near.send_with(Note::sample(5, 3 << 20), &[large.as_fd()], None).expect("somebody receives");
+            near.send(Note::sample(6, 100_000), None).expect("somebody receives");
+        }
+    });
+    let mut received = Vec::new();
+    for (seed, length, count) in
+        [(1, 10, 1), (2, 10, 0), (3, 0, 3), (4, 30, 1), (5, 3 << 20, 1), (6, 100_000, 0)]
+    {
+        let (message, descriptors) = far.receive_with(None).expect("it was sent");
+        assert_eq!(message, Note::sample(seed, length));
+        assert_eq!(descriptors.len(), count, "of message {seed}");
+        received.extend(descriptors);
+    }
+    sender.join().expect("the thread does not panic");
+    assert!(matches!(far.try_receive_with(), Err(TransportError::Closed)));
+    // In order, open, and private.
+    for (number, descriptor) in (b'a'..).zip(&received) {
+        let flags = rustix::io::fcntl_getfd(descriptor).expect("it is open");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        rustix::io::write(descriptor, &[number]).expect("somebody reads");
+    }
+    drop(received);
+    let texts: Vec<_> = pipes
+        .into_iter()
+        .map(|(reader, writer)| {
+            drop(writer);
+            String::from_utf8(read_all(&reader)).expect("it is text")
+        })
+        .collect();
+    assert_eq!(texts, ["a", "bd", "c", "e", "f", ""]);
+}
+
+#[test]
+fn descriptors_that_nobody_asks_for_are_closed() {
+    let (near, far): (End, End) = Socket::pair(Limits::default()).expect("pair");
+    let (reader, writer) = pipe();
+    near.send_with(Note::sample(1, 10), &[writer.as_fd()], None).expect("there is room");
+    near.send_with(Note(b"undecodable".to_vec()), &[writer.as_fd()], None).expect("there is room");
+    near.send_with(Note::sample(2, 10), &[writer.as_fd()], None).expect("there is room");
+    drop(writer);
+    assert_eq!(far.receive(None).expect("it was sent"), Note::sample(1, 10));
+    assert!(matches!(far.receive_with(None), Err(TransportError::Decode(_))));
+    // One is on its way, and is closed with the link.
+    drop(far);
+    assert_eq!(read_all(&reader), b"");
+}
+
+#[test]
+fn too_many_descriptors_are_refused_and_as_many_as_may_be_arrive() {
+    let (near, far): (End, End) = Socket::pair(Limits::default()).expect("pair");
+    let (_reader, writer) = pipe();
+    let many = vec![writer.as_fd(); 254];
+    let result = near.send_with(Note::sample(1, 10), &many, None);
+    assert!(
+        matches!(result, Err(TransportError::TooManyDescriptors { count: 254, limit: 253 })),
+        "{result:?}"
+    );
+    near.send_with(Note::sample(2, 10), &many[..253], None).expect("there is room");
+    let (message, descriptors) = far.receive_with(None).expect("it was sent");
+    assert_eq!((message, descriptors.len()), (Note::sample(2, 10), 253));
+}
+
+/// Sends bytes with descriptors, as a stranger may.
+fn send_raw(raw: &UnixStream, bytes: &[u8], descriptors: &[std::os::fd::BorrowedFd<'_>]) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut room = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut room);
+    assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+    let sent = sendmsg(raw, &[std::io::IoSlice::new(bytes)], &mut control, SendFlags::empty());
+    assert_eq!(sent, Ok(bytes.len()));
+}
+
+#[test]
+fn descriptors_in_the_middle_of_a_frame_belong_to_its_message() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    let (reader, writer) = pipe();
+    let (other_reader, other) = pipe();
+    let bytes = [frame(b"first"), frame(b"second")].concat();
+    raw.write_all(&bytes[..6]).expect("there is room");
+    send_raw(&raw, &bytes[6..8], &[writer.as_fd()]);
+    send_raw(&raw, &bytes[8..14], &[other.as_fd()]);
+    raw.write_all(&bytes[14..]).expect("there is room");
+    drop((writer, other));
+    let (message, descriptors) = end.receive_with(None).expect("it was sent");
+    assert_eq!((message, descriptors.len()), (Note(b"first".to_vec()), 1));
+    let (second, others) = end.receive_with(None).expect("it was sent");
+    assert_eq!((second, others.len()), (Note(b"second".to_vec()), 1));
+    drop(descriptors);
+    assert_eq!(read_all(&reader), b"");
+    drop(others);
+    assert_eq!(read_all(&other_reader), b"");
+}
+
+#[test]
+fn stranger_cannot_fill_the_table_of_descriptors() {
+    let (end, raw) = end_and_raw(Limits::default());
+    let (reader, writer) = pipe();
+    let many = vec![writer.as_fd(); 253];
+    // A frame that never ends.
+    send_raw(&raw, &[0xff, 0xff, 0, 0, 1], &many);
+    send_raw(&raw, &[2], &many[..1]);
+    drop(many);
+    drop(writer);
+    let result = loop {
+        match end.try_receive_with() {
+            Ok(None) => {}
+            result => break result.map(|_| ()),
+        }
+    };
+    assert!(matches!(result, Err(TransportError::Broken)), "{result:?}");
+    drop(end);
+    assert_eq!(read_all(&reader), b"", "all are closed");
+}

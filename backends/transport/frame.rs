@@ -189,7 +189,8 @@ impl Reassembler {
         }
     }
 
-    fn held(&self) -> usize {
+    /// How many bytes have arrived that are of no payload taken out.
+    pub(super) fn held(&self) -> usize {
         self.end - self.start
     }
 

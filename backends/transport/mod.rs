@@ -253,6 +253,14 @@ pub enum TransportError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// So many descriptors do not travel with one message: send several messages.
+    #[error("{count} descriptors are too many for one message: at most {limit}")]
+    TooManyDescriptors {
+        /// How many there are.
+        count: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// Nobody listens at the address, or not any more.
     #[error("nobody listens there")]
     Refused,

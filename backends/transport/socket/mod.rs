@@ -6,9 +6,10 @@
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
 //!
-//! This module passes no descriptors and no credentials along with messages.
+//! This module passes no credentials along with messages: who is there is known when the link is made.
 
 mod credentials;
+mod descriptors;
 mod listener;
 
 use std::fmt;
@@ -22,8 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
-    sockopt,
+    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair, sockopt,
 };
 
 pub use credentials::Peer;
@@ -32,6 +32,7 @@ pub use listener::{SocketAddress, SocketListener};
 use super::frame::{self, Reassembler};
 use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
+use descriptors::{Arrived, send_with};
 
 /// Unix stream sockets: between processes, also between threads.
 #[doc(alias("socketpair", "AF_UNIX"))]
@@ -124,6 +125,8 @@ struct Receiving {
     sleepers: usize,
     /// The peer sends nothing more.
     ended: bool,
+    /// What has come along with bytes.
+    arrived: Arrived,
 }
 
 impl<S: Message, R: Message> SocketEnd<S, R> {
@@ -158,6 +161,50 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Peer::of(self.fd.as_fd())
     }
 
+    /// Sends the message together with duplicates of descriptors, waiting as [`send`](Endpoint::send) does. The peer gets
+    /// them by [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
+    ///
+    /// # Errors
+    /// [`TransportError::TooManyDescriptors`] for more than 253; [`TransportError::Io`] with `ETOOMANYREFS` if too many
+    /// are on their way, and with `EINVAL` over the loopback device; else as for [`send`](Endpoint::send).
+    #[doc(alias("SCM_RIGHTS", "sendmsg"))]
+    pub fn send_with(
+        &self,
+        message: S,
+        descriptors: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<(), TransportError> {
+        if descriptors.len() > descriptors::MOST {
+            let (count, limit) = (descriptors.len(), descriptors::MOST);
+            return Err(TransportError::TooManyDescriptors { count, limit });
+        }
+        // Over others they would be lost without a word.
+        let domain = sockopt::socket_domain(&self.fd).map_err(|errno| failed("getsockopt", errno))?;
+        if domain != AddressFamily::UNIX && !descriptors.is_empty() {
+            return Err(failed("sendmsg", Errno::INVAL));
+        }
+        self.send_all(&message, descriptors, timeout)
+    }
+
+    /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
+    /// [`receive`](Endpoint::receive), their descriptors are closed.
+    ///
+    /// # Errors
+    /// [`TransportError::Io`] with `EMFILE` if descriptors were lost because there were too many here: the message is lost
+    /// with them, the next one is not; else as for [`receive`](Endpoint::receive).
+    #[doc(alias("SCM_RIGHTS", "recvmsg"))]
+    pub fn receive_with(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
+        self.receive_all(timeout)
+    }
+
+    /// Receives a message with its descriptors, if that needs no waiting.
+    ///
+    /// # Errors
+    /// As [`receive_with`](SocketEnd::receive_with), but `Ok(None)` where that would wait.
+    pub fn try_receive_with(&self) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
+        self.take(&mut lock(&self.receiving))
+    }
+
     fn new(fd: OwnedFd, limits: Limits) -> SocketEnd<S, R> {
         SocketEnd {
             fd,
@@ -174,6 +221,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 frames: Reassembler::new(limits.message_bytes),
                 sleepers: 0,
                 ended: false,
+                arrived: Arrived::default(),
             }),
             messages: PhantomData,
         }
@@ -186,8 +234,12 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         let _ = shutdown(&self.fd, Shutdown::Both);
     }
 
-    /// Writes the rest as far as that needs no waiting; true if nothing is left.
-    fn write_rest(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+    /// Writes the rest as far as that needs no waiting; true if nothing is left. The descriptors go with its first byte.
+    fn write_rest(
+        &self,
+        sending: &mut Sending,
+        mut descriptors: &[BorrowedFd<'_>],
+    ) -> Result<bool, TransportError> {
         let fate = self.fate.load(Ordering::Acquire);
         if fate != OPEN || sending.closed {
             sending.discard();
@@ -196,8 +248,15 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         while !sending.rest.is_empty() {
             let rest = &sending.buffer[sending.rest.clone()];
             // DONTWAIT, because whoever shares the socket can make it blocking.
-            match send(&self.fd, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(count) => sending.rest.start += count,
+            let sent = match descriptors {
+                [] => send(&self.fd, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
+                some => send_with(self.fd.as_fd(), rest, some),
+            };
+            match sent {
+                Ok(count) => {
+                    sending.rest.start += count;
+                    descriptors = &[];
+                }
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => {
@@ -218,14 +277,14 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
     /// Writes the rest, to be followed by a message; true if that may follow.
     fn make_way(&self, sending: &mut Sending) -> Result<bool, TransportError> {
-        let free = self.write_rest(sending)?;
+        let free = self.write_rest(sending, &[])?;
         if sending.finished { Err(TransportError::Finished) } else { Ok(free) }
     }
 
     /// Writes the frame in the buffer, and accepts it if the socket takes at least one byte of it.
-    fn offer(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+    fn offer(&self, sending: &mut Sending, descriptors: &[BorrowedFd<'_>]) -> Result<bool, TransportError> {
         sending.rest = 0..sending.buffer.len();
-        let result = self.write_rest(sending);
+        let result = self.write_rest(sending, descriptors);
         let begun = sending.rest.start > 0;
         match result {
             Err(error @ (TransportError::Closed | TransportError::Broken)) => Err(error),
@@ -241,14 +300,22 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         }
     }
 
-    /// Takes a message that is held or has arrived.
-    fn take(&self, receiving: &mut Receiving) -> Result<Option<R>, TransportError> {
+    /// Takes a message that is held or has arrived, with the descriptors that have come along.
+    fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
         loop {
             match receiving.frames.take() {
                 Ok(Some(payload)) => {
                     let message = R::decode(payload).map_err(TransportError::Decode);
+                    let batch = receiving.arrived.take(receiving.frames.held());
                     receiving.frames.trim();
-                    return message.map(Some);
+                    if batch.lost {
+                        return Err(failed("recvmsg", Errno::MFILE));
+                    }
+                    if batch.descriptors.len() > descriptors::MOST {
+                        self.end(BROKEN);
+                        return Err(TransportError::Broken);
+                    }
+                    return message.map(|message| Some((message, batch.descriptors)));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -267,11 +334,18 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 let exactly = missing.min(space.len());
                 space = &mut space[..exactly];
             }
-            match recv(&self.fd, space, RecvFlags::DONTWAIT) {
+            match receiving.arrived.receive(self.fd.as_fd(), space) {
                 // Whether it receives is another matter, which sending will tell.
-                Ok((_, 0)) => receiving.ended = true,
+                Ok(0) => receiving.ended = true,
                 Err(Errno::CONNRESET) => self.end(CLOSED),
-                Ok((_, count)) => receiving.frames.filled(count),
+                Ok(count) => {
+                    receiving.frames.filled(count);
+                    // All are of the message that is not whole yet.
+                    if receiving.frames.missing() > 0 && receiving.arrived.is_too_many() {
+                        self.end(BROKEN);
+                        return Err(TransportError::Broken);
+                    }
+                }
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(failed("recv", errno)),
@@ -279,13 +353,13 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         }
     }
 
-    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
-        wait_for(self.fd.as_fd(), events, deadline)
-    }
-}
-
-impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
-    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
+    /// What [`Endpoint::send`] promises, with descriptors.
+    fn send_all(
+        &self,
+        message: &S,
+        descriptors: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<(), TransportError> {
         let deadline = deadline_after(timeout);
         let mut encoded = None;
         let number = loop {
@@ -293,9 +367,9 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
             if self.make_way(&mut sending)? {
                 match encoded.take() {
                     Some(frame) => sending.buffer = frame,
-                    None => sending.encode(&message, self.limits)?,
+                    None => sending.encode(message, self.limits)?,
                 }
-                if self.offer(&mut sending)? {
+                if self.offer(&mut sending, descriptors)? {
                     if sending.rest.is_empty() {
                         return Ok(());
                     }
@@ -314,7 +388,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
             if sending.accepted != number {
                 break;
             }
-            match self.write_rest(&mut sending) {
+            match self.write_rest(&mut sending, &[]) {
                 Ok(false) => {}
                 Err(error @ (TransportError::Closed | TransportError::Broken)) => return Err(error),
                 Ok(true) | Err(_) => break,
@@ -323,34 +397,8 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
         Ok(())
     }
 
-    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
-        let mut sending = lock(&self.sending);
-        if !self.make_way(&mut sending)? {
-            return Err(TrySendError::Full(message));
-        }
-        sending.encode(&message, self.limits)?;
-        if self.offer(&mut sending)? {
-            return Ok(());
-        }
-        sending.discard();
-        Err(TrySendError::Full(message))
-    }
-
-    fn flush(&self) -> Result<bool, TransportError> {
-        self.write_rest(&mut lock(&self.sending))
-    }
-
-    fn finish(&self) -> Result<(), TransportError> {
-        let mut sending = lock(&self.sending);
-        sending.finished = true;
-        self.write_rest(&mut sending).map(|_| ())
-    }
-
-    fn is_flushed(&self) -> bool {
-        lock(&self.sending).rest.is_empty() || self.fate.load(Ordering::Acquire) != OPEN
-    }
-
-    fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
+    /// What [`Endpoint::receive`] promises, with descriptors.
+    fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
         let deadline = deadline_after(timeout);
         let mut receiving = lock(&self.receiving);
         loop {
@@ -368,8 +416,49 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
         }
     }
 
+    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
+        wait_for(self.fd.as_fd(), events, deadline)
+    }
+}
+
+impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
+    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
+        self.send_all(&message, &[], timeout)
+    }
+
+    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
+        let mut sending = lock(&self.sending);
+        if !self.make_way(&mut sending)? {
+            return Err(TrySendError::Full(message));
+        }
+        sending.encode(&message, self.limits)?;
+        if self.offer(&mut sending, &[])? {
+            return Ok(());
+        }
+        sending.discard();
+        Err(TrySendError::Full(message))
+    }
+
+    fn flush(&self) -> Result<bool, TransportError> {
+        self.write_rest(&mut lock(&self.sending), &[])
+    }
+
+    fn finish(&self) -> Result<(), TransportError> {
+        let mut sending = lock(&self.sending);
+        sending.finished = true;
+        self.write_rest(&mut sending, &[]).map(|_| ())
+    }
+
+    fn is_flushed(&self) -> bool {
+        lock(&self.sending).rest.is_empty() || self.fate.load(Ordering::Acquire) != OPEN
+    }
+
+    fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
+        self.receive_all(timeout).map(|(message, _)| message)
+    }
+
     fn try_receive(&self) -> Result<Option<R>, TransportError> {
-        self.take(&mut lock(&self.receiving))
+        Ok(self.take(&mut lock(&self.receiving))?.map(|(message, _)| message))
     }
 
     fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
