@@ -298,11 +298,11 @@ fn strangers_are_not_let_in() {
             let _ = raw.write_all(&[3, 0, 0, 0, b'r', b'a', b'w']);
             i32::from(!matches!(std::io::Read::read(&mut raw, &mut [0]), Ok(0) | Err(_)))
         });
+        let raw = raw.expect("the process has one thread");
+        assert_eq!(raw.wait().expect("the child is ours"), Exit::Code(0));
         let mut root = UnixStream::connect(&path).expect("somebody listens");
         root.write_all(&[4, 0, 0, 0, b'r', b'o', b'o', b't']).expect("there is room");
         assert_eq!(server.wait().expect("the child is ours"), Exit::Code(0));
-        let raw = raw.expect("the process has one thread");
-        assert_eq!(raw.wait().expect("the child is ours"), Exit::Code(0));
         let _ = fs::remove_file(&path);
         let _ = fs::remove_file(directory.path().join("here.lock"));
     });
