@@ -1121,7 +1121,10 @@ fn tortured_writer(
             _ => {
                 let fd = writer.descriptor().expect("there are descriptors left");
                 is_so(&fd, PollFlags::OUT, None);
-                writer.try_write(message)
+                let result = writer.try_write(message);
+                let waits = matches!(&result, Err(error) if matches!(error.error, PipeError::WouldBlock));
+                assert!(!waits || round.writers > 1, "the descriptor has said that there is room");
+                result
             }
         };
         progress();
@@ -1156,7 +1159,10 @@ fn tortured_reader(
             _ => {
                 let fd = reader.descriptor().expect("there are descriptors left");
                 is_so(&fd, PollFlags::IN, None);
-                reader.try_read()
+                let result = reader.try_read();
+                let waits = matches!(result, Err(PipeError::WouldBlock));
+                assert!(!waits || round.readers > 1, "the descriptor has said that there is a message");
+                result
             }
         };
         progress();

@@ -246,7 +246,7 @@ impl<T: Send> Writer<T> {
     /// waits.
     pub fn write(&self, mut message: T, timeout: Option<Duration>) -> Result<(), WriteError<T>> {
         let deadline = deadline_after(timeout);
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(timeout);
         loop {
             match self.pipe.try_write(message) {
                 Err(WriteError { error: PipeError::WouldBlock, message: back }) => message = back,
@@ -340,7 +340,7 @@ impl<T: Send> Reader<T> {
     /// all before it was read; [`PipeError::Closed`] if this end is closed, also while this waits.
     pub fn read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
         let deadline = deadline_after(timeout);
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(timeout);
         loop {
             match self.pipe.try_read() {
                 Err(PipeError::WouldBlock) => {}
@@ -552,8 +552,9 @@ impl Patience {
     const SPINS: u32 = 6;
     const GIVING_WAY: u32 = 10;
 
-    fn new() -> Patience {
-        Patience(0)
+    /// None for who does not want to wait: giving way may take longer than anything else here.
+    fn new(timeout: Option<Duration>) -> Patience {
+        Patience(if timeout.is_some_and(|timeout| timeout.is_zero()) { Patience::GIVING_WAY + 1 } else { 0 })
     }
 
     /// Waits for a moment, longer each time. True if that is no use any more.

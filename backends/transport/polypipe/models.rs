@@ -270,3 +270,18 @@ fn new_descriptor_takes_no_call_away() {
         assert!(calls.load(Ordering::SeqCst) >= 1);
     });
 }
+
+/// The last message is read while another one comes: one reader and one writer, in every order.
+#[test]
+fn what_is_told_of_the_last_message_is_true() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        writer.try_write(1).unwrap();
+        reader.set_notify(Some(Box::new(|| ())));
+        let other = reader.clone();
+        let reads = thread::spawn(move || assert!(other.try_read().is_ok()));
+        writer.try_write(2).unwrap();
+        reads.join().unwrap();
+        assert!(reader.pipe.readable.was_told());
+    });
+}
