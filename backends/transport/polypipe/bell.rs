@@ -28,6 +28,9 @@ pub(in crate::transport) enum Bell {
     Writable(Arc<OwnedFd>),
     PairReadable(Arc<Pair>),
     PairWritable(Arc<Pair>),
+    /// What the models look at instead.
+    #[cfg(all(test, loom))]
+    Flag(Arc<crate::sync::AtomicBool>),
 }
 
 /// A descriptor that is readable, writable, both or neither, as is said.
@@ -70,6 +73,11 @@ impl Bell {
             (Bell::PairReadable(pair), false) => Pair::take_all(&pair.shown),
             (Bell::PairWritable(pair), true) => Pair::take_all(&pair.hidden),
             (Bell::PairWritable(pair), false) => pair.fill(),
+            #[cfg(all(test, loom))]
+            (Bell::Flag(flag), so) => {
+                flag.store(so, crate::sync::Ordering::SeqCst);
+                Ok(())
+            }
         };
     }
 }

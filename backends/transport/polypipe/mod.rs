@@ -339,6 +339,19 @@ impl<T: Send> Reader<T> {
     /// [`PipeError::TimedOut`] if there was none in time; [`PipeError::Because`] if the pipe was ended with a reason and
     /// all before it was read; [`PipeError::Closed`] if this end is closed, also while this waits.
     pub fn read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
+        match self.pipe.try_read() {
+            Err(PipeError::WouldBlock) => {}
+            result => return result,
+        }
+        let attending = self.pipe.readable.attend();
+        let result = self.wait_to_read(timeout);
+        if attending {
+            call(self.pipe.readable.leave(|| self.pipe.is_readable()), None);
+        }
+        result
+    }
+
+    fn wait_to_read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
         let deadline = deadline_after(timeout);
         let mut patience = Patience::new(timeout);
         loop {

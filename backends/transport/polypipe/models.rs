@@ -285,3 +285,50 @@ fn what_is_told_of_the_last_message_is_true() {
         assert!(reader.pipe.readable.was_told());
     });
 }
+
+/// A descriptor is true when all is quiet, also if a thread that waited has taken what came.
+#[test]
+fn bell_is_true_beside_a_thread_that_waits() {
+    large_model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let flag = Arc::new(AtomicBool::new(false));
+        reader.add_bell(Bell::Flag(Arc::clone(&flag)));
+        let waiting = reader.clone();
+        let waits = thread::spawn(move || waiting.read(None).unwrap().is_some());
+        let other = writer.clone();
+        let writes = thread::spawn(move || other.try_write(1).is_ok());
+        assert!(writer.try_write(2).is_ok());
+        assert!(writes.join().unwrap());
+        assert!(waits.join().unwrap());
+        assert_eq!(reader.len(), 1);
+        assert!(flag.load(Ordering::SeqCst));
+        assert!(reader.try_read().is_ok());
+        assert!(!flag.load(Ordering::SeqCst));
+    });
+}
+
+/// Who reads when the descriptor says so misses nothing, though another thread waits for a message of its own.
+#[test]
+fn bell_rings_for_what_a_waiting_thread_leaves() {
+    large_model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let flag = Arc::new(AtomicBool::new(false));
+        reader.add_bell(Bell::Flag(Arc::clone(&flag)));
+        let waiting = reader.clone();
+        let waits = thread::spawn(move || waiting.read(None).unwrap().is_some());
+        let writes = thread::spawn(move || {
+            writer.try_write(1).unwrap();
+            writer.try_write(2).unwrap();
+            writer
+        });
+        loop {
+            if flag.load(Ordering::SeqCst) && reader.try_read().is_ok() {
+                break;
+            }
+            thread::yield_now();
+        }
+        assert!(waits.join().unwrap());
+        drop(writes.join().unwrap());
+        assert_eq!(reader.len(), 0);
+    });
+}

@@ -3,7 +3,7 @@
 //! | who | is told |
 //! |---|---|
 //! | a thread that sleeps | one for each message (or place), all at the end |
-//! | a bell (a descriptor) | whenever the state changes, level-triggered |
+//! | a bell (a descriptor) | whenever the state changes, level-triggered; not of what a waiting thread takes at once |
 //! | a notify function | whenever the state changes to ready, by the thread that has changed it |
 //!
 //! The word `attention` says to who makes the side ready whether anybody is there: as long as it is zero, telling costs
@@ -52,6 +52,16 @@ struct State {
     told: bool,
     /// How many sleepers were woken and have not noticed yet.
     woken: usize,
+    /// How many threads wait, awake or asleep, that will take what comes or tell of it. As long as there are any, bells
+    /// are left alone.
+    attended: usize,
+}
+
+impl State {
+    /// Whether bells are left alone. A function wants to know of everything.
+    fn is_attended(&self) -> bool {
+        self.attended > 0 && self.notify.is_none()
+    }
 }
 
 impl Side {
@@ -127,7 +137,7 @@ impl Side {
         let mut rose = false;
         loop {
             let ready = is_ready();
-            if ready == state.told {
+            if ready == state.told || (ready && state.is_attended()) {
                 break;
             }
             rose = ready;
@@ -136,13 +146,41 @@ impl Side {
             own.for_each(|(_, bell)| bell.set(ready));
             if ready {
                 self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
-            } else {
+            } else if !state.is_attended() {
                 self.attention.fetch_or(UNTOLD, Ordering::SeqCst);
                 // Who made it ready before the line above did not see it; then it is ready now.
                 fence(Ordering::SeqCst);
             }
         }
         if rose { state.notify.clone() } else { None }
+    }
+
+    /// A thread waits: it will take what comes, so that bells need not be rung for that, which would cost two system
+    /// calls for each message. A function is still called.
+    pub(super) fn attend(&self) -> bool {
+        if !self.watched.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        state.attended += 1;
+        if state.is_attended() {
+            self.attention.fetch_and(!UNTOLD, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// The thread has got something, or does not wait any more: tells of what is there now. Returns the function, if it is
+    /// to be called.
+    #[must_use]
+    pub(super) fn leave(&self, is_ready: impl Fn() -> bool) -> Option<Notify> {
+        let mut state = lock(&self.state);
+        state.attended -= 1;
+        if state.attended > 0 || state.told {
+            return None;
+        }
+        self.attention.fetch_or(UNTOLD, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.settle(&mut state, is_ready)
     }
 
     /// Sleeps until the side is ready or the time is over; returns whether it is ready.
