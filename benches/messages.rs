@@ -30,7 +30,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 
-use machine::{cores, pin};
+use machine::{cores, pin, unpin};
 use manycore::poll::{Interest, poll_single};
 use manycore::spawn::{Child, Exit, Fork, Spawner};
 use manycore::transport::polypipe::{PipeError, pipe};
@@ -344,6 +344,7 @@ fn between<L: Link + Send + 'static>(size: usize, back: usize, count: usize) -> 
         near.receive(1);
     }
     let seconds = start.elapsed().as_secs_f64();
+    unpin(&cores);
     assert_eq!(child.wait().unwrap(), Exit::Code(0));
     seconds
 }

@@ -21,6 +21,13 @@ pub(crate) fn pin(party: usize, cores: &[usize]) {
     sched_setaffinity(None, &set).unwrap();
 }
 
+/// Lets the calling thread run on all of them again.
+pub(crate) fn unpin(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).unwrap();
+}
+
 /// Where the parties of a measurement wait until all have come.
 #[derive(Debug)]
 pub(crate) struct Meeting(PosixShm);

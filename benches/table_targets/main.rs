@@ -31,6 +31,7 @@
 
 mod growth;
 mod locks;
+#[allow(dead_code, reason = "the bench `messages` uses the rest")]
 mod machine;
 #[path = "../report/mod.rs"]
 mod report;
