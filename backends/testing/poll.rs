@@ -140,7 +140,7 @@ fn wait<P: Poller>(poll: &P, timeout: Option<Duration>) -> Vec<(u64, Ready)> {
 
 /// Runs `wait` in a thread and `act` here, once that thread sleeps (or has ended, or lingers on the way,
 /// which must make no difference to the result).
-fn during<T: Send>(wait: impl FnOnce() -> T + Send, act: impl FnOnce()) -> T {
+pub fn during<T: Send>(wait: impl FnOnce() -> T + Send, act: impl FnOnce()) -> T {
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         let waiter = scope.spawn(move || {

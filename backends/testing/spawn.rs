@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::spawn::{Child, Exit, SpawnError, Spawner};
+use crate::spawn::{Child, Exit, Fork, SpawnError, Spawner};
 
 /// The whole suite: a name for each function, and the function for the spawner `S`.
 pub fn all<S: Spawner>() -> Vec<(&'static str, fn())> {
@@ -125,6 +125,16 @@ fn is_our_child(process: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
     let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
     parent == Some(std::process::id().to_string().as_str())
+}
+
+/// Runs a test in a unit of [`Fork`]: it may change its process as it likes. The process must have one thread.
+#[track_caller]
+pub fn in_a_unit(test: impl FnOnce() + Send + 'static) {
+    let child = Fork.spawn(&[], || {
+        test();
+        0
+    });
+    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
 }
 
 /// The descriptors that are open in this process.

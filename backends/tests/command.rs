@@ -20,11 +20,10 @@ use std::thread;
 use manycore_backends::posix::process::{own_process_group, session, start_process_group, start_session};
 use manycore_backends::posix::terminal;
 use manycore_backends::spawn::{
-    Child, ChildProcess, Children, Command, Directory, Exit, Fork, Group, Member, SpawnError, Spawner, Step,
-    WatchBy,
+    Child, ChildProcess, Children, Command, Directory, Exit, Group, Member, SpawnError, Step, WatchBy,
 };
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::open_descriptors;
+use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -339,16 +338,6 @@ fn in_role<'fd>(role: Role, operand: impl ToString) -> Command<'fd> {
 fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
     (Arc::new(reader), Arc::new(writer))
-}
-
-/// Runs a test in a unit: it may change its process as it likes. A panic is exit code 101.
-#[track_caller]
-fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.spawn(&[], || {
-        test();
-        0
-    });
-    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
 }
 
 /// Runs a test in a unit that leads a session, on a terminal of its own that controls it.

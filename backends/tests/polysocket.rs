@@ -1,13 +1,13 @@
 //! Clients and servers within one process do what the tables on the module's page say, cell by cell, and never hang.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Epoll, Interest, Poll, Poller, Ready, Select, poll_single};
-use manycore_backends::testing::poll::until_asleep;
+use manycore_backends::testing::poll::during;
 use manycore_backends::transport::polypipe::{PipeError, WriteError};
 use manycore_backends::transport::polysocket::{Client, Mode, PolyEnd, PolysocketError, Server};
 use manycore_backends::transport::{BoxError, Endpoint, Message, TransportError};
@@ -197,20 +197,6 @@ fn capacity_is_checked() {
         let error = NumberClient::new(capacity).expect_err("there is no such capacity");
         assert!(matches!(error, PolysocketError::Pipe(PipeError::Capacity(_))), "{error}");
     }
-}
-
-/// Runs `wait` in a thread and `act` here, once that thread sleeps.
-fn during<T: Send>(wait: impl FnOnce() -> T + Send, act: impl FnOnce()) -> T {
-    thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        let waiter = scope.spawn(move || {
-            sender.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("the receiver waits");
-            wait()
-        });
-        until_asleep(receiver.recv().expect("the thread starts"));
-        act();
-        waiter.join().expect("the waiting thread does not panic")
-    })
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::open_descriptors;
+use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
 use manycore_backends::testing::transport::Note;
 use manycore_backends::transport::{
     Endpoint, Limits, Listener, Socket, SocketAddress, SocketEnd, SocketListener, Transport, TransportError,
@@ -87,14 +87,6 @@ fn errno_of(error: &TransportError) -> Option<i32> {
         TransportError::Io { source, .. } => source.raw_os_error(),
         _ => None,
     }
-}
-
-fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.spawn(&[], || {
-        test();
-        0
-    });
-    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
 }
 
 fn fresh_listener_is_private_and_leaves_nothing() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use manycore_backends::poll::{Epoll, Event, Interest, Poll, PollError, Poller, Ready, Select};
 use manycore_backends::spawn::{Child, Exit, Fork, SpawnError, Spawner};
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{all, open_descriptors};
+use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// With this argument the program prints around a spawn, for `output_is_not_printed_twice`.
@@ -53,15 +53,6 @@ fn main() -> ExitCode {
 fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
     (Arc::new(reader), Arc::new(writer))
-}
-
-/// Runs a test in a unit: it may change its process as it likes. A panic is exit code 101.
-fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.spawn(&[], || {
-        test();
-        0
-    });
-    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
 }
 
 /// A unit that runs until the returned end of a pipe is dropped.

@@ -15,7 +15,7 @@ use manycore_backends::spawn::{
     Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, Spawner, WatchBy,
 };
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{all, open_descriptors};
+use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -63,15 +63,6 @@ fn main() -> ExitCode {
 fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
     (Arc::new(reader), Arc::new(writer))
-}
-
-/// Runs a test in a unit: it may change its process as it likes. A panic is exit code 101.
-fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.spawn(&[], || {
-        test();
-        0
-    });
-    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
 }
 
 /// The number of a child that nobody watches and that runs until the returned end is dropped, then exits with `code`.
