@@ -84,8 +84,8 @@
 //! | POSIX timers | a descriptor to wait for: `rustix::time::timerfd_create`, `rustix::time::timerfd_settime` |
 //! | `query_langinfo` | `libc::nl_langinfo` |
 //!
-//! This module does not start processes ([`spawn`](crate::spawn) does), waits for descriptors ([`poll`](crate::poll)) or
-//! maps memory for anything but semaphores ([`shm`](crate::shm)).
+//! This module does not start processes ([`spawn`](crate::spawn) does), wait for descriptors ([`poll`](crate::poll)) or
+//! map memory for anything but semaphores ([`shm`](crate::shm)).
 
 pub mod file;
 pub mod io_priority;

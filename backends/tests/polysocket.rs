@@ -154,7 +154,7 @@ fn endpoint_says_what_the_server_does() {
         assert_eq!(word(client.endpoint(mode, NOW)), "refused");
 
         // Asked while the server refuses: not seen yet, so the client may be accepted later.
-        let (waiting, server) = (client_of_refusing(), NumberServer::new());
+        let (waiting, server) = (self::client(), NumberServer::new());
         server.refuse();
         waiting.connect(&server).unwrap();
         assert_eq!(word(waiting.endpoint(mode, NOW)), "refused");
@@ -175,10 +175,6 @@ fn endpoint_says_what_the_server_does() {
         assert_eq!(word(client.connect(&server)), "refused");
         assert_eq!(word(client.endpoint(mode, NOW)), "refused");
     }
-}
-
-fn client_of_refusing() -> NumberClient {
-    client()
 }
 
 #[test]
