@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use machine::{cores, pin, unpin};
 use manycore::poll::{Interest, poll_single};
-use manycore::spawn::{Child, Exit, Fork, Spawner};
+use manycore::spawn::{Child, Exit, Fork};
 use manycore::transport::polypipe::{PipeError, pipe};
 use manycore::transport::{BoxError, Endpoint, Limits, Message, Socket, SocketEnd, Transport};
 use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
@@ -317,7 +317,7 @@ fn between<L: Link + Send + 'static>(size: usize, back: usize, count: usize) -> 
     let theirs = cores.clone();
     // SAFETY: it is open until the unit was begun: the closure, which owns it, is dropped after that.
     let given = unsafe { BorrowedFd::borrow_raw(far.fd().as_raw_fd()) };
-    let child = Fork.spawn(&[given], move || {
+    let child = Fork.fork(&[given], move || {
         pin(1, &theirs);
         let mut far = far.again();
         for _ in 0..count {

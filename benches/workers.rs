@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use manycore::spawn::{Child, Fork, Spawner};
+use manycore::spawn::{Child, Fork};
 use manycore::{Runtime, Worker};
 
 const SQUARE: Worker<u64, u64> = Worker::new("square", |_, number| number * number);
@@ -45,7 +45,7 @@ fn start_and_join(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start and join");
     group.sample_size(20);
     group.bench_function("fork", |bencher| {
-        bencher.iter(|| Fork.spawn(&[], || 0).unwrap().wait().unwrap());
+        bencher.iter(|| Fork.fork(&[], || 0).unwrap().wait().unwrap());
     });
     let run =
         |first: &Worker<u64, Duration>, rounds| Runtime::new().with(&SQUARE).run(first, rounds).unwrap();

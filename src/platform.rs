@@ -13,6 +13,8 @@ use manycore_backends::{
     Fork, Futex, LockMethod, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner, Transport,
 };
 
+use crate::wire::{ToMaster, ToWorker};
+
 /// A choice of mechanisms. Programs that are generic over it run on processes in earnest and on something
 /// lighter in their tests.
 ///
@@ -29,7 +31,7 @@ use manycore_backends::{
 /// # table.unlink()?;
 /// # Ok::<(), TableError>(())
 /// ```
-pub trait Platform: 'static {
+pub trait Platform: Sized + 'static {
     /// Where tables live.
     type Shm: ShmBackend;
     /// How they are locked.
@@ -38,9 +40,12 @@ pub trait Platform: 'static {
     type Poll: Poller;
     /// How workers talk to the master.
     type Transport: Transport;
-    /// What a worker is.
-    type Spawn: Spawner;
+    /// What a worker is. It is given its end of the link to the master.
+    type Spawn: Spawner<WorkerEnd<Self>>;
 }
+
+/// A worker's end of its link to the master.
+pub type WorkerEnd<P> = <<P as Platform>::Transport as Transport>::End<ToMaster, ToWorker>;
 
 /// Any mix of mechanisms: shared memory, lock, poller, transport, spawner.
 pub struct With<S, L, P, T, W>(PhantomData<(S, L, P, T, W)>);
@@ -57,7 +62,7 @@ where
     L: LockMethod<S>,
     P: Poller,
     T: Transport,
-    W: Spawner,
+    W: Spawner<T::End<ToMaster, ToWorker>>,
 {
     type Shm = S;
     type Lock = L;

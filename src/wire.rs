@@ -96,23 +96,31 @@ pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
 }
 
-impl Message for Request {
+/// What a worker says to its master. Opaque: it is public because the types of links name it.
+#[derive(Debug)]
+pub struct ToMaster(pub(crate) Request);
+
+/// What the master says to a worker. Opaque: it is public because the types of links name it.
+#[derive(Debug)]
+pub struct ToWorker(pub(crate) Reply);
+
+impl Message for ToMaster {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
-        encode_message(self, out)
+        encode_message(&self.0, out)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, BoxError> {
-        decode_message(bytes)
+        decode_message(bytes).map(ToMaster)
     }
 }
 
-impl Message for Reply {
+impl Message for ToWorker {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
-        encode_message(self, out)
+        encode_message(&self.0, out)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, BoxError> {
-        decode_message(bytes)
+        decode_message(bytes).map(ToWorker)
     }
 }
 
@@ -162,11 +170,10 @@ mod tests {
     #[test]
     fn messages_come_back() {
         let mut bytes = Vec::new();
-        Request::Start { name: "count".into(), argument: ByteBuf::from(vec![1; 1000]) }
-            .encode(&mut bytes)
-            .unwrap();
+        let start = Request::Start { name: "count".into(), argument: ByteBuf::from(vec![1; 1000]) };
+        ToMaster(start).encode(&mut bytes).unwrap();
         assert!(bytes.len() < 1100, "bytes travel as bytes");
-        match Request::decode(&bytes).unwrap() {
+        match ToMaster::decode(&bytes).unwrap().0 {
             Request::Start { name, argument } => assert_eq!((name.as_str(), argument.len()), ("count", 1000)),
             other => panic!("{other:?}"),
         }
@@ -175,25 +182,25 @@ mod tests {
     #[test]
     fn what_is_no_message_is_refused() {
         let mut bytes = Vec::new();
-        Request::Watch { id: 7, blocking: false }.encode(&mut bytes).unwrap();
+        ToMaster(Request::Watch { id: 7, blocking: false }).encode(&mut bytes).unwrap();
         for cut in 0..bytes.len() {
-            assert!(Request::decode(&bytes[..cut]).is_err());
+            assert!(ToMaster::decode(&bytes[..cut]).is_err());
         }
         bytes.push(0);
-        assert!(Request::decode(&bytes).unwrap_err().to_string().contains("left over"));
+        assert!(ToMaster::decode(&bytes).unwrap_err().to_string().contains("left over"));
         bytes[0] = 2;
-        assert!(Request::decode(&bytes).unwrap_err().to_string().contains("version 2"));
-        assert!(Reply::decode(&[1, 0xFF]).is_err());
+        assert!(ToMaster::decode(&bytes).unwrap_err().to_string().contains("version 2"));
+        assert!(ToWorker::decode(&[1, 0xFF]).is_err());
     }
 
     #[test]
     fn depth_and_announced_lengths_do_no_harm() {
         let deep = [vec![VERSION], vec![0x81; 100_000]].concat();
-        assert!(Request::decode(&deep).is_err());
+        assert!(ToMaster::decode(&deep).is_err());
         // A byte string, a text, an array and a map of 2^60 elements each.
         for major in [0x5B, 0x7B, 0x9B, 0xBB] {
             let announced = [VERSION, major, 0x10, 0, 0, 0, 0, 0, 0, 0];
-            assert!(Request::decode(&announced).is_err());
+            assert!(ToMaster::decode(&announced).is_err());
             let announced = &announced[1..];
             assert!(from_bytes::<Vec<u64>>(announced).is_err());
             assert!(from_bytes::<String>(announced).is_err());

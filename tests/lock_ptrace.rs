@@ -11,7 +11,7 @@ use std::time::Duration;
 use manycore::lock::futex::AREA;
 use manycore::lock::{Guard, LockError, LockMethod, Mode, Wait};
 use manycore::shm::{Memory, Open};
-use manycore::spawn::{Child, Spawner};
+use manycore::spawn::{Child, ChildProcess};
 use manycore::{Fork, Futex, PosixShm, ShmBackend};
 use manycore_backends::testing::shm::Fresh;
 use manycore_backends::testing::{TestCase, run_tests};
@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 
 fn main() {
     let quick: &[TestCase] = &[
@@ -132,7 +132,7 @@ fn start(name: &std::ffi::OsStr, act: Act) -> (ForkedChild, Pid) {
         raise(Signal::SIGSTOP).unwrap();
         0
     };
-    let child = Fork.spawn(&[], run).expect("this process has one thread");
+    let child = Fork.fork(&[], run).expect("this process has one thread");
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
     (child, pid)
@@ -158,7 +158,7 @@ fn die_inside(name: &std::ffi::OsStr, mode: Mode) {
         raise(Signal::SIGKILL).unwrap();
         unreachable!("it is dead")
     };
-    let child = Fork.spawn(&[], run).expect("this process has one thread");
+    let child = Fork.fork(&[], run).expect("this process has one thread");
     child.wait().unwrap();
 }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use manycore::lock::{Guard, LockMethod, Mode, Wait};
 use manycore::shm::{Memory, Open};
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::{Fcntl, Fork, Futex, Ofd, PosixShm, ShmBackend};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::Fresh;
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 
 const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
@@ -75,7 +75,7 @@ fn victim<L: LockMethod<PosixShm>>(name: &OsStr, seed: u64) -> ForkedChild {
             assert!((0..20).all(|_| word() == seen), "somebody writes");
         }
     };
-    Fork.spawn(&[], run).expect("this process has one thread")
+    Fork.fork(&[], run).expect("this process has one thread")
 }
 
 fn survives<L: LockMethod<PosixShm>, const SHARE: u32>() {

@@ -446,8 +446,8 @@ fn garbage_on_the_link_ends_only_the_link() {
 
 /// Leaves a process behind that keeps the link open until the pipe of its standard input ends.
 const LEAVES_A_HOLDER: Worker<(), u32> = Worker::fallible("leaves a holder", |context, ()| {
-    use manycore::spawn::{Child, Fork, Spawner};
-    let holder = Fork.spawn(&[context.as_fd()], || {
+    use manycore::spawn::{Child, Fork};
+    let holder = Fork.fork(&[context.as_fd()], || {
         // Not to die with the worker.
         rustix::process::set_parent_process_death_signal(None).unwrap();
         loop {
@@ -578,11 +578,11 @@ const BROOD: Worker<String, ()> = Worker::fallible("brood", |context, name| {
 });
 
 fn workers_die_with_their_master() {
-    use manycore::spawn::{Child, Exit, Fork, Spawner};
+    use manycore::spawn::{Child, Exit, Fork};
     let (name, table) = table();
     let run_name = name.clone();
     let master =
-        Fork.spawn(&[], move || Runtime::new().with(&HANGS).run(&BROOD, run_name).is_ok() as i32).unwrap();
+        Fork.fork(&[], move || Runtime::new().with(&HANGS).run(&BROOD, run_name).is_ok() as i32).unwrap();
     while table.length().unwrap() < 4 {
         std::thread::yield_now();
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use manycore::lock::{LockError, Wait};
 use manycore::shm::{Memory, Open, ShmError};
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::table::{Announced, Answer, Group, Step};
 use manycore::{Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, PosixShm, ShmBackend, ShmTable};
 use manycore::{TableError, TableOptions};
@@ -25,7 +25,7 @@ use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::{Fresh, Subject};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 
 fn main() {
     run_tests(&[
@@ -96,7 +96,7 @@ fn start<B: Subject, L: LockMethod<B>>(
         body(&table).expect("nothing fails");
         0
     };
-    Fork.spawn(&[], run).expect("this process has one thread")
+    Fork.fork(&[], run).expect("this process has one thread")
 }
 
 fn ended_well(child: &ForkedChild) {
@@ -296,7 +296,7 @@ fn creators_at_once_get_one_table<L: LockMethod<PosixShm>>() {
                     table.add(number, &[number]).unwrap();
                     0
                 };
-                Fork.spawn(&[], run).unwrap()
+                Fork.fork(&[], run).unwrap()
             })
             .collect();
         children.iter().for_each(ended_well);
@@ -349,7 +349,7 @@ fn a_handle_from_before_a_fork_is_refused() {
             }
             0
         };
-        ended_well(&Fork.spawn(&[], run).unwrap());
+        ended_well(&Fork.fork(&[], run).unwrap());
         if let Ok(table) = TableOptions::new().open::<B, L>(&name) {
             assert_eq!(table.find_all(1).unwrap(), [[1]]);
         }
@@ -388,7 +388,7 @@ fn in_a_group(
         done.unwrap();
         0
     };
-    let child = Fork.spawn(&[say.as_fd(), question.as_fd()], run).unwrap();
+    let child = Fork.fork(&[say.as_fd(), question.as_fd()], run).unwrap();
     drop(say);
     assert_eq!(rustix::io::read(&says, &mut [0; 1]), Ok(1));
     (child, Dialogue { says, answer })
@@ -436,7 +436,7 @@ fn groups_in_a_cycle<L: LockMethod<PosixShm>, const TABLES: usize>() {
             met.memory().store(TABLES + number, refused).unwrap();
             0
         };
-        Fork.spawn(&[], run).expect("this process has one thread")
+        Fork.fork(&[], run).expect("this process has one thread")
     };
     let children: Vec<_> = (0..TABLES).map(process).collect();
     children.iter().for_each(ended_well);
@@ -679,7 +679,7 @@ fn permission_to_read_is_enough_for_reading() {
             0
         }
     };
-    ended_well(&Fork.spawn(&[], run).unwrap());
+    ended_well(&Fork.fork(&[], run).unwrap());
     table.chown(Some(65534), None).unwrap();
     assert_eq!(std::fs::metadata(held::path(&name)).unwrap().uid(), 65534);
 }
@@ -747,5 +747,5 @@ fn nothing_is_left_behind() {
             assert!(!is_there(name), "{name:?}");
         }
     });
-    assert!(matches!(Fork.spawn(&[], || 0).map(|child| child.wait()), Ok(Ok(Exit::Code(0)))));
+    assert!(matches!(Fork.fork(&[], || 0).map(|child| child.wait()), Ok(Ok(Exit::Code(0)))));
 }

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use manycore::lock::{LockError, Wait};
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::table::{Announced, Answer, Step};
 use manycore::{Fork, Heap, NoLock, PosixShm, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::recorder::restore;
@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 type Contents = BTreeMap<i32, Vec<Vec<i32>>>;
 /// The word of an object that says how many buckets are in use.
 const BUCKETS: usize = 17;
@@ -75,7 +75,7 @@ impl Stepped {
             result.unwrap();
             0
         };
-        let child = Fork.spawn(&[], run).expect("this process has one thread");
+        let child = Fork.fork(&[], run).expect("this process has one thread");
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
         Stepped { child, pid }

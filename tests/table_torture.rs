@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use manycore::lock::{LockError, Wait};
 use manycore::shm::{Memory, Open};
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::table::{Announced, Answer, Fragment, FragmentMut, Group, Step};
 use manycore::{Fork, PosixShm, ShmBackend, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::Fresh;
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 /// Bindings, those of a key from the newest to the oldest.
 type Model = BTreeMap<i32, Vec<Vec<i32>>>;
 
@@ -504,7 +504,7 @@ impl Victim {
         let writer = Arc::new(writer);
         let (name, copy, of_child) = (name.to_owned(), life.clone(), Arc::clone(&writer));
         let run = move || work(&name, worker, copy, &of_child);
-        let child = Fork.spawn(&[writer.as_fd()], run).expect("this process has one thread");
+        let child = Fork.fork(&[writer.as_fd()], run).expect("this process has one thread");
         Victim { worker, life, child, acknowledged }
     }
 
@@ -620,7 +620,7 @@ fn an_age(table: &ShmTable, seed: u64, random: &mut Random, tally: &mut Tally) {
         .into_iter()
         .map(|read_only| {
             let (name, control): (OsString, OsString) = (name.to_owned(), control_name.to_owned());
-            Fork.spawn(&[], move || observe(&name, read_only, &control)).unwrap()
+            Fork.fork(&[], move || observe(&name, read_only, &control)).unwrap()
         })
         .collect();
 

@@ -2,7 +2,7 @@
 //! process; and a SIGBUS that is not ours still kills.
 
 use manycore::shm::ShmError;
-use manycore::spawn::{Child, Exit, Fork, Spawner};
+use manycore::spawn::{Child, Exit, Fork};
 use manycore::table::{Announced, Answer, Step};
 use manycore::{Fcntl, File, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::shm::Fresh;
@@ -172,7 +172,7 @@ fn again_and_again() {
 
 fn a_sigbus_that_was_sent_still_kills() {
     let child = Fork
-        .spawn(&[], || {
+        .fork(&[], || {
             let name = Fresh::<File>::name();
             let table = filled(&name);
             cut(&name, 4096);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use manycore::codec::{Encode, hash};
 use manycore::lock::{LockError, Wait};
 use manycore::shm::ShmError;
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::table::{Announced, Answer, Step};
 use manycore::{Fcntl, Fork, Heap, NoLock, PosixShm, ShmMap, ShmTable, TableError, TableOptions};
 use manycore_backends::testing::faulty::{Fault, Faulty, FaultyLock, plan};
@@ -24,7 +24,7 @@ use manycore_backends::testing::run_tests;
 use manycore_backends::testing::shm::Fresh;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 
 fn main() {
     run_tests(&[
@@ -68,7 +68,7 @@ fn start(
         body(&ShmTable::open(&name).expect("the table is there")).expect("nothing fails");
         0
     };
-    Fork.spawn(&[], run).expect("this process has one thread")
+    Fork.fork(&[], run).expect("this process has one thread")
 }
 
 fn ended_well(child: &ForkedChild) {
@@ -336,7 +336,7 @@ fn w08_creating_at_once() {
                     assert!(again || table.find(number).unwrap().is_none_or(|value| value == [number; 5]));
                     0
                 };
-                Fork.spawn(&[], run).unwrap()
+                Fork.fork(&[], run).unwrap()
             })
             .collect();
         children.iter().for_each(ended_well);
@@ -371,7 +371,7 @@ fn halfway(name: &OsStr) -> ForkedChild {
         });
         unreachable!("{never:?}")
     };
-    let child = Fork.spawn(&[say.as_fd()], run).unwrap();
+    let child = Fork.fork(&[say.as_fd()], run).unwrap();
     drop(say);
     assert_eq!(rustix::io::read(&says, &mut [0; 1]), Ok(1));
     child
@@ -577,7 +577,7 @@ fn w16_threads_openings_and_forks() {
         assert_eq!(anew.find(1).unwrap(), Some(vec![1200]));
         0
     };
-    ended_well(&Fork.spawn(&[], run).unwrap());
+    ended_well(&Fork.fork(&[], run).unwrap());
 }
 
 fn w17_what_was_missing() {

@@ -43,14 +43,14 @@
 use std::fs;
 use std::io::{self, Write};
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::process::{Pid, Signal};
 
 use super::descriptors::close_all_but;
 use super::watch::{ends_are_ignored, sweep};
-use super::{ChildProcess, SpawnError, Spawner};
+use super::{ChildProcess, NOT_GIVEN, SpawnError, Spawner};
 use crate::generation::Generation;
 use crate::posix::post_fork;
 use crate::signal;
@@ -68,19 +68,51 @@ const FIRST: RawFd = 3;
 /// `panic = "abort"`, a panic in a unit is not law 4 but `SIGABRT`.
 ///
 /// ```no_run
-/// use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
+/// use manycore_backends::spawn::{Child, Exit, Fork};
 ///
-/// let child = Fork.spawn(&[], || 7)?;
+/// let child = Fork.fork(&[], || 7)?;
 /// assert_eq!(child.wait()?, Exit::Code(7));
 /// # Ok::<(), manycore_backends::spawn::SpawnError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fork;
 
-impl Spawner for Fork {
+impl<G> Spawner<G> for Fork
+where
+    G: Into<OwnedFd> + TryFrom<OwnedFd> + Send + 'static,
+{
     type Child = ChildProcess;
+    const PROCESSES: bool = true;
 
-    fn spawn<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<ChildProcess, SpawnError>
+    fn spawn<F>(&self, given: G, run: F) -> Result<ChildProcess, SpawnError>
+    where
+        F: FnOnce(G) -> i32 + Send + 'static,
+    {
+        let fd: OwnedFd = given.into();
+        let number = fd.as_raw_fd();
+        self.fork_with(&[number], move || match G::try_from(fd) {
+            Ok(given) => run(given),
+            Err(_) => NOT_GIVEN,
+        })
+    }
+}
+
+impl Fork {
+    /// Begins a unit that calls `run`, and keeps the descriptors `keep`: for units that are given several, or none
+    /// (law 3).
+    ///
+    /// # Errors
+    /// [`SpawnError::MultiThreaded`]; [`SpawnError::EndsIgnored`]; [`SpawnError::Io`] if the system refuses
+    /// (`EAGAIN`: too many processes).
+    pub fn fork<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<ChildProcess, SpawnError>
+    where
+        F: FnOnce() -> i32 + Send + 'static,
+    {
+        let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+        self.fork_with(&keep, run)
+    }
+
+    fn fork_with<F>(&self, keep: &[RawFd], run: F) -> Result<ChildProcess, SpawnError>
     where
         F: FnOnce() -> i32 + Send + 'static,
     {
@@ -96,7 +128,7 @@ impl Spawner for Fork {
         // Registers the counter before the fork that it has to count.
         let _ = Generation::current();
         // All that needs memory is made before the fork.
-        let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= FIRST).collect();
+        let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= FIRST).collect();
         keep.sort_unstable();
         // The text that cannot be written now cannot be written later either; it is no reason to fail.
         let _ = io::stdout().flush();

@@ -6,11 +6,16 @@
 //!
 //! # The contract
 //!
+//! A unit is given one value, a `G`: to another process that must be something that a descriptor stands for
+//! (`Into<OwnedFd> + TryFrom<OwnedFd>`), to a thread it can be anything. Combinations that cannot work do not compile.
+//!
 //! 1. **One unit, one end.** [`Spawner::spawn`] returns once the unit exists; `run` is called in it exactly
-//!    once; the unit ends when `run` returns (the low eight bits of its value are the exit code) or dies.
+//!    once, with what is given; the unit ends when `run` returns (the low eight bits of its value are the exit code),
+//!    or when it dies. What cannot be made again of its descriptor ends the
+//!    unit with [`Exit::Code`]`(102)`.
 //! 2. **Watched.** A child's descriptor becomes readable, level-triggered, when the unit has ended and not
 //!    before; from then on [`Child::try_wait`] returns its [`Exit`], the same as often as it is asked.
-//! 3. **Only what it is given.** The unit sees the standard descriptors 0, 1, 2 and those in `keep`; all
+//! 3. **Only what it is given.** A unit that is a process has the standard descriptors 0, 1, 2 and that of `given`; all
 //!    others are closed before `run` is called. So `run` must own no other descriptor: its number belongs to
 //!    nobody in the unit, and later perhaps to something else.
 //! 4. **A panic in `run`** ends the unit with [`Exit::Code`]`(101)`, after the message was printed.
@@ -18,7 +23,7 @@
 //!    spawn of this spawner or drop of one of its children; nobody else's children are reaped.
 //! 6. **Kill only what is there.** [`Child::kill`] reaches the unit or nobody: after its end it does nothing,
 //!    also when the number of the process is in use again.
-//! 7. **A failed start** leaves nothing behind: no child, no descriptor.
+//! 7. **A failed start** leaves nothing behind: no child, no descriptor; what was given is dropped.
 //! 8. **The parent's death** ends the units.
 //!
 //! # Other programs, other children
@@ -39,27 +44,37 @@ mod watch;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 pub use children::{Children, KillAll, Member};
 pub use command::{Command, Directory, Group, Step};
 pub use fork::Fork;
 pub use watch::{ChildProcess, WatchBy};
 
-/// A way to begin units of work. The laws are on the [module page](self).
+/// The exit code of a unit that could not make what it was given of its descriptor.
+const NOT_GIVEN: i32 = 102;
+
+/// A way to begin units of work that are given a `G`. The laws are on the [module page](self).
 #[doc(alias("fork", "posix_spawn"))]
-pub trait Spawner: fmt::Debug + Default + Send + Sync + 'static {
+#[diagnostic::on_unimplemented(
+    message = "a unit of `{Self}` cannot be given a `{G}`",
+    note = "what goes to another process must be a descriptor underneath: `Socket` goes with `Fork`, `Polysocket` does not"
+)]
+pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'static {
     /// A begun unit.
     type Child: Child;
 
-    /// Begins a unit that calls `run` and keeps the descriptors `keep` (law 3).
+    /// Whether units are processes: then they can be killed at any moment, and take nothing but themselves along.
+    const PROCESSES: bool;
+
+    /// Begins a unit that calls `run` with what is given (laws 1 and 3).
     ///
     /// # Errors
     /// [`SpawnError::MultiThreaded`] where the mechanism needs a single-threaded caller;
     /// [`SpawnError::Io`] if the system refuses (`EAGAIN`: too many processes).
-    fn spawn<F>(&self, keep: &[BorrowedFd<'_>], run: F) -> Result<Self::Child, SpawnError>
+    fn spawn<F>(&self, given: G, run: F) -> Result<Self::Child, SpawnError>
     where
-        F: FnOnce() -> i32 + Send + 'static;
+        F: FnOnce(G) -> i32 + Send + 'static;
 }
 
 /// A begun unit: its descriptor says when it ended.

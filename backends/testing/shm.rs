@@ -8,7 +8,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::TestCase;
 use crate::name::{self, NameError};
 use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Window, create_unique};
-use crate::spawn::{Child, Exit, Fork, Spawner};
+use crate::spawn::{Child, Exit, Fork};
 
 /// What a suite needs to know of a backend.
 pub trait Subject: ShmBackend {
@@ -326,7 +326,7 @@ pub fn a_handle_is_refused_after_a_fork<B: Subject>() {
     let object = B::open(&name, NEW).unwrap();
     object.grow(64).unwrap();
     let child = Fork
-        .spawn(&[], move || {
+        .fork(&[], move || {
             let refused = matches!(object.size(), Err(ShmError::Forked { .. }))
                 && matches!(object.grow(128), Err(ShmError::Forked { .. }))
                 && matches!(object.chmod(0o600), Err(ShmError::Forked { .. }))

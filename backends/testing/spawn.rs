@@ -1,4 +1,4 @@
-//! The conformance suite of [`Spawner`]: each function checks a promise of
+//! The conformance suite of [`Spawner`](crate::spawn::Spawner): each function checks a promise of
 //! [its contract](crate::spawn) and panics if it is broken.
 //!
 //! A spawner may need a process with one thread, and some of the functions count descriptors of the whole
@@ -15,12 +15,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::spawn::{Child, Exit, Fork, SpawnError, Spawner};
+use crate::spawn::{Child, ChildProcess, Exit, Fork, SpawnError};
 
 /// The whole suite: a name for each function, and the function for the spawner `S`.
-pub fn all<S: Spawner>() -> Vec<(&'static str, fn())> {
+pub fn all() -> Vec<(&'static str, fn())> {
     macro_rules! list {
-        ($($name:ident)*) => { vec![$((stringify!($name), $name::<S> as fn()),)*] };
+        ($($name:ident)*) => { vec![$((stringify!($name), $name as fn()),)*] };
     }
     list! {
         value_of_run_is_the_exit_code
@@ -58,17 +58,17 @@ fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
     (Arc::new(reader), Arc::new(writer))
 }
 
-fn spawn<S: Spawner>(keep: &[&OwnedFd], run: impl FnOnce() -> i32 + Send + 'static) -> S::Child {
+fn spawn(keep: &[&OwnedFd], run: impl FnOnce() -> i32 + Send + 'static) -> ChildProcess {
     let keep: Vec<_> = keep.iter().map(AsFd::as_fd).collect();
-    S::default().spawn(&keep, run).expect("a unit can be begun")
+    Fork.fork(&keep, run).expect("a unit can be begun")
 }
 
 /// A unit that runs until the returned end is dropped, or something is written into it; then it ends
 /// with `code`.
-fn held<S: Spawner>(code: i32) -> (S::Child, Arc<OwnedFd>) {
+fn held(code: i32) -> (ChildProcess, Arc<OwnedFd>) {
     let (reader, writer) = pipe();
     let given = reader.clone();
-    let child = spawn::<S>(&[&reader], move || {
+    let child = spawn(&[&reader], move || {
         until_told(&given);
         code
     });
@@ -130,7 +130,7 @@ fn is_our_child(process: u32) -> bool {
 /// Runs a test in a unit of [`Fork`]: it may change its process as it likes. The process must have one thread.
 #[track_caller]
 pub fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.spawn(&[], || {
+    let child = Fork.fork(&[], || {
         test();
         0
     });
@@ -149,23 +149,23 @@ pub fn open_descriptors() -> BTreeSet<RawFd> {
 }
 
 /// Law 1.
-pub fn value_of_run_is_the_exit_code<S: Spawner>() {
+pub fn value_of_run_is_the_exit_code() {
     for code in [0, 7, 255] {
-        let child = spawn::<S>(&[], move || code);
+        let child = spawn(&[], move || code);
         assert_ne!(child.id(), 0);
         assert_eq!(child.wait().expect("the child is ours"), Exit::Code(code));
     }
     // The low eight bits.
-    assert_eq!(spawn::<S>(&[], || -1).wait().expect("the child is ours"), Exit::Code(255));
-    assert_eq!(spawn::<S>(&[], || 256).wait().expect("the child is ours"), Exit::Code(0));
+    assert_eq!(spawn(&[], || -1).wait().expect("the child is ours"), Exit::Code(255));
+    assert_eq!(spawn(&[], || 256).wait().expect("the child is ours"), Exit::Code(0));
 }
 
 /// Law 1: not twice, and not in the caller.
-pub fn unit_is_run_once<S: Spawner>() {
+pub fn unit_is_run_once() {
     let (reader, writer) = pipe();
     let caller = std::process::id();
     let given = writer.clone();
-    let child = spawn::<S>(&[&writer], move || {
+    let child = spawn(&[&writer], move || {
         write_all(&given, b"x");
         i32::from(std::process::id() == caller)
     });
@@ -175,22 +175,22 @@ pub fn unit_is_run_once<S: Spawner>() {
 }
 
 /// Law 1.
-pub fn exit_by_itself_has_its_code<S: Spawner>() {
-    let child = spawn::<S>(&[], || std::process::exit(3));
+pub fn exit_by_itself_has_its_code() {
+    let child = spawn(&[], || std::process::exit(3));
     assert_eq!(child.wait().expect("the child is ours"), Exit::Code(3));
 }
 
 /// Laws 1 and 2.
-pub fn killed_unit_has_its_signal<S: Spawner>() {
-    let (child, _hold) = held::<S>(0);
+pub fn killed_unit_has_its_signal() {
+    let (child, _hold) = held(0);
     child.kill(libc::SIGKILL).expect("the child is ours");
     let exit = child.wait().expect("the child is ours");
     assert_eq!(exit, Exit::Signal { signal: libc::SIGKILL, core: false });
 }
 
 /// Laws 1 and 2.
-pub fn aborted_unit_has_its_signal<S: Spawner>() {
-    let child = spawn::<S>(&[], || {
+pub fn aborted_unit_has_its_signal() {
+    let child = spawn(&[], || {
         // No core file; whether the system obeys is not our concern.
         let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
         std::process::abort()
@@ -200,8 +200,8 @@ pub fn aborted_unit_has_its_signal<S: Spawner>() {
 }
 
 /// Law 2.
-pub fn descriptor_is_readable_after_the_end_and_not_before<S: Spawner>() {
-    let (child, hold) = held::<S>(5);
+pub fn descriptor_is_readable_after_the_end_and_not_before() {
+    let (child, hold) = held(5);
     for _ in 0..3 {
         assert!(!has_ended(&child));
         assert_eq!(child.try_wait().expect("the child is ours"), None);
@@ -214,8 +214,8 @@ pub fn descriptor_is_readable_after_the_end_and_not_before<S: Spawner>() {
 }
 
 /// Law 2.
-pub fn exit_is_the_same_as_often_as_asked<S: Spawner>() {
-    let child = spawn::<S>(&[], || 9);
+pub fn exit_is_the_same_as_often_as_asked() {
+    let child = spawn(&[], || 9);
     for _ in 0..3 {
         assert_eq!(child.wait().expect("the child is ours"), Exit::Code(9));
         assert_eq!(child.try_wait().expect("the child is ours"), Some(Exit::Code(9)));
@@ -223,8 +223,8 @@ pub fn exit_is_the_same_as_often_as_asked<S: Spawner>() {
 }
 
 /// Law 2: each child has its own end.
-pub fn ends_are_told_apart<S: Spawner>() {
-    let units: Vec<_> = (0..10).map(held::<S>).collect();
+pub fn ends_are_told_apart() {
+    let units: Vec<_> = (0..10).map(held).collect();
     let ids: BTreeSet<_> = units.iter().map(|(child, _)| child.id()).collect();
     assert_eq!(ids.len(), units.len());
     write_all(&units[4].1, b"x");
@@ -239,8 +239,8 @@ pub fn ends_are_told_apart<S: Spawner>() {
 }
 
 /// Law 2: the methods take `&self`, and a child is `Sync`.
-pub fn wait_in_several_threads_gives_the_same<S: Spawner>() {
-    let (child, hold) = held::<S>(6);
+pub fn wait_in_several_threads_gives_the_same() {
+    let (child, hold) = held(6);
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| child.wait())).collect();
         assert_eq!(child.try_wait().expect("the child is ours"), None);
@@ -253,14 +253,14 @@ pub fn wait_in_several_threads_gives_the_same<S: Spawner>() {
 }
 
 /// Law 3.
-pub fn only_given_descriptors_are_open<S: Spawner>() {
+pub fn only_given_descriptors_are_open() {
     let pipes: Vec<_> = (0..8).map(|_| pipe()).collect();
     let (reader, writer) = pipe();
     // Not in order, with gaps and neighbours, one of them twice.
     let keep = [&*writer, &pipes[6].1, &pipes[6].0, &pipes[2].1, &pipes[4].0, &pipes[2].1];
     for keep in [&keep[..], &keep[..3], &keep[..1]] {
         let given = writer.clone();
-        let child = spawn::<S>(keep, move || {
+        let child = spawn(keep, move || {
             let list: Vec<_> = open_descriptors().iter().map(RawFd::to_string).collect();
             write_all(&given, format!("{}\n", list.join(" ")).as_bytes());
             0
@@ -278,11 +278,11 @@ pub fn only_given_descriptors_are_open<S: Spawner>() {
 }
 
 /// Law 3.
-pub fn given_descriptors_work<S: Spawner>() {
+pub fn given_descriptors_work() {
     let (question, ask) = pipe();
     let (answer, reply) = pipe();
     let (given_question, given_reply) = (question.clone(), reply.clone());
-    let child = spawn::<S>(&[&question, &reply], move || {
+    let child = spawn(&[&question, &reply], move || {
         let mut bytes = read_all(&given_question);
         bytes.reverse();
         write_all(&given_reply, &bytes);
@@ -296,11 +296,11 @@ pub fn given_descriptors_work<S: Spawner>() {
 }
 
 /// Law 3: what the unit closes is its own.
-pub fn given_descriptors_stay_open_in_the_caller<S: Spawner>() {
+pub fn given_descriptors_stay_open_in_the_caller() {
     let before = open_descriptors();
     let (reader, writer) = pipe();
     let during = open_descriptors();
-    let child = spawn::<S>(&[&reader], || 0);
+    let child = spawn(&[&reader], || 0);
     child.wait().expect("the child is ours");
     drop(child);
     assert_eq!(open_descriptors(), during);
@@ -309,10 +309,10 @@ pub fn given_descriptors_stay_open_in_the_caller<S: Spawner>() {
 }
 
 /// Law 4. What prints the message is the panic hook; here it prints to a pipe.
-pub fn panic_is_exit_101<S: Spawner>() {
+pub fn panic_is_exit_101() {
     let (reader, writer) = pipe();
     let given = writer.clone();
-    let child = spawn::<S>(&[&writer], move || {
+    let child = spawn(&[&writer], move || {
         std::panic::set_hook(Box::new(move |info| write_all(&given, info.to_string().as_bytes())));
         panic!("out of cheese")
     });
@@ -323,8 +323,8 @@ pub fn panic_is_exit_101<S: Spawner>() {
 }
 
 /// Law 5.
-pub fn child_dropped_after_its_end_is_reaped<S: Spawner>() {
-    let child = spawn::<S>(&[], || 0);
+pub fn child_dropped_after_its_end_is_reaped() {
+    let child = spawn(&[], || 0);
     let process = child.id();
     until_ended(&child);
     assert!(is_our_child(process), "nobody has reaped it yet");
@@ -333,11 +333,11 @@ pub fn child_dropped_after_its_end_is_reaped<S: Spawner>() {
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_goes_on<S: Spawner>() {
+pub fn child_dropped_while_running_goes_on() {
     let (question, ask) = pipe();
     let (answer, reply) = pipe();
     let (given_question, given_reply) = (question.clone(), reply.clone());
-    let child = spawn::<S>(&[&question, &reply], move || {
+    let child = spawn(&[&question, &reply], move || {
         until_told(&given_question);
         write_all(&given_reply, b"here");
         0
@@ -352,23 +352,23 @@ pub fn child_dropped_while_running_goes_on<S: Spawner>() {
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_spawn<S: Spawner>() {
-    let (child, hold) = held::<S>(0);
+pub fn child_dropped_while_running_is_reaped_by_the_next_spawn() {
+    let (child, hold) = held(0);
     let process = child.id();
     let watch = watch(&child);
     drop(child);
     assert!(is_our_child(process));
     drop(hold);
     until_ended(&watch);
-    let other = spawn::<S>(&[], || 0);
+    let other = spawn(&[], || 0);
     assert!(!is_our_child(process));
     other.wait().expect("the child is ours");
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_drop<S: Spawner>() {
-    let (other, other_hold) = held::<S>(0);
-    let (child, hold) = held::<S>(0);
+pub fn child_dropped_while_running_is_reaped_by_the_next_drop() {
+    let (other, other_hold) = held(0);
+    let (child, hold) = held(0);
     let process = child.id();
     let watch = watch(&child);
     drop(child);
@@ -382,7 +382,7 @@ pub fn child_dropped_while_running_is_reaped_by_the_next_drop<S: Spawner>() {
 
 /// Law 5.
 #[allow(clippy::disallowed_methods, reason = "the test needs a child that no spawner has made")]
-pub fn children_of_others_are_not_reaped<S: Spawner>() {
+pub fn children_of_others_are_not_reaped() {
     let mut stranger = std::process::Command::new("/bin/sh")
         .args(["-c", "exit 42"])
         .spawn()
@@ -391,19 +391,19 @@ pub fn children_of_others_are_not_reaped<S: Spawner>() {
     let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         .expect("the stranger was not reaped");
     until_ended(&watch);
-    let (child, hold) = held::<S>(0);
+    let (child, hold) = held(0);
     drop(child);
     drop(hold);
-    spawn::<S>(&[], || 0).wait().expect("the child is ours");
-    drop(spawn::<S>(&[], || 0));
+    spawn(&[], || 0).wait().expect("the child is ours");
+    drop(spawn(&[], || 0));
     let status = stranger.wait().expect("nobody else has reaped the stranger");
     assert_eq!(status.code(), Some(42));
 }
 
 /// Law 6.
-pub fn signal_reaches_the_unit<S: Spawner>() {
+pub fn signal_reaches_the_unit() {
     for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP] {
-        let (child, _hold) = held::<S>(0);
+        let (child, _hold) = held(0);
         child.kill(0).expect("signal 0 only asks");
         assert!(!has_ended(&child));
         child.kill(signal).expect("the child is ours");
@@ -412,8 +412,8 @@ pub fn signal_reaches_the_unit<S: Spawner>() {
 }
 
 /// Law 6.
-pub fn signal_after_the_end_is_no_error<S: Spawner>() {
-    let child = spawn::<S>(&[], || 4);
+pub fn signal_after_the_end_is_no_error() {
+    let child = spawn(&[], || 4);
     until_ended(&child);
     child.kill(libc::SIGKILL).expect("the end is no error");
     assert_eq!(child.wait().expect("the child is ours"), Exit::Code(4));
@@ -422,8 +422,8 @@ pub fn signal_after_the_end_is_no_error<S: Spawner>() {
 }
 
 /// Law 6.
-pub fn unknown_signal_is_an_error<S: Spawner>() {
-    let (child, hold) = held::<S>(2);
+pub fn unknown_signal_is_an_error() {
+    let (child, hold) = held(2);
     let result = child.kill(12_345);
     assert!(
         matches!(&result, Err(SpawnError::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL)),
@@ -435,15 +435,15 @@ pub fn unknown_signal_is_an_error<S: Spawner>() {
 
 /// Begins a unit that itself begins one, which says a byte through `living` and then sleeps until `held`
 /// is closed. What the outer unit does then is `outer`.
-fn family<S: Spawner>(
+fn family(
     held: Arc<OwnedFd>,
     living: Arc<OwnedFd>,
-    outer: impl FnOnce(S::Child) -> i32 + Send + 'static,
-) -> S::Child {
+    outer: impl FnOnce(ChildProcess) -> i32 + Send + 'static,
+) -> ChildProcess {
     let given = (held.clone(), living.clone());
-    spawn::<S>(&[&held, &living], move || {
+    spawn(&[&held, &living], move || {
         let (held, living) = (given.0.clone(), given.1.clone());
-        let inner = spawn::<S>(&[&given.0, &given.1], move || {
+        let inner = spawn(&[&given.0, &given.1], move || {
             write_all(&living, b"x");
             until_told(&held);
             0
@@ -453,10 +453,10 @@ fn family<S: Spawner>(
 }
 
 /// Law 8.
-pub fn death_of_the_parent_ends_its_units<S: Spawner>() {
+pub fn death_of_the_parent_ends_its_units() {
     let (held, _hold) = pipe();
     let (alive, living) = pipe();
-    let child = family::<S>(held, living, |inner| {
+    let child = family(held, living, |inner| {
         inner.wait().expect("the child is ours");
         0
     });
@@ -468,10 +468,10 @@ pub fn death_of_the_parent_ends_its_units<S: Spawner>() {
 }
 
 /// Law 8: also when the parent ends in peace.
-pub fn end_of_a_unit_ends_its_units<S: Spawner>() {
+pub fn end_of_a_unit_ends_its_units() {
     let (held, _hold) = pipe();
     let (alive, living) = pipe();
-    let child = family::<S>(held, living, |inner| {
+    let child = family(held, living, |inner| {
         drop(inner);
         7
     });
@@ -481,9 +481,9 @@ pub fn end_of_a_unit_ends_its_units<S: Spawner>() {
 }
 
 /// Law 1, for a unit that is itself a caller.
-pub fn unit_can_spawn<S: Spawner>() {
-    let child = spawn::<S>(&[], || {
-        let inner = spawn::<S>(&[], || match spawn::<S>(&[], || 20).wait() {
+pub fn unit_can_spawn() {
+    let child = spawn(&[], || {
+        let inner = spawn(&[], || match spawn(&[], || 20).wait() {
             Ok(Exit::Code(code)) => code + 1,
             _ => 0,
         });
@@ -496,23 +496,23 @@ pub fn unit_can_spawn<S: Spawner>() {
 }
 
 /// Laws 5 and 7.
-pub fn two_hundred_units_leave_no_descriptor<S: Spawner>() {
+pub fn two_hundred_units_leave_no_descriptor() {
     let before = open_descriptors();
     for _ in 0..200 {
-        let child = spawn::<S>(&[], || 0);
+        let child = spawn(&[], || 0);
         assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
     }
     assert_eq!(open_descriptors(), before);
 }
 
 /// Law 7. In a unit, which then has a low limit of descriptors for itself.
-pub fn failed_start_leaves_nothing<S: Spawner>() {
-    let child = spawn::<S>(&[], || {
+pub fn failed_start_leaves_nothing() {
+    let child = spawn(&[], || {
         let before = open_descriptors();
         // 0, 1 and 2 are open: no number is left.
         setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: Some(100) })
             .expect("the limit can be lowered");
-        let result = S::default().spawn(&[], || 0);
+        let result = Fork.fork(&[], || 0);
         setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum: Some(100) })
             .expect("the limit can be raised again");
         assert!(matches!(result, Err(SpawnError::Io { .. })), "{result:?}");

@@ -13,7 +13,7 @@ use manycore_backends::testing::lock::{
 };
 use manycore_backends::testing::shm::{Fresh, Subject};
 use manycore_backends::testing::{TestCase, run_tests};
-use manycore_backends::{Fcntl, File, Fork, Futex, Heap, NoLock, Ofd, PosixShm, ShmBackend, Spawner};
+use manycore_backends::{Fcntl, File, Fork, Futex, Heap, NoLock, Ofd, PosixShm, ShmBackend};
 
 fn main() {
     let own = vec![
@@ -84,7 +84,7 @@ fn begin(name: &OsStr, act: fn(&PosixShm, &Futex)) -> impl Child + use<> {
         act(&object, &method);
         0
     };
-    Fork.spawn(&[], run).unwrap()
+    Fork.fork(&[], run).unwrap()
 }
 
 fn wait_until_asleep(child: &impl Child) {

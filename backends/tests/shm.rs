@@ -5,7 +5,7 @@ use std::path::Path;
 
 use manycore_backends::lock::{LockError, Mode, Wait};
 use manycore_backends::shm::{Memory, Open, ShmError};
-use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
+use manycore_backends::spawn::{Child, Exit, Fork};
 use manycore_backends::testing::shm::{Fresh, Subject, all};
 use manycore_backends::testing::{TestCase, run_tests};
 use manycore_backends::{Fcntl, File, Heap, LockMethod, PosixShm, ShmBackend};
@@ -141,7 +141,7 @@ fn a_read_only_handle_keeps_the_locks_of_others() {
     drop(reader);
     // Seen by another process, to which the lock means something.
     let child = Fork
-        .spawn(&[], {
+        .fork(&[], {
             let name = name.to_owned();
             move || {
                 let object = File::open(&name, Open::Existing).unwrap();

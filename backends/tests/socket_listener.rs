@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
+use manycore_backends::spawn::{Child, Exit, Fork};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
 use manycore_backends::testing::transport::Note;
@@ -124,7 +124,7 @@ fn path_is_taken_over_from_a_dead_listener() {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
     let writer = Arc::new(writer);
     let given = writer.clone();
-    let child = Fork.spawn(&[writer.as_fd()], move || {
+    let child = Fork.fork(&[writer.as_fd()], move || {
         let listener = NoteListener::bind(victim, limits()).expect("nobody listens there");
         rustix::io::write(&given, b"x").expect("somebody reads");
         listener.accept(None).map_or(1, |_| 0)
@@ -204,7 +204,7 @@ fn peers_know_who_is_there() {
     let listener = NoteListener::fresh(limits()).expect("there is a place for temporary files");
     let address = listener.address();
     let server = std::process::id();
-    let client = Fork.spawn(&[], move || {
+    let client = Fork.fork(&[], move || {
         let end = connect(&address).expect("somebody listens");
         let known = end.peer().is_ok_and(|peer| peer.process == server);
         let _ = end.receive(None);
@@ -262,7 +262,7 @@ fn strangers_are_not_let_in() {
         let tell = Arc::new(tell);
         let given = tell.clone();
         let (of_server, everybody) = (path.clone(), everybody.clone());
-        let server = Fork.spawn(&[tell.as_fd()], move || {
+        let server = Fork.fork(&[tell.as_fd()], move || {
             set_real_and_effective_user(Some(NOBODY), Some(NOBODY)).expect("root may");
             let listener = NoteListener::bind(&of_server, limits()).expect("everybody may write there");
             fs::set_permissions(&of_server, everybody).expect("it is ours");
@@ -274,7 +274,7 @@ fn strangers_are_not_let_in() {
         let server = server.expect("the process has one thread");
         assert_eq!(rustix::io::read(&ready, &mut [0; 1]), Ok(1));
         let of_stranger = address.clone();
-        let stranger = Fork.spawn(&[], move || {
+        let stranger = Fork.fork(&[], move || {
             set_real_and_effective_user(Some(NOBODY - 1), Some(NOBODY - 1)).expect("root may");
             // It does not want to talk to a stranger, either.
             let error = connect(&of_stranger).expect_err("the listener is a stranger");
@@ -284,7 +284,7 @@ fn strangers_are_not_let_in() {
         assert_eq!(stranger.wait().expect("the child is ours"), Exit::Code(0));
         // One that does not care is not let in: it reads the end.
         let of_raw = path.clone();
-        let raw = Fork.spawn(&[], move || {
+        let raw = Fork.fork(&[], move || {
             set_real_and_effective_user(Some(NOBODY - 1), Some(NOBODY - 1)).expect("root may");
             let mut raw = UnixStream::connect(of_raw).expect("it may enter the directory");
             let _ = raw.write_all(&[3, 0, 0, 0, b'r', b'a', b'w']);
@@ -309,7 +309,7 @@ fn listener_in_a_forked_child_leaves_the_parents_alone() {
     // SAFETY: the listener lives until the end of this function.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     // The unit is given the listener's own descriptor, so that it may drop it.
-    let child = Fork.spawn(&[fd], move || {
+    let child = Fork.fork(&[fd], move || {
         drop(copy.lock().expect("nobody panics").take());
         0
     });
@@ -352,7 +352,7 @@ fn killed_client_is_the_end_for_the_server() {
         let (ready, tell) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
         let tell = Arc::new(tell);
         let given = tell.clone();
-        let client = Fork.spawn(&[tell.as_fd()], move || {
+        let client = Fork.fork(&[tell.as_fd()], move || {
             let end = connect(&address).expect("somebody listens");
             end.send(note("first"), None).expect("there is room");
             if !complete {
@@ -383,7 +383,7 @@ fn killed_server_is_the_end_for_its_clients() {
     let (ready, tell) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
     let tell = Arc::new(tell);
     let (given, of_server) = (tell.clone(), path.clone());
-    let server = Fork.spawn(&[tell.as_fd()], move || {
+    let server = Fork.fork(&[tell.as_fd()], move || {
         let listener = NoteListener::bind(of_server, limits()).expect("nobody listens there");
         rustix::io::write(&given, b"x").expect("somebody reads");
         let end = listener.accept(None).expect("somebody waits");

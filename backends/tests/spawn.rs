@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use manycore_backends::poll::{Epoll, Event, Interest, Poll, PollError, Poller, Ready, Select};
-use manycore_backends::spawn::{Child, Exit, Fork, SpawnError, Spawner};
+use manycore_backends::spawn::{Child, Exit, Fork, SpawnError};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         return print_around_a_spawn();
     }
 
-    let mut tests = all::<Fork>();
+    let mut tests = all();
     macro_rules! also {
         ($($name:ident)*) => { $(tests.push((stringify!($name), $name as fn()));)* };
     }
@@ -59,7 +59,7 @@ fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
 fn held() -> (impl Child, Arc<OwnedFd>) {
     let (reader, writer) = pipe();
     let given = reader.clone();
-    let child = Fork.spawn(&[reader.as_fd()], move || {
+    let child = Fork.fork(&[reader.as_fd()], move || {
         let _ = rustix::io::read(&given, &mut [0; 1]);
         0
     });
@@ -72,7 +72,7 @@ fn process_with_two_threads_is_refused() {
         let before = open_descriptors();
         let (sender, receiver) = mpsc::channel::<()>();
         let other = thread::spawn(move || receiver.recv());
-        let result = Fork.spawn(&[], || 0);
+        let result = Fork.fork(&[], || 0);
         assert!(matches!(result, Err(SpawnError::MultiThreaded { threads: 2 })), "{result:?}");
         let message = result.expect_err("it was refused").to_string();
         assert!(message.contains("2 threads"), "{message}");
@@ -89,14 +89,14 @@ fn process_whose_threads_have_ended_is_accepted() {
     for _ in 0..100 {
         // The kernel may still list the thread when it was joined.
         thread::spawn(|| ()).join().expect("the thread does not panic");
-        let child = Fork.spawn(&[], || 0).expect("the process has one thread");
+        let child = Fork.fork(&[], || 0).expect("the process has one thread");
         assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
     }
 }
 
 fn print_around_a_spawn() -> ExitCode {
     print!("parent");
-    let child = Fork.spawn(&[], || {
+    let child = Fork.fork(&[], || {
         print!(",child");
         0
     });
@@ -131,7 +131,7 @@ fn handled_signals_get_their_default_action() {
         let handler = ignore as extern "C" fn(libc::c_int) as libc::sighandler_t;
         for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGRTMIN()] {
             set_action(signal, handler);
-            let child = Fork.spawn(&[], move || {
+            let child = Fork.fork(&[], move || {
                 raise(signal);
                 0
             });
@@ -230,7 +230,7 @@ fn orphans_of_the_parent_are_left_alone() {
         let before = open_descriptors();
         // Both of these look for orphans.
         in_a_unit(|| ());
-        drop(Fork.spawn(&[], || 0));
+        drop(Fork.fork(&[], || 0));
         in_a_unit(|| ());
         assert!(before.is_subset(&open_descriptors()));
         drop(occupied);
@@ -273,9 +273,9 @@ fn child_reaped_by_somebody_else_is_an_error() {
 fn a_process_that_ignores_ends_is_refused() {
     in_a_unit(|| {
         set_action(libc::SIGCHLD, libc::SIG_IGN);
-        assert!(matches!(Fork.spawn(&[], || 0), Err(SpawnError::EndsIgnored)));
+        assert!(matches!(Fork.fork(&[], || 0), Err(SpawnError::EndsIgnored)));
         set_action(libc::SIGCHLD, libc::SIG_DFL);
-        assert_eq!(Fork.spawn(&[], || 0).unwrap().wait().unwrap(), Exit::Code(0));
+        assert_eq!(Fork.fork(&[], || 0).unwrap().wait().unwrap(), Exit::Code(0));
     });
 }
 
@@ -286,7 +286,7 @@ fn panic_payload_that_panics_is_exit_101() {
             panic!("dropped");
         }
     }
-    let child = Fork.spawn(&[], || {
+    let child = Fork.fork(&[], || {
         std::panic::set_hook(Box::new(|_| ()));
         std::panic::panic_any(Bomb)
     });

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use manycore_backends::poll::{Epoll, Interest, Notifier, Poller, poll_single};
 use manycore_backends::posix::process::{process_group, start_process_group};
 use manycore_backends::spawn::{
-    Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, Spawner, WatchBy,
+    Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, WatchBy,
 };
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
@@ -69,7 +69,7 @@ fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
 fn unwatched(code: i32) -> (u32, Arc<OwnedFd>) {
     let (reader, writer) = pipe();
     let given = reader.clone();
-    let child = Fork.spawn(&[reader.as_fd()], move || {
+    let child = Fork.fork(&[reader.as_fd()], move || {
         let _ = rustix::io::retry_on_intr(|| rustix::io::read(&given, &mut [0; 1]));
         code
     });
@@ -89,7 +89,7 @@ fn in_own_group(act: impl FnOnce() + Send + 'static) -> (ChildProcess, Arc<Owned
     let (reader, hold) = pipe();
     let (ready, tell) = pipe();
     let given = (reader.clone(), tell.clone());
-    let child = Fork.spawn(&[reader.as_fd(), tell.as_fd()], move || {
+    let child = Fork.fork(&[reader.as_fd(), tell.as_fd()], move || {
         start_process_group().expect("it leads no session");
         act();
         rustix::io::write(&given.1, b"x").expect("somebody reads");
@@ -190,7 +190,7 @@ fn thousand_children_can_be_watched_at_once() {
         let children: Vec<Arc<ChildProcess>> = (0..1_000_i32)
             .map(|number| {
                 let given = reader.clone();
-                let child = Fork.spawn(&[reader.as_fd()], move || {
+                let child = Fork.fork(&[reader.as_fd()], move || {
                     let _ = rustix::io::retry_on_intr(|| rustix::io::read(&given, &mut [0; 1]));
                     number % 100
                 });
@@ -378,7 +378,7 @@ fn unit_watches_its_own_signals() {
     let notifier = Notifier::new().expect("a descriptor is free");
     let watch = notifier.watch_signal(libc::SIGTERM).expect("the signal can be watched");
     // The default action again, and none of the parent's.
-    let child = Fork.spawn(&[notifier.as_fd()], || {
+    let child = Fork.fork(&[notifier.as_fd()], || {
         // SAFETY: takes an integer.
         unsafe { libc::raise(libc::SIGTERM) };
         0
@@ -417,12 +417,12 @@ fn forbid(calls: &[libc::c_long]) {
 }
 
 fn whole_contract_holds_without_pidfd_and_close_range() {
-    for (name, test) in all::<Fork>() {
+    for (name, test) in all() {
         // Those that make a pidfd themselves.
         if name == "children_of_others_are_not_reaped" {
             continue;
         }
-        let child = Fork.spawn(&[], move || {
+        let child = Fork.fork(&[], move || {
             forbid(&[libc::SYS_pidfd_open, libc::SYS_close_range, libc::SYS_pidfd_send_signal]);
             test();
             0

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use manycore::lock::{Guard, LockMethod, Mode, Wait};
 use manycore::shm::{Memory, Open, ShmBackend, create_unique};
-use manycore::spawn::{Child, Exit, Spawner};
+use manycore::spawn::{Child, Exit};
 use manycore::{Fcntl, Fork, Futex, Ofd, PosixShm};
 use manycore_backends::testing::anchor::{RobustMutex, record_pair};
 
@@ -47,7 +47,7 @@ fn two<P: FnMut()>(
     (RUNS..=DONE).for_each(|word| object.memory().store(word, 0).unwrap());
     let name = object.name().to_owned();
     let of_child = prepare.clone();
-    let child = Fork.spawn(&[], move || {
+    let child = Fork.fork(&[], move || {
         pin(1, &cores());
         let object = PosixShm::open(&name, Open::Existing).unwrap();
         let mut pair = of_child(&object);
@@ -86,7 +86,7 @@ fn taken_over(object: &PosixShm) -> f64 {
     for _ in 0..DEATHS {
         object.memory().store(RUNS, 0).unwrap();
         let name = object.name().to_owned();
-        let holder = Fork.spawn(&[], move || {
+        let holder = Fork.fork(&[], move || {
             let object = PosixShm::open(&name, Open::Existing).unwrap();
             let lock = <Futex as LockMethod<PosixShm>>::attach(&object).unwrap();
             let _guard = Guard::lock(&lock, &object, Mode::Write, Wait::Forever).unwrap();

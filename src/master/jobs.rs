@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +20,12 @@ use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError, 
 use serde_bytes::ByteBuf;
 
 use super::RunError;
-use crate::platform::Platform;
-use crate::wire::{ENVELOPE, Ended, Refusal, Reply, Request};
+use crate::platform::{Platform, WorkerEnd};
+use crate::wire::{ENVELOPE, Ended, Refusal, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{Outcome, Registry, child};
 
-type Link<P> = <<P as Platform>::Transport as Transport>::End<Reply, Request>;
-type ChildOf<P> = <<P as Platform>::Spawn as Spawner>::Child;
+type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
+type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;
 
 /// The number of the first worker.
 const FIRST: u64 = 0;
@@ -137,13 +136,10 @@ impl<P: Platform> Jobs<P> {
     /// Begins a worker's process. It waits for its orders.
     fn begin(&mut self, name: &str) -> Result<u64, RunError> {
         let limits = Limits::with_message_bytes(self.message_limit.saturating_add(ENVELOPE));
-        let (ours, theirs) = P::Transport::pair::<Reply, Request>(limits)?;
-        let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
-        let child = {
-            let registry = Arc::clone(&self.registry);
-            let link = Arc::clone(&theirs);
-            self.spawner.spawn(&[theirs.as_fd()], move || child::live(link, &registry))?
-        };
+        let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
+        let ours = Arc::new(ours);
+        let registry = Arc::clone(&self.registry);
+        let child = self.spawner.spawn(theirs, move |link| child::live(link, &registry))?;
         let child = Arc::new(child);
         let id = self.next;
         self.next += 1;
@@ -206,7 +202,7 @@ impl<P: Platform> Jobs<P> {
                 return Ok(());
             }
             match link.try_receive() {
-                Ok(Some(request)) => self.serve(id, request)?,
+                Ok(Some(ToMaster(request))) => self.serve(id, request)?,
                 Ok(None) => return Ok(()),
                 // Gone, or talking nonsense: nothing more is to be had. Its end will tell.
                 Err(_) => return self.unlink(id),
@@ -293,9 +289,9 @@ impl<P: Platform> Jobs<P> {
         let mut waits = !link.is_flushed() && !matches!(link.flush(), Ok(true) | Err(_));
         while !waits {
             let Some(reply) = job.outbox.pop_front() else { break };
-            match link.try_send(reply) {
+            match link.try_send(ToWorker(reply)) {
                 Ok(()) => waits = !link.is_flushed(),
-                Err(TrySendError::Full(reply)) => {
+                Err(TrySendError::Full(ToWorker(reply))) => {
                     job.outbox.push_front(reply);
                     waits = true;
                 }
@@ -327,7 +323,7 @@ impl<P: Platform> Jobs<P> {
         let Some(link) = job.link.take() else { return Ok(()) };
         for _ in 0..LAST_WORDS {
             match link.try_receive() {
-                Ok(Some(Request::Finished { outcome })) => job.outcome = Some(outcome),
+                Ok(Some(ToMaster(Request::Finished { outcome }))) => job.outcome = Some(outcome),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }

@@ -6,12 +6,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Once};
+use std::sync::Once;
 
 use manycore_backends::transport::Endpoint;
 
 use super::{Context, Outcome, Registry};
-use crate::wire::{Reply, Request};
+use crate::wire::{Reply, Request, ToMaster, ToWorker};
 
 /// The exit code of a worker that panicked; the same as that of a Rust program.
 const PANICKED: i32 = 101;
@@ -20,8 +20,10 @@ const PANICKED: i32 = 101;
 const NO_ORDERS: i32 = 102;
 
 /// The life of a worker, at the other end of `link`.
-pub(crate) fn live<E: Endpoint<Request, Reply>>(link: Arc<E>, registry: &Registry) -> i32 {
-    let Ok(Reply::Begin { id, name, argument, message_limit }) = link.receive(None) else { return NO_ORDERS };
+pub(crate) fn live<E: Endpoint<ToMaster, ToWorker>>(link: E, registry: &Registry) -> i32 {
+    let Ok(ToWorker(Reply::Begin { id, name, argument, message_limit })) = link.receive(None) else {
+        return NO_ORDERS;
+    };
     let Some(erased) = registry.get(&name) else { return NO_ORDERS };
     let mut context = Context::new(id, name, message_limit, Box::new(link));
     let mut outcome = catch(|| erased(&mut context, &argument));

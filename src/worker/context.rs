@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 use super::{JoinError, Worker, WorkerId};
-use crate::wire::{self, Ended, Refusal, Reply, Request};
+use crate::wire::{self, Ended, Refusal, Reply, Request, ToMaster, ToWorker};
 
 /// A worker's end of its link to the master, of any transport.
 pub(super) trait Link: AsFd + Send {
@@ -20,13 +20,13 @@ pub(super) trait Link: AsFd + Send {
     fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError>;
 }
 
-impl<E: Endpoint<Request, Reply>> Link for Arc<E> {
+impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
     fn send(&self, request: Request) -> Result<(), TransportError> {
-        Endpoint::send(&**self, request, None)
+        Endpoint::send(self, ToMaster(request), None)
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
-        Endpoint::receive(&**self, timeout)
+        Endpoint::receive(self, timeout).map(|reply| reply.0)
     }
 }
 

@@ -27,6 +27,7 @@ use std::panic::Location;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::wire::{ToMaster, ToWorker};
 pub(crate) use context::encode_argument;
 pub use context::{Context, StartError};
 pub(crate) use outcome::Outcome;

@@ -46,12 +46,12 @@ const DESTROYED: u32 = 2;
 ///
 /// ```no_run
 /// use manycore_backends::posix::semaphore::SemaphoreSet;
-/// use manycore_backends::spawn::{Child, Exit, Fork, Spawner};
+/// use manycore_backends::spawn::{Child, Exit, Fork};
 /// use std::sync::Arc;
 ///
 /// let set = Arc::new(SemaphoreSet::new(&[0])?);
 /// let given = set.clone();
-/// let child = Fork.spawn(&[], move || i32::from(given.get(0).and_then(|done| done.post()).is_err()))?;
+/// let child = Fork.fork(&[], move || i32::from(given.get(0).and_then(|done| done.post()).is_err()))?;
 /// set.get(0)?.wait()?;
 /// assert_eq!(child.wait()?, Exit::Code(0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use super::pipe;
 use crate::lock::{LockError, LockMethod, Mode, Wait};
 use crate::shm::{Open, ShmBackend};
-use crate::spawn::{Child, Exit, Fork, Spawner};
+use crate::spawn::{Child, ChildProcess, Exit, Fork};
 use crate::testing::shm::{Fresh, Subject};
 
-type ForkedChild = <Fork as Spawner>::Child;
+type ForkedChild = ChildProcess;
 
 /// What an agent is to do, with the object of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Agent {
                     serve::<B, L>(&names, &of_child.0, &of_child.1);
                     0
                 };
-                Life::Process(Fork.spawn(&[obeys.as_fd(), says.as_fd()], run).unwrap())
+                Life::Process(Fork.fork(&[obeys.as_fd(), says.as_fd()], run).unwrap())
             }
         };
         Agent { life, orders: Some(orders), answers }

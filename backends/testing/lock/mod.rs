@@ -15,7 +15,7 @@ use super::TestCase;
 use super::shm::{Fresh, Subject};
 use crate::lock::{Guard, LockError, LockMethod, Mode, Wait};
 use crate::shm::Open;
-use crate::spawn::{Child, Exit, Fork, Spawner};
+use crate::spawn::{Child, Exit, Fork};
 use crate::sync::global::{AtomicBool, Ordering};
 
 const NEW: Open = Open::CreateNew { mode: 0o600 };
@@ -72,7 +72,7 @@ fn can_lock<B: Subject, L: LockMethod<B>>(name: &OsStr, mode: Mode) -> bool {
 /// The same, asked in a forked child.
 fn another_process_can_lock<B: Subject, L: LockMethod<B>>(name: &Fresh<B>, mode: Mode) -> bool {
     let name = name.to_os_string();
-    let child = Fork.spawn(&[], move || can_lock::<B, L>(&name, mode) as i32).unwrap();
+    let child = Fork.fork(&[], move || can_lock::<B, L>(&name, mode) as i32).unwrap();
     match child.wait().unwrap() {
         Exit::Code(code @ (0 | 1)) => code == 1,
         exit => panic!("the other process {exit}"),
@@ -289,7 +289,7 @@ pub fn death_releases<B: Subject, L: LockMethod<B>>() {
                 std::thread::park();
             }
         };
-        Fork.spawn(&[holds.as_fd()], run).unwrap()
+        Fork.fork(&[holds.as_fd()], run).unwrap()
     };
     wait_for_byte(&held);
     assert!(!can_lock::<B, L>(&name, Mode::Read));
@@ -310,7 +310,7 @@ pub fn a_child_holds_nothing_and_is_refused<B: Subject, L: LockMethod<B>>() {
                 && matches!(method.unlock(&object), Err(LockError::Forked));
             (refused && !can_lock::<B, L>(&name, Mode::Read)) as i32
         };
-        Fork.spawn(&[], run).unwrap()
+        Fork.fork(&[], run).unwrap()
     };
     assert_eq!(child.wait().unwrap(), Exit::Code(1));
     assert!(!another_process_can_lock::<B, L>(&name, Mode::Read), "the child released the parent's lock");

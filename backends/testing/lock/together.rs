@@ -7,7 +7,7 @@ use super::agent::{Agent, BUSY, DEADLOCK, Home, OK, Order, TIMED_OUT};
 use super::object;
 use crate::lock::{Guard, LockError, LockMethod, Mode, Wait};
 use crate::shm::{Memory, Open};
-use crate::spawn::{Child, Exit, Fork, Spawner};
+use crate::spawn::{Child, Exit, Fork};
 use crate::sync::global::{AtomicU32, Ordering};
 use crate::testing::TestCase;
 use crate::testing::shm::{Fresh, Subject};
@@ -418,7 +418,7 @@ fn increments_by_processes_are_not_lost<B: Subject, L: LockMethod<B>>() {
                 }
                 0
             };
-            Fork.spawn(&[], run).unwrap()
+            Fork.fork(&[], run).unwrap()
         })
         .collect();
     for child in children {
@@ -511,7 +511,7 @@ fn busy_processes_starve_nobody<B: Subject, L: LockMethod<B>>() {
                     }
                     0
                 };
-                Fork.spawn(&[], run).unwrap()
+                Fork.fork(&[], run).unwrap()
             })
             .collect();
         for _ in 0..10 {

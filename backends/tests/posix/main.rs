@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use manycore_backends::posix::PosixError;
-use manycore_backends::spawn::{Child, ChildProcess, Exit, Fork, Spawner};
+use manycore_backends::spawn::{Child, ChildProcess, Exit, Fork};
 use manycore_backends::testing::run_tests;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -60,7 +60,7 @@ fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
 
 fn unit(keep: &[&OwnedFd], test: impl FnOnce() + Send + 'static) -> ChildProcess {
     let keep: Vec<_> = keep.iter().map(AsFd::as_fd).collect();
-    let child = Fork.spawn(&keep, || {
+    let child = Fork.fork(&keep, || {
         test();
         0
     });

@@ -6,7 +6,7 @@ use std::thread;
 
 use manycore_backends::posix::PosixError;
 use manycore_backends::posix::process::*;
-use manycore_backends::spawn::{Child, Fork, Spawner};
+use manycore_backends::spawn::{Child, Fork};
 
 use crate::{NOBODY, ORDINARY, am_root, held, in_a_unit, refused};
 
@@ -213,6 +213,6 @@ fn limit_of_open_files_holds() {
         assert_eq!(open_files_max(), before.hard);
         // Too few for a pipe: also our own spawner says so.
         set_open_files_max(Some(3)).unwrap();
-        Fork.spawn(&[], || 0).expect_err("there is no number for a pidfd");
+        Fork.fork(&[], || 0).expect_err("there is no number for a pidfd");
     });
 }

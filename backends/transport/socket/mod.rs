@@ -129,6 +129,23 @@ struct Receiving {
     arrived: Arrived,
 }
 
+/// Makes an end of an inherited descriptor, as [`SocketEnd::from_fd`] does, with the largest limits there are: it trusts
+/// who has given it.
+impl<S: Message, R: Message> TryFrom<OwnedFd> for SocketEnd<S, R> {
+    type Error = TransportError;
+
+    fn try_from(fd: OwnedFd) -> Result<SocketEnd<S, R>, TransportError> {
+        SocketEnd::from_fd(fd, Limits::with_message_bytes(u32::MAX as usize))
+    }
+}
+
+/// As [`SocketEnd::into_fd`].
+impl<S: Message, R: Message> From<SocketEnd<S, R>> for OwnedFd {
+    fn from(end: SocketEnd<S, R>) -> OwnedFd {
+        end.into_fd()
+    }
+}
+
 impl<S: Message, R: Message> SocketEnd<S, R> {
     /// Makes an end of an inherited or received descriptor, the peer of which speaks
     /// [frames](super::frame) too. Sets close-on-exec and, for everyone who shares the socket, non-blocking.
