@@ -63,6 +63,7 @@ pub struct Command<'fd> {
     pub(super) group: Group,
     pub(super) signals: Vec<SignalAction>,
     pub(super) descriptors: Vec<DescriptorAction<'fd>>,
+    pub(super) dies_with_parent: bool,
 }
 
 /// In which directory a program begins to work.
@@ -131,6 +132,7 @@ impl<'fd> Command<'fd> {
             group: Group::Keep,
             signals: Vec::new(),
             descriptors: Vec::new(),
+            dies_with_parent: false,
         }
     }
 
@@ -245,6 +247,13 @@ impl<'fd> Command<'fd> {
     #[doc(alias("Fda_dup2", "dup2"))]
     pub fn duplicate_number(&mut self, from: RawFd, to: RawFd) -> &mut Self {
         self.descriptors.push(DescriptorAction::DuplicateNumber { from, to });
+        self
+    }
+
+    /// Has the program killed when the calling thread ends. A program with rights of its own (set-user-ID, capabilities of
+    /// the file) has to ask for it again.
+    pub(super) fn die_with_parent(&mut self) -> &mut Self {
+        self.dies_with_parent = true;
         self
     }
 

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
+use rustix::process::Pid;
+
 use super::command::{Command, DescriptorAction, Directory, Group, SignalAction};
 use super::{SpawnError, Step};
 use crate::signal;
@@ -16,6 +18,8 @@ use crate::signal;
 const USUAL_PATH: &str = "/usr/bin:/bin";
 
 pub(super) struct Plan {
+    /// Who the child dies with, if with anybody.
+    pub(super) parent: Option<Pid>,
     /// Tried in this order.
     pub(super) programs: Vec<CString>,
     pub(super) arguments: Strings,
@@ -85,6 +89,7 @@ impl Plan {
         });
         let keep = Vec::with_capacity(longest.max().unwrap_or(0) + saved);
         Ok(Plan {
+            parent: command.dies_with_parent.then(rustix::process::getpid),
             programs,
             arguments: Strings::new(
                 arguments.map(|argument| text(argument, "an argument")).collect::<Result<_, _>>()?,

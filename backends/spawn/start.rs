@@ -41,7 +41,7 @@ use std::ptr;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::Step;
 use super::command::Group;
@@ -121,6 +121,9 @@ extern "C" fn run(argument: *mut c_void) -> c_int {
 
 /// Does what is planned. Puts into `before` which group it has taken the foreground from.
 fn steps(plan: &mut Plan, mask: &libc::sigset_t, before: &mut Option<Pid>) -> Result<(), Failure> {
+    if let Some(parent) = plan.parent {
+        die_with(parent)?;
+    }
     signal::drop_handlers(&[]);
     // Rust's startup has it ignored, which is not what the caller has asked for.
     let _ = signal::set_plain_action(libc::SIGPIPE, false);
@@ -136,6 +139,17 @@ fn steps(plan: &mut Plan, mask: &libc::sigset_t, before: &mut Option<Pid>) -> Re
     change_descriptors(plan)?;
     signal::set_mask(plan.mask.as_ref().unwrap_or(mask));
     Err(Failure { step: Step::Execute, call: "execve", errno: execute(plan) })
+}
+
+/// Has the kernel kill this process when the thread that sleeps for it ends, also after it runs its program.
+fn die_with(parent: Pid) -> Result<(), Failure> {
+    let failed = |call| move |errno| Failure { step: Step::Process, call, errno };
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("prctl"))?;
+    // It may have ended before the line above. Without a number it is alive in an outer PID namespace.
+    match rustix::process::getppid() {
+        Some(now) if now != parent => Err(failed("getppid")(Errno::SRCH)),
+        _ => Ok(()),
+    }
 }
 
 fn change_directory(plan: &Plan) -> Result<(), Failure> {
