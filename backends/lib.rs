@@ -7,7 +7,7 @@
 //! | [`LockMethod`] | who may touch an object, now | [`Futex`], [`Fcntl`], [`Ofd`], [`NoLock`] | [`lock`] |
 //! | [`Poller`] | the only place that sleeps on descriptors | [`Poll`], [`Epoll`], [`Select`] | [`poll`] |
 //! | [`Transport`] | ordered messages between two ends, each end `AsFd` | [`Socket`], [`Polysocket`] | [`transport`] |
-//! | [`Spawner`] | begin a unit of work and watch its end, each child `AsFd` | [`Fork`] | [`spawn`] |
+//! | [`Spawner`] | begin a unit of work and watch its end, each child `AsFd` | [`Fork`], [`Exec`], [`Thread`] | [`spawn`] |
 //!
 //! Each room's front page states its contract as numbered laws. With the feature `testing`, the module
 //! `testing` holds a generic conformance suite per contract, which a backend written elsewhere can run
@@ -56,7 +56,7 @@ use shm::{Memory, ShmError, Waited, Window};
 pub use lock::{Best, BestLock, Fcntl, Futex, LockMethod, NoLock, Ofd};
 pub use poll::{Epoll, Poll, Poller, Select};
 pub use shm::{File, Heap, PosixShm, ShmBackend};
-pub use spawn::{Fork, Spawner};
+pub use spawn::{Exec, Fork, Spawner, Thread};
 pub use transport::{Polysocket, Socket, Transport};
 
 // The one place where shm and lock meet (with that of `testing::faulty`). `PosixShm` and `File` are files to the kernel,

@@ -47,7 +47,7 @@ pub(crate) mod global {
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
     };
-    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, Weak};
 
     /// Locks `mutex`. A panic elsewhere while it was held is no reason to fail here: each user of this
     /// function leaves its data consistent at every point where it could panic.

@@ -12,8 +12,9 @@ mod wire;
 pub mod worker;
 
 pub use manycore_backends::{
-    Best, BestLock, Epoll, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller, Polysocket,
-    PosixShm, Select, ShmBackend, Socket, Spawner, Transport, lock, name, poll, posix, shm, spawn, transport,
+    Best, BestLock, Epoll, Exec, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller,
+    Polysocket, PosixShm, Select, ShmBackend, Socket, Spawner, Thread, Transport, lock, name, poll, posix,
+    shm, spawn, transport,
 };
 
 pub use array::{ArrayError, ShmArray};

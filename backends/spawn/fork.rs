@@ -50,16 +50,17 @@ use rustix::process::{Pid, Signal};
 
 use super::descriptors::close_all_but;
 use super::watch::{ends_are_ignored, sweep};
-use super::{ChildProcess, NOT_GIVEN, SpawnError, Spawner};
+use super::{ChildProcess, Entry, NOT_GIVEN, PANICKED, SpawnError, Spawner};
 use crate::generation::Generation;
 use crate::posix::post_fork;
 use crate::signal;
-
-/// The exit code of a unit that panicked (law 4).
-const PANICKED: i32 = 101;
+use crate::sync::global::{AtomicBool, Ordering};
 
 /// The first descriptor that is not a standard one.
 const FIRST: RawFd = 3;
+
+/// Whether this process is a unit of [`Fork`].
+static IS_UNIT: AtomicBool = AtomicBool::new(false);
 
 /// Spawns units by `fork`: they start fast, and share nothing but what they are given.
 ///
@@ -94,6 +95,12 @@ where
             Ok(given) => run(given),
             Err(_) => NOT_GIVEN,
         })
+    }
+
+    fn enter<F>(_: Entry<'_>, _: F)
+    where
+        F: FnOnce(G) -> i32,
+    {
     }
 }
 
@@ -192,6 +199,7 @@ fn stat_field(stat: &str, field: usize) -> Option<u64> {
 /// The life of a unit. Whatever happens, it ends here.
 fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
     let mut end = End(PANICKED);
+    IS_UNIT.store(true, Ordering::Relaxed);
     let code = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
         // A handler of the parent would act on what it shares with the parent.
@@ -207,6 +215,17 @@ fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
         // Dropping it could panic again.
         Err(payload) => mem::forget(payload),
     }
+    leave(end)
+}
+
+/// Ends this process with the exit code, if it is a unit.
+pub(super) fn exit_if_unit(code: i32) {
+    if IS_UNIT.load(Ordering::Relaxed) {
+        leave(End(code));
+    }
+}
+
+fn leave(end: End) -> ! {
     let _ = io::stdout().flush();
     drop(end);
     unreachable!("`End` does not return");

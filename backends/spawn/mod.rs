@@ -2,7 +2,9 @@
 //!
 //! | mechanism | a unit runs in |
 //! |---|---|
-//! | [`Fork`] | a forked process: starts fast, shares nothing but what it is given |
+//! | [`Fork`] | a forked process: starts fast, shares nothing but what it is given; from a single-threaded process only |
+//! | [`Exec`] | a process that runs this program anew, and enters it by [`Spawner::enter`]: from any process |
+//! | [`Thread`] | a thread of this process: for tests, and where there are no processes |
 //!
 //! # The contract
 //!
@@ -10,9 +12,10 @@
 //! (`Into<OwnedFd> + TryFrom<OwnedFd>`), to a thread it can be anything. Combinations that cannot work do not compile.
 //!
 //! 1. **One unit, one end.** [`Spawner::spawn`] returns once the unit exists; `run` is called in it exactly
-//!    once, with what is given; the unit ends when `run` returns (the low eight bits of its value are the exit code),
-//!    or when it dies. What cannot be made again of its descriptor ends the
-//!    unit with [`Exit::Code`]`(102)`.
+//!    once, with what is given; the unit ends when `run` returns or calls [`exit`] (the low eight bits of the value are
+//!    the exit code), or when it dies. What cannot be made again of its descriptor ends the unit with
+//!    [`Exit::Code`]`(102)`. A unit that runs the program anew calls the function that the program gives to
+//!    [`Spawner::enter`], in the place of `run`.
 //! 2. **Watched.** A child's descriptor becomes readable, level-triggered, when the unit has ended and not
 //!    before; from then on [`Child::try_wait`] returns its [`Exit`], the same as often as it is asked.
 //! 3. **Only what it is given.** A unit that is a process has the standard descriptors 0, 1, 2 and that of `given`; all
@@ -26,6 +29,15 @@
 //! 7. **A failed start** leaves nothing behind: no child, no descriptor; what was given is dropped.
 //! 8. **The parent's death** ends the units.
 //!
+//! What is different for units that are threads ([`Spawner::PROCESSES`] is `false`):
+//!
+//! | law | |
+//! |---|---|
+//! | 3 | a thread has all that its process has; it may own what it likes |
+//! | 5 | there is nothing to reap |
+//! | 6 | [`Child::kill`] does what the signal does to a process by default, but a unit dies when it comes to a [`checkpoint`], or returns; it cannot be stopped |
+//! | 8 | the parent is the process: threads end with it, and not with the unit that has spawned them |
+//!
 //! # Other programs, other children
 //!
 //! Below the contract stands what it is built on, for programs that are no units: [`Command`] starts another program,
@@ -37,9 +49,12 @@
 mod children;
 mod command;
 mod descriptors;
+mod exec;
 mod fork;
 mod plan;
 mod start;
+mod thread;
+mod unit;
 mod watch;
 
 use std::fmt;
@@ -48,8 +63,14 @@ use std::os::fd::AsFd;
 
 pub use children::{Children, KillAll, Member};
 pub use command::{Command, Directory, Group, Step};
+pub use exec::Exec;
 pub use fork::Fork;
+pub use thread::{Thread, ThreadChild};
+pub use unit::{checkpoint, exit, is_ending, is_killed};
 pub use watch::{ChildProcess, WatchBy};
+
+/// The exit code of a unit that panicked (law 4).
+const PANICKED: i32 = 101;
 
 /// The exit code of a unit that could not make what it was given of its descriptor.
 const NOT_GIVEN: i32 = 102;
@@ -70,11 +91,33 @@ pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'stat
     /// Begins a unit that calls `run` with what is given (laws 1 and 3).
     ///
     /// # Errors
-    /// [`SpawnError::MultiThreaded`] where the mechanism needs a single-threaded caller;
-    /// [`SpawnError::Io`] if the system refuses (`EAGAIN`: too many processes).
+    /// [`SpawnError::MultiThreaded`] where the mechanism needs a single-threaded caller; [`SpawnError::NotEntered`] where
+    /// it needs a program that has called [`enter`](Spawner::enter); [`SpawnError::Io`] or [`SpawnError::Command`] if the
+    /// system refuses (`EAGAIN`: too many processes).
     fn spawn<F>(&self, given: G, run: F) -> Result<Self::Child, SpawnError>
     where
         F: FnOnce(G) -> i32 + Send + 'static;
+
+    /// Must be called first in `main` of a program whose units are the program run anew: in a unit it runs `run` and does
+    /// not return; elsewhere it notes that the program has an entry, and returns. Does nothing where units are begun
+    /// otherwise.
+    ///
+    /// It may be called several times, also in several threads, as tests do. A unit enters by the first call that it comes
+    /// to. Of the entries that were noted, [`spawn`](Spawner::spawn) uses the latest of the calling thread, or if that has
+    /// none, the latest of the process.
+    fn enter<F>(entry: Entry<'_>, run: F)
+    where
+        F: FnOnce(G) -> i32;
+}
+
+/// Where the call of [`Spawner::enter`] stands, for units that are the program run anew.
+#[derive(Clone, Copy, Debug)]
+pub enum Entry<'a> {
+    /// In `main`, or in what `main` calls whatever its arguments are. A unit has the arguments of its parent.
+    Main,
+    /// In the test function with this name, as the standard harness prints it (`module::name`). A unit is the test
+    /// program run with this test alone; what the harness prints there is thrown away.
+    Test(&'a str),
 }
 
 /// A begun unit: its descriptor says when it ended.
@@ -162,15 +205,21 @@ pub fn signal_name(signal: i32) -> Option<&'static str> {
 #[non_exhaustive]
 pub enum SpawnError {
     /// Forking copies only the calling thread; locks that others hold would stay locked in the child for
-    /// ever. Start the workers before any thread, or use a spawner that re-runs the program.
+    /// ever. Start the workers before any thread, or use [`Exec`].
     #[error(
         "this process has {threads} threads, and fork is safe only from a single-threaded one: start workers before any thread is created (in `main`, not in a test of the standard harness); \
-         `Exec`, a spawner that re-runs the program instead, is planned"
+         or use `Exec`, which runs the program anew instead"
     )]
     MultiThreaded {
         /// Threads that the process has.
         threads: usize,
     },
+    /// Units of [`Exec`] are this program run anew, and come into their function by [`Spawner::enter`].
+    #[error(
+        "a unit of `Exec` is this program run anew, and this program has not said what its units do: call `Exec::enter(Entry::Main, run)` first in `main`, \
+         or in a test of the standard harness `Exec::enter(Entry::Test(\"module::name_of_the_test\"), run)` first in that test, with the function `run` that is given to `spawn`"
+    )]
+    NotEntered,
     /// The process ignores `SIGCHLD`, perhaps because its parent did: then the system throws the ends of its
     /// children away, and nobody can wait for them.
     #[error(
