@@ -12,8 +12,10 @@ use crate::array::ArrayError;
 use crate::codec::CodecError;
 use crate::map::MapError;
 use crate::master::RunError;
+use crate::pool::PoolError;
+use crate::resource::ResourceError;
 use crate::table::TableError;
-use crate::worker::{JoinError, StartError};
+use crate::worker::{JoinError, MasterGone, StartError};
 
 /// Any error of this library.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,12 @@ pub enum Error {
     Start(#[from] StartError),
     /// A worker has no result.
     Join(#[from] JoinError),
+    /// A pool could not do a task.
+    Pool(#[from] PoolError),
+    /// The master is gone, and the run with it.
+    MasterGone(#[from] MasterGone),
+    /// An object could not be registered or removed.
+    Resource(#[from] ResourceError),
     /// A table could not be opened or used.
     Table(#[from] TableError),
     /// A map could not be used.

@@ -7,7 +7,10 @@ mod error;
 pub mod map;
 pub mod master;
 pub mod platform;
+pub mod pool;
+pub mod resource;
 pub mod table;
+mod trace;
 mod wire;
 pub mod worker;
 
@@ -20,7 +23,9 @@ pub use manycore_backends::{
 pub use array::{ArrayError, ShmArray};
 pub use error::Error;
 pub use map::{MapError, ShmMap};
-pub use master::{RunError, Runtime};
-pub use platform::{Forked, Platform, With};
+pub use master::{AtEnd, Finished, RunError, Runtime};
+pub use platform::{Execed, Forked, Platform, Threaded, With};
+pub use pool::{Pool, PoolError, Progress};
+pub use resource::{Resource, ResourceError};
 pub use table::{ShmTable, TableError, TableOptions};
-pub use worker::{Context, Failure, JoinError, StartError, Worker, WorkerId};
+pub use worker::{Context, Failure, JoinError, MasterGone, StartError, Worker, WorkerId, Workers};

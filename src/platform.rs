@@ -3,6 +3,8 @@
 //! | platform | shared memory | lock | poller | transport | workers are |
 //! |---|---|---|---|---|---|
 //! | [`Forked`] (default) | [`PosixShm`] | [`Futex`] | [`Poll`] | [`Socket`] | forked processes |
+//! | [`Execed`] | [`PosixShm`] | [`Futex`] | [`Poll`] | [`Socket`] | processes of this program run anew |
+//! | [`Threaded`] | [`Heap`] | [`Futex`] | [`Poll`] | [`Polysocket`] | threads of this process |
 //! | [`With<S, L, P, T, W>`](With) | any mix that compiles | | | | |
 //!
 //! This module chooses mechanisms by type and does nothing at run time.
@@ -10,7 +12,8 @@
 use std::marker::PhantomData;
 
 use manycore_backends::{
-    Fork, Futex, LockMethod, Poll, Poller, PosixShm, ShmBackend, Socket, Spawner, Transport,
+    Exec, Fork, Futex, Heap, LockMethod, Poll, Poller, Polysocket, PosixShm, ShmBackend, Socket, Spawner,
+    Thread, Transport,
 };
 
 use crate::wire::{ToMaster, ToWorker};
@@ -73,3 +76,15 @@ where
 
 /// Workers are forked processes that talk over Unix sockets; tables in POSIX shared memory.
 pub type Forked = With<PosixShm, Futex, Poll, Socket, Fork>;
+
+/// Workers are processes that run this program anew, which works from programs with threads, and from their tests; tables
+/// in POSIX shared memory. The program calls [`Workers::enter`](crate::Workers::enter) first in `main`.
+pub type Execed = With<PosixShm, Futex, Poll, Socket, Exec>;
+
+/// Workers are threads of this process, messages are moved, and tables are in its own memory: for tests, and for programs
+/// that only sometimes need processes.
+///
+/// What a thread cannot do as a process does: it cannot be killed in the middle of something (a kill takes effect at its
+/// next call of [`Context`](crate::Context)), and [`std::process::exit`] ends all of them
+/// ([`Context::exit`](crate::Context::exit) does not).
+pub type Threaded = With<Heap, Futex, Poll, Polysocket, Thread>;

@@ -12,12 +12,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manycore_backends::transport::{BoxError, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::resource::{Resource, ResourceError};
 use crate::worker::Outcome;
 
 /// The version of the protocol.
@@ -33,14 +35,55 @@ const DEPTH_MAX: usize = 128;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Start the worker of this definition; answered by `Started` or `Refused`.
-    Start { name: String, argument: ByteBuf },
+    Start { name: String, group: Option<String>, argument: ByteBuf },
     /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once. If the sender waits
     /// for nothing else until then, `Deadlock` may be the answer.
     Watch { id: u64, blocking: bool },
     /// Say whether this worker has ended; answered by `Ended`, `Running` or `Unknown` at once.
     Ask { id: u64 },
+    /// The result of this worker is not needed any more; not answered.
+    Forget { id: u64 },
+    /// Have workers end; answered by `Terminating`.
+    Terminate { whom: Whom, grace: Duration },
+    /// Send this worker a signal; answered by `Terminating`.
+    Signal { id: u64, signal: i32 },
+    /// The sender asks from time to time whether it should stop, and wants to be told by `Stop` instead of being
+    /// ended at once; not answered.
+    Listen,
+    /// Remove this object at the end of the run; answered by `Registered`.
+    Register { resource: Resource },
+    /// Remove this object now, if `remove`, and not at the end of the run any more; answered by `Registered`.
+    Release { resource: Resource, remove: bool },
     /// The sender's body has returned; not answered.
     Finished { outcome: Outcome },
+    /// Some tasks of a pool are done; not answered.
+    Done(Done),
+}
+
+/// Which workers are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Whom {
+    One(u64),
+    /// All that were started in this group.
+    Group(String),
+    /// All but the sender.
+    Others,
+}
+
+/// What a member of a pool has done of a batch of tasks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) batch: u64,
+    /// How many results there are.
+    pub(crate) count: u32,
+    /// The results, one after the other.
+    pub(crate) results: ByteBuf,
+    /// How the task after these went wrong. Those that follow it in the batch were not begun.
+    pub(crate) failure: Option<Outcome>,
+    /// Whether the batch is over.
+    pub(crate) last: bool,
+    /// How long that took, in nanoseconds.
+    pub(crate) busy: u64,
 }
 
 /// From the master to a worker.
@@ -48,10 +91,18 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     /// The first message: who you are, and what to do.
     Begin {
-        id: u64,
-        name: String,
+        worker: Identity,
         argument: ByteBuf,
-        message_limit: usize,
+    },
+    /// The first message to a member of a pool: who you are; what to do comes in batches, until the end of file.
+    Serve {
+        worker: Identity,
+    },
+    /// Tasks for a member of a pool: their arguments, one after the other.
+    Tasks {
+        batch: u64,
+        count: u32,
+        arguments: ByteBuf,
     },
     Started {
         id: u64,
@@ -72,6 +123,29 @@ pub(crate) enum Reply {
     Deadlock {
         id: u64,
     },
+    /// So many workers were there to be told.
+    Terminating {
+        count: u64,
+    },
+    /// The receiver should stop.
+    Stop,
+    /// Nothing but that there is something: for a receiver that sleeps and was sent a signal, which wakes no thread.
+    Wake,
+    /// An object is registered or released, or why not.
+    Registered {
+        error: Option<ResourceError>,
+    },
+}
+
+/// Who a worker is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    /// A text that no other run has.
+    pub(crate) run: String,
+    /// The largest argument or result, in bytes.
+    pub(crate) message_limit: usize,
 }
 
 /// Why a worker was not started.
@@ -139,28 +213,31 @@ fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
     }
 }
 
-/// A value as CBOR.
-pub(crate) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    ciborium::into_writer(value, &mut bytes).map_err(|error| match error {
+/// Appends a value as CBOR. After an error there may be a part of it.
+pub(crate) fn append(value: &impl Serialize, bytes: &mut Vec<u8>) -> Result<(), String> {
+    ciborium::into_writer(value, bytes).map_err(|error| match error {
         ciborium::ser::Error::Value(message) => message,
         ciborium::ser::Error::Io(error) => error.to_string(),
-    })?;
-    Ok(bytes)
+    })
 }
 
 /// A value from CBOR, all of it.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut rest = bytes;
-    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX).map_err(
+    let value = take(&mut rest)?;
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len())) }
+}
+
+/// The next of the values that stand one after the other in `bytes`, which begins behind it then.
+pub(crate) fn take<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, String> {
+    ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX).map_err(
         |error: ciborium::de::Error<io::Error>| match error {
             ciborium::de::Error::Semantic(_, message) => message,
             ciborium::de::Error::RecursionLimitExceeded => format!("nested deeper than {DEPTH_MAX}"),
             ciborium::de::Error::Syntax(at) => format!("no CBOR at byte {at}"),
             ciborium::de::Error::Io(_) => "it ends too early".to_owned(),
         },
-    )?;
-    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len())) }
+    )
 }
 
 #[cfg(test)]
@@ -170,11 +247,14 @@ mod tests {
     #[test]
     fn messages_come_back() {
         let mut bytes = Vec::new();
-        let start = Request::Start { name: "count".into(), argument: ByteBuf::from(vec![1; 1000]) };
+        let start =
+            Request::Start { name: "count".into(), group: None, argument: ByteBuf::from(vec![1; 1000]) };
         ToMaster(start).encode(&mut bytes).unwrap();
         assert!(bytes.len() < 1100, "bytes travel as bytes");
         match ToMaster::decode(&bytes).unwrap().0 {
-            Request::Start { name, argument } => assert_eq!((name.as_str(), argument.len()), ("count", 1000)),
+            Request::Start { name, argument, .. } => {
+                assert_eq!((name.as_str(), argument.len()), ("count", 1000))
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -7,28 +7,30 @@
 //! The master never waits for a worker: what a link has no room for goes to the job's outbox, and on when the
 //! link is writable again. A worker that asks without end is served in turns with the others, and not listened
 //! to while its outbox is full.
+//!
+//! How jobs are made to end is in [`stopping`](super::stopping).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use manycore_backends::poll::{Event, Interest, PollError, Poller};
 use manycore_backends::spawn::{Child, Exit, SpawnError, Spawner};
 use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError, TrySendError};
 use serde_bytes::ByteBuf;
 
-use super::RunError;
+use super::directory::Directory;
+use super::stopping::{Signals, Stopping};
+use super::{Options, RunError};
 use crate::platform::{Platform, WorkerEnd};
-use crate::wire::{ENVELOPE, Ended, Refusal, Reply, Request, ToMaster, ToWorker};
-use crate::worker::{Outcome, Registry, child};
+use crate::trace::event;
+use crate::wire::{Done, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker};
+use crate::worker::{CancelledBy, Outcome, Workers, child};
 
 type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
 type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;
-
-/// The number of the first worker.
-const FIRST: u64 = 0;
 
 /// Requests of one worker that are served before it is the turn of others.
 const TURN: usize = 64;
@@ -39,26 +41,43 @@ const LAST_WORDS: usize = 1 << 17;
 /// Replies that may wait for a worker before it is not listened to any more.
 const OUTBOX_MAX: usize = 1024;
 
-pub(super) struct Jobs<P: Platform> {
-    registry: Arc<Registry>,
-    message_limit: usize,
-    worker_limit: usize,
+pub(crate) struct Jobs<P: Platform> {
+    workers: Arc<Workers>,
+    pub(super) options: Options,
     poller: P::Poll,
     spawner: P::Spawn,
-    running: BTreeMap<u64, Job<P>>,
+    pub(super) running: BTreeMap<u64, Job<P>>,
     ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
     /// Who waits for whose end, and for nothing else.
     waits: BTreeMap<u64, u64>,
     next: u64,
+    /// The worker with whose end the run begins to end.
+    first: Option<u64>,
+    pub(super) stopping: Stopping,
+    /// What the members of pools have done, and which have ended.
+    news: VecDeque<News>,
+    events: Vec<Event>,
+    run: String,
+    directory: Directory,
+    signals: Option<Signals>,
 }
 
-struct Job<P: Platform> {
+/// What a pool is told of its members.
+pub(crate) enum News {
+    Done(u64, Done),
+    Ended(Arc<Ended>),
+}
+
+pub(super) struct Job<P: Platform> {
     name: String,
+    pub(super) group: Option<String>,
+    /// Whether it is a member of a pool.
+    member: bool,
     /// `None` when it was given up: then the worker is told so by its end of file.
     link: Option<Arc<Link<P>>>,
-    child: Arc<ChildOf<P>>,
+    pub(super) child: Arc<ChildOf<P>>,
     /// What it told of its result.
     outcome: Option<Outcome>,
     /// Workers that are told when it ends.
@@ -69,6 +88,12 @@ struct Job<P: Platform> {
     muted: bool,
     /// What its link is polled for.
     interest: Interest,
+    /// Whether it asks if it should stop.
+    pub(super) listens: bool,
+    /// Who had it end.
+    pub(super) cancelled: Option<CancelledBy>,
+    /// When it is killed.
+    pub(super) kill_at: Option<Instant>,
 }
 
 /// Which descriptor of a job a poll key stands for.
@@ -86,66 +111,151 @@ fn job_of(key: u64) -> (u64, Watched) {
 }
 
 impl<P: Platform> Jobs<P> {
-    pub(super) fn new(
-        registry: Arc<Registry>,
-        message_limit: usize,
-        worker_limit: usize,
-    ) -> Result<Self, PollError> {
+    /// Whether workers are processes: then they can be killed at any moment.
+    pub(super) const PROCESSES: bool = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
+
+    pub(crate) fn new(workers: Workers, options: Options) -> Result<Self, RunError> {
+        if let Some(name) = workers.duplicate() {
+            return Err(RunError::Duplicate { name });
+        }
+        let mut directory = match &options.directory {
+            Some(path) => Directory::at(path)?,
+            None => Directory::fresh()?,
+        };
+        for resource in &options.resources {
+            directory.register(resource)?;
+        }
+        let poller = P::Poll::new()?;
+        let signals = if options.signals { Some(Signals::watch(&poller)?) } else { None };
         Ok(Jobs {
-            registry,
-            message_limit,
-            worker_limit,
-            poller: P::Poll::new()?,
+            workers: Arc::new(workers),
+            options,
+            poller,
             spawner: P::Spawn::default(),
             running: BTreeMap::new(),
             ended: BTreeMap::new(),
             unheard: BTreeSet::new(),
             waits: BTreeMap::new(),
-            next: FIRST,
+            next: 0,
+            first: None,
+            stopping: Stopping::default(),
+            news: VecDeque::new(),
+            events: Vec::new(),
+            run: directory.name(),
+            directory,
+            signals,
         })
     }
 
-    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<(), RunError> {
-        let id = self.begin(name)?;
-        self.order(id, name, argument).map_err(RunError::from)
+    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<u64, RunError> {
+        let id = self.begin(name, None, Some(argument))?;
+        self.first = Some(id);
+        Ok(id)
     }
 
-    /// Serves until all workers have ended, and returns how the first one did.
-    pub(super) fn run(mut self) -> Result<Arc<Ended>, RunError> {
-        let mut events: Vec<Event> = Vec::new();
+    /// Begins a member of a pool.
+    pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
+        self.begin(name, None, None)
+    }
+
+    /// Has a member of a pool do tasks, after those that it was given before.
+    pub(crate) fn give(
+        &mut self,
+        id: u64,
+        batch: u64,
+        count: u32,
+        arguments: ByteBuf,
+    ) -> Result<(), PollError> {
+        self.send(id, Reply::Tasks { batch, count, arguments })
+    }
+
+    /// The largest argument, in bytes.
+    pub(crate) fn message_limit(&self) -> usize {
+        self.options.message_limit
+    }
+
+    /// The number of a worker's process, or 0 if it has ended.
+    pub(crate) fn process(&self, id: u64) -> u32 {
+        self.running.get(&id).map_or(0, |job| job.child.id())
+    }
+
+    /// What happened to members of pools, in order.
+    pub(crate) fn next_news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// Serves until all workers have ended.
+    pub(super) fn run(&mut self) -> Result<(), RunError> {
         while !self.running.is_empty() {
-            let timeout = if self.unheard.is_empty() { None } else { Some(Duration::ZERO) };
-            self.poller.wait(&mut events, timeout)?;
-            for id in std::mem::take(&mut self.unheard) {
-                self.listen(id)?;
+            self.turn()?;
+        }
+        match self.stopping.interrupted {
+            Some(signal) => Err(RunError::Interrupted { signal }),
+            None => Ok(()),
+        }
+    }
+
+    /// The signal that ended the run, if one did.
+    pub(crate) fn interrupted(&self) -> Option<i32> {
+        self.stopping.interrupted
+    }
+
+    /// Sleeps until something happens, and sees to it.
+    pub(crate) fn turn(&mut self) -> Result<(), RunError> {
+        let timeout = self.time_left();
+        let timeout = if self.unheard.is_empty() { timeout } else { Some(std::time::Duration::ZERO) };
+        let mut events = std::mem::take(&mut self.events);
+        self.poller.wait(&mut events, timeout)?;
+        for id in std::mem::take(&mut self.unheard) {
+            self.listen(id)?;
+        }
+        for event in &events {
+            if let Some(signal) = self.signals.as_ref().and_then(|signals| signals.taken(event.key)) {
+                self.interrupt(signal)?;
+                continue;
             }
-            for event in &events {
-                let (id, watched) = job_of(event.key);
-                match watched {
-                    Watched::Link => {
-                        self.listen(id)?;
-                        self.talk(id)?;
-                    }
-                    Watched::Child => self.bury(id)?,
+            let (id, watched) = job_of(event.key);
+            match watched {
+                Watched::Link => {
+                    self.listen(id)?;
+                    self.talk(id)?;
                 }
+                Watched::Child => self.bury(id)?,
             }
         }
-        Ok(self.ended.remove(&FIRST).expect("the first worker was started, and all have ended"))
+        self.events = events;
+        self.kill_the_overdue()
     }
 
-    /// Begins a worker's process. It waits for its orders.
-    fn begin(&mut self, name: &str) -> Result<u64, RunError> {
-        let limits = Limits::with_message_bytes(self.message_limit.saturating_add(ENVELOPE));
+    /// How a worker ended, if it has.
+    pub(super) fn ended(&self, id: u64) -> Option<&Arc<Ended>> {
+        self.ended.get(&id)
+    }
+
+    /// Begins a worker, and tells it what to do; a member of a pool has no argument.
+    fn begin(
+        &mut self,
+        name: &str,
+        group: Option<String>,
+        argument: Option<ByteBuf>,
+    ) -> Result<u64, RunError> {
+        let message_limit = self.options.message_limit;
+        let limits = Limits::with_message_bytes(message_limit.saturating_add(ENVELOPE));
         let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
+        // What has no descriptor until it is asked says now that it can have none.
+        ours.descriptor()?;
         let ours = Arc::new(ours);
-        let registry = Arc::clone(&self.registry);
-        let child = self.spawner.spawn(theirs, move |link| child::live(link, &registry))?;
+        let workers = Arc::clone(&self.workers);
+        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers))?;
         let child = Arc::new(child);
         let id = self.next;
         self.next += 1;
+        event!(debug, worker = id, name, process = child.id(), "worker started");
         // From here on an error ends the run, which kills the child.
         let job = Job {
             name: name.to_owned(),
+            group,
+            member: argument.is_none(),
             link: Some(Arc::clone(&ours)),
             child: Arc::clone(&child),
             outcome: None,
@@ -153,42 +263,45 @@ impl<P: Platform> Jobs<P> {
             outbox: VecDeque::new(),
             muted: false,
             interest: Interest::READ,
+            listens: false,
+            cancelled: None,
+            kill_at: None,
         };
         self.running.insert(id, job);
         self.poller.add(key(id, Watched::Link), ours, Interest::READ)?;
         self.poller.add(key(id, Watched::Child), child, Interest::READ)?;
+        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
+        let orders = match argument {
+            Some(argument) => Reply::Begin { worker, argument },
+            None => Reply::Serve { worker },
+        };
+        self.send(id, orders)?;
         Ok(id)
     }
 
-    /// Tells a worker what to do.
-    fn order(&mut self, id: u64, name: &str, argument: ByteBuf) -> Result<(), PollError> {
-        let message_limit = self.message_limit;
-        self.send(id, Reply::Begin { id, name: name.to_owned(), argument, message_limit })
-    }
-
     /// Starts a worker for another.
-    fn start(&mut self, name: &str, argument: ByteBuf) -> Result<Result<u64, Refusal>, PollError> {
-        if self.ended.contains_key(&FIRST) {
+    fn start(
+        &mut self,
+        name: &str,
+        group: Option<String>,
+        argument: ByteBuf,
+    ) -> Result<Result<u64, Refusal>, PollError> {
+        if self.stopping.refusing {
             return Ok(Err(Refusal::ShuttingDown));
         }
-        if self.registry.get(name).is_none() {
-            return Ok(Err(Refusal::Undefined { known: self.registry.names() }));
+        if self.workers.get(name).is_none() {
+            return Ok(Err(Refusal::Undefined { known: self.workers.names() }));
         }
-        if self.running.len() >= self.worker_limit {
-            return Ok(Err(Refusal::TooMany { limit: self.worker_limit }));
+        let limit = self.options.worker_limit;
+        if self.running.len() >= limit {
+            return Ok(Err(Refusal::TooMany { limit }));
         }
-        match self.begin(name) {
-            Ok(id) => {
-                self.order(id, name, argument)?;
-                Ok(Ok(id))
-            }
+        match self.begin(name, group, Some(argument)) {
+            Ok(id) => Ok(Ok(id)),
             Err(RunError::Poll(error)) => Err(error),
             Err(error) => {
-                let message = match &error {
-                    RunError::Transport(error) => error.to_string(),
-                    error => error.to_string(),
-                };
-                Ok(Err(Refusal::Spawn { message, errno: errno(&error) }))
+                event!(warn, name, %error, "worker not started");
+                Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) }))
             }
         }
     }
@@ -227,14 +340,11 @@ impl<P: Platform> Jobs<P> {
 
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
         self.waits.remove(&id);
-        match request {
-            Request::Start { name, argument } => {
-                let reply = match self.start(&name, argument)? {
-                    Ok(id) => Reply::Started { id },
-                    Err(refusal) => Reply::Refused { refusal },
-                };
-                self.send(id, reply)
-            }
+        let reply = match request {
+            Request::Start { name, group, argument } => match self.start(&name, group, argument)? {
+                Ok(id) => Reply::Started { id },
+                Err(refusal) => Reply::Refused { refusal },
+            },
             Request::Watch { id: wanted, blocking } => {
                 if blocking && self.waits_for(wanted, id) {
                     return self.send(id, Reply::Deadlock { id: wanted });
@@ -246,24 +356,44 @@ impl<P: Platform> Jobs<P> {
                     }
                     return Ok(());
                 }
-                let reply = self.say_ended(wanted);
-                self.send(id, reply)
+                self.say_ended(wanted)
             }
-            Request::Ask { id: wanted } => {
-                let reply = if self.running.contains_key(&wanted) {
-                    Reply::Running { id: wanted }
-                } else {
-                    self.say_ended(wanted)
-                };
-                self.send(id, reply)
+            Request::Ask { id: wanted } if self.running.contains_key(&wanted) => {
+                Reply::Running { id: wanted }
+            }
+            Request::Ask { id: wanted } => self.say_ended(wanted),
+            Request::Forget { id: wanted } => {
+                if self.first != Some(wanted) {
+                    self.ended.remove(&wanted);
+                }
+                return Ok(());
+            }
+            Request::Terminate { whom, grace } => {
+                let count = self.terminate_them(&whom, id, grace)?;
+                Reply::Terminating { count }
+            }
+            Request::Signal { id: wanted, signal } => {
+                Reply::Terminating { count: u64::from(self.signal(wanted, signal)?) }
+            }
+            Request::Listen => return self.hear_listener(id),
+            Request::Register { resource } => {
+                Reply::Registered { error: self.directory.register(&resource).err() }
+            }
+            Request::Release { resource, remove } => {
+                Reply::Registered { error: self.directory.release(&resource, remove).err() }
             }
             Request::Finished { outcome } => {
                 if let Some(job) = self.running.get_mut(&id) {
                     job.outcome = Some(outcome);
                 }
-                Ok(())
+                return Ok(());
             }
-        }
+            Request::Done(done) => {
+                self.news.push_back(News::Done(id, done));
+                return Ok(());
+            }
+        };
+        self.send(id, reply)
     }
 
     fn say_ended(&self, id: u64) -> Reply {
@@ -274,7 +404,7 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Sends, now or when there is room.
-    fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
+    pub(super) fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
         if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
             job.outbox.push_back(reply);
             self.talk(id)?;
@@ -318,12 +448,13 @@ impl<P: Platform> Jobs<P> {
 
     /// Gives a link up, but for what was said of a result before. Whoever else has the worker's end of it, such as
     /// a process that the worker made, is not waited for.
-    fn unlink(&mut self, id: u64) -> Result<(), PollError> {
+    pub(super) fn unlink(&mut self, id: u64) -> Result<(), PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         let Some(link) = job.link.take() else { return Ok(()) };
         for _ in 0..LAST_WORDS {
             match link.try_receive() {
                 Ok(Some(ToMaster(Request::Finished { outcome }))) => job.outcome = Some(outcome),
+                Ok(Some(ToMaster(Request::Done(done)))) => self.news.push_back(News::Done(id, done)),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
@@ -347,7 +478,14 @@ impl<P: Platform> Jobs<P> {
         self.waits.remove(&id);
         self.poller.remove(key(id, Watched::Child))?;
         let Some(job) = self.running.remove(&id) else { return Ok(()) };
-        let outcome = job.outcome.unwrap_or(outcome);
+        self.kill_no_more(id, job.kill_at);
+        let cancelled = job.cancelled.map(|by| Outcome::Cancelled { by });
+        let outcome = job.outcome.or(cancelled).unwrap_or(outcome);
+        if let Outcome::Returned(_) = outcome {
+            event!(debug, worker = id, name = job.name, "worker ended");
+        } else {
+            event!(warn, worker = id, name = job.name, ?outcome, "worker ended without a result");
+        }
         let ended = Arc::new(Ended { id, name: job.name, process: job.child.id(), outcome });
         for watcher in job.watchers {
             if self.waits.get(&watcher) == Some(&id) {
@@ -355,25 +493,27 @@ impl<P: Platform> Jobs<P> {
             }
             self.send(watcher, Reply::Ended { ended: Arc::clone(&ended) })?;
         }
+        if job.member {
+            self.news.push_back(News::Ended(ended));
+            return Ok(());
+        }
         self.ended.insert(id, ended);
-        Ok(())
+        if self.first == Some(id) { self.begin_to_end() } else { Ok(()) }
     }
 }
 
 /// A run that is given up, by an error or a panic, leaves no worker behind.
 impl<P: Platform> Drop for Jobs<P> {
     fn drop(&mut self) {
-        for job in self.running.values() {
-            let _ = job.child.kill(SIGKILL);
+        let ids: Vec<u64> = self.running.keys().copied().collect();
+        for id in ids {
+            let _ = self.kill(id);
         }
         for job in self.running.values() {
             let _ = job.child.wait();
         }
     }
 }
-
-/// The number of the signal that cannot be caught, everywhere.
-const SIGKILL: i32 = 9;
 
 fn errno(error: &RunError) -> Option<i32> {
     let source = match error {

@@ -4,17 +4,26 @@
 //! |---|---|
 //! | `mod` | [`Runtime`]: what may run, and running it |
 //! | `jobs` | the supervising loop |
+//! | `stopping` | how workers are made to end |
+//! | `finished` | what is left when all have ended |
+//! | `directory` | the run's directory, and cleaning up after dead runs |
+//! | `ledger` | the objects that a run must remove |
 //!
 //! The master is the process that calls [`Runtime::run`]; all workers are its children, also those that
 //! workers ask for. It does nothing else while the run lasts: one wait over the descriptors of all links and
-//! children, in a loop, without threads or signal handlers.
+//! children, and of the signals that end a run, in a loop, without helper threads.
 //!
 //! This module does not interpret arguments or results.
 
+mod directory;
+mod finished;
 mod jobs;
+mod ledger;
+mod stopping;
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use manycore_backends::poll::PollError;
 use manycore_backends::spawn::SpawnError;
@@ -23,9 +32,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::platform::{Forked, Platform};
+use crate::pool::Pool;
+use crate::resource::{Resource, ResourceError};
 use crate::wire::ENVELOPE;
-use crate::worker::{JoinError, Registry, StartError, Worker, encode_argument};
-use jobs::Jobs;
+use crate::worker::{JoinError, StartError, Worker, Workers, encode_argument};
+
+pub use directory::DirectoryError;
+pub use finished::Finished;
+pub(crate) use jobs::{Jobs, News};
 
 /// A program of many processes, about to run: the workers that it may start, and its limits.
 ///
@@ -39,19 +53,41 @@ use jobs::Jobs;
 #[doc(alias("Netmcore", "startup"))]
 #[must_use = "nothing happens before `run`"]
 pub struct Runtime<P: Platform = Forked> {
-    registry: Registry,
-    duplicate: Option<&'static str>,
-    message_limit: usize,
-    worker_limit: usize,
+    workers: Workers,
+    options: Options,
     platform: PhantomData<fn() -> P>,
+}
+
+/// What can be chosen of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) message_limit: usize,
+    worker_limit: usize,
+    at_end: AtEnd,
+    grace: Duration,
+    signals: bool,
+    directory: Option<PathBuf>,
+    resources: Vec<Resource>,
+}
+
+/// What happens to the workers that are left when the first one has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtEnd {
+    /// The run waits for them.
+    #[default]
+    Wait,
+    /// The run waits so long, and then terminates them.
+    WaitAtMost(Duration),
+    /// They are terminated at once.
+    Terminate,
 }
 
 impl<P: Platform> std::fmt::Debug for Runtime<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime")
-            .field("workers", &self.registry)
-            .field("message_limit", &self.message_limit)
-            .field("worker_limit", &self.worker_limit)
+            .field("workers", &self.workers)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
@@ -66,10 +102,16 @@ impl Runtime {
 impl<P: Platform> Default for Runtime<P> {
     fn default() -> Runtime<P> {
         Runtime {
-            registry: Registry::default(),
-            duplicate: None,
-            message_limit: 64 << 20,
-            worker_limit: 10_000,
+            workers: Workers::default(),
+            options: Options {
+                message_limit: 64 << 20,
+                worker_limit: 10_000,
+                at_end: AtEnd::default(),
+                grace: Duration::from_secs(2),
+                signals: true,
+                directory: None,
+                resources: Vec::new(),
+            },
             platform: PhantomData,
         }
     }
@@ -82,21 +124,66 @@ impl<P: Platform> Runtime<P> {
         A: DeserializeOwned + 'static,
         R: Serialize + 'static,
     {
-        if !self.registry.add(worker) {
-            self.duplicate.get_or_insert(worker.name());
-        }
+        self.workers.add(worker);
+        self
+    }
+
+    /// Defines all these workers.
+    pub fn with_all(mut self, workers: &Workers) -> Self {
+        self.workers.add_all(workers);
         self
     }
 
     /// The largest argument or result, in bytes of its CBOR. Default 64 MiB; at most somewhat less than 4 GiB.
     pub fn message_limit(mut self, bytes: usize) -> Self {
-        self.message_limit = bytes.min(u32::MAX as usize - ENVELOPE);
+        self.options.message_limit = bytes.min(u32::MAX as usize - ENVELOPE);
         self
     }
 
     /// How many workers may run at once. Default 10 000.
     pub fn worker_limit(mut self, workers: usize) -> Self {
-        self.worker_limit = workers;
+        self.options.worker_limit = workers;
+        self
+    }
+
+    /// What happens to the workers that are left when the first one has ended. Default: the run waits for them.
+    pub fn at_end(mut self, at_end: AtEnd) -> Self {
+        self.options.at_end = at_end;
+        self
+    }
+
+    /// How long workers that the run terminates, at its end or at a signal, have time to end by themselves before they
+    /// are killed. Default 2 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = grace;
+        self
+    }
+
+    /// Whether `SIGTERM` and `SIGINT` end the run in order: all workers are terminated, a second signal kills those that
+    /// are left, and the run is [`RunError::Interrupted`]. Default: yes. If not, the master is not protected from them, and
+    /// the workers die with it.
+    pub fn signals(mut self, end_the_run: bool) -> Self {
+        self.options.signals = end_the_run;
+        self
+    }
+
+    /// The directory of the run. It is made if it is not there (and then removed at the end); it must belong to this user,
+    /// and nobody else may write to it. Only one run at a time can use it. What a run that was killed has left
+    /// [registered](crate::Context::register) there is removed first.
+    ///
+    /// Default: a fresh one for each run, in `$XDG_RUNTIME_DIR/manycore`, or else in `manycore-` and the number of the user
+    /// in the directory for temporary files. Each run cleans up there after all dead ones.
+    ///
+    /// Its path may have some 90 bytes, as there is a socket in it.
+    #[doc(alias = "socket_directory")]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.directory = Some(path.into());
+        self
+    }
+
+    /// Has an object removed at the end of the run, as [`Context::register`](crate::Context::register) does.
+    pub fn register(mut self, resource: Resource) -> Self {
+        self.options.resources.push(resource);
         self
     }
 
@@ -104,28 +191,56 @@ impl<P: Platform> Runtime<P> {
     /// first worker's result when all have ended. When the first worker has ended, no more are started.
     ///
     /// If the calling process dies, so do the workers. A program may run several times, one run after the
-    /// other.
+    /// other, and where workers are not forked, also at the same time.
     ///
     /// # Errors
-    /// [`RunError::Join`] if the first worker has no result; [`RunError::Duplicate`], [`RunError::Start`] or
-    /// [`RunError::Spawn`] if it could not be started: with the spawner `Fork` the calling process must be
-    /// single-threaded. If the master itself fails, the workers are killed first.
-    pub fn run<A, R>(mut self, first: &Worker<A, R>, argument: A) -> Result<R, RunError>
+    /// [`RunError::Join`] if the first worker has no result; [`RunError::Interrupted`] if a signal ended the run;
+    /// [`RunError::Duplicate`], [`RunError::Directory`], [`RunError::Start`] or [`RunError::Spawn`] if it could not
+    /// begin: with the spawner [`Fork`](crate::Fork) the calling process must be single-threaded, with
+    /// [`Exec`](crate::Exec) it must have called [`Workers::enter`]. If the master itself fails, the workers are killed
+    /// first.
+    pub fn run<A, R>(self, first: &Worker<A, R>, argument: A) -> Result<R, RunError>
     where
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        if !self.registry.add(first) {
-            self.duplicate.get_or_insert(first.name());
-        }
-        if let Some(name) = self.duplicate {
-            return Err(RunError::Duplicate { name });
-        }
-        let argument = encode_argument(first.name(), &argument, self.message_limit)?;
-        let mut jobs = Jobs::<P>::new(Arc::new(self.registry), self.message_limit, self.worker_limit)?;
-        jobs.start_first(first.name(), argument)?;
-        let ended = jobs.run()?;
-        Ok(ended.result()?)
+        Ok(self.run_then(first, argument, |_, result| result)??)
+    }
+
+    /// The same, and when all workers have ended, before the run's objects are removed, calls `finish` in this process with
+    /// what is left and the first worker's result, and returns its value.
+    ///
+    /// # Errors
+    /// As [`run`](Runtime::run), but that the first worker has no result is for `finish` to see.
+    #[doc(alias = "extract_result")]
+    pub fn run_then<A, R, T>(
+        mut self,
+        first: &Worker<A, R>,
+        argument: A,
+        finish: impl FnOnce(&Finished<'_>, Result<R, JoinError>) -> T,
+    ) -> Result<T, RunError>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        self.workers.add(first);
+        let argument = encode_argument(first.name(), &argument, self.options.message_limit)?;
+        let mut jobs = Jobs::<P>::new(self.workers, self.options)?;
+        let id = jobs.start_first(first.name(), argument)?;
+        jobs.run()?;
+        let finished = Finished::new(&jobs);
+        let result = finished.join(crate::worker::WorkerId::new(id));
+        Ok(finish(&finished, result))
+    }
+
+    /// A pool of workers that do one kind of task: see [`Pool`].
+    pub fn pool<A, R>(mut self, worker: &Worker<A, R>) -> Pool<A, R, P>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        self.workers.add(worker);
+        Pool::over(worker, self.workers, self.options)
     }
 }
 
@@ -139,6 +254,12 @@ pub enum RunError {
         /// The name.
         name: &'static str,
     },
+    /// The run cannot have its directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// An object could not be registered.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
     /// The first worker was not started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -148,6 +269,15 @@ pub enum RunError {
     /// The first worker has no result.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// A signal to the master ended the run. All workers have ended.
+    #[error(
+        "the run was ended by signal {signal}{}",
+        manycore_backends::spawn::signal_name(*signal).map(|name| format!(" ({name})")).unwrap_or_default()
+    )]
+    Interrupted {
+        /// The signal.
+        signal: i32,
+    },
     /// The master could not wait. All workers were killed.
     #[error("the master cannot go on: {0}")]
     Poll(#[from] PollError),

@@ -1,36 +1,131 @@
-//! What runs in a worker's process around its function: it fetches what to do, does it, and tells the master
-//! how that ended, also if it panicked.
+//! What runs in a worker around its function: it fetches what to do, does it, and tells the master how that ended, also
+//! if it panicked.
+//!
+//! A member of a pool does many tasks, one after the other; the first that panics is its last, since what it has left
+//! half done goes away with the process.
 //!
 //! This module does not exit the process; it returns the exit code to the spawner.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Arc, Once};
+use std::time::Instant;
 
+use manycore_backends::spawn::{self, Spawner};
 use manycore_backends::transport::Endpoint;
+use serde_bytes::ByteBuf;
 
-use super::{Context, Outcome, Registry};
-use crate::wire::{Reply, Request, ToMaster, ToWorker};
+use super::{Context, Outcome, Workers};
+use crate::platform::{Platform, WorkerEnd};
+use crate::wire::{Done, Identity, Reply, Request, ToWorker};
 
 /// The exit code of a worker that panicked; the same as that of a Rust program.
 const PANICKED: i32 = 101;
 
-/// The exit code of a worker that could not even be told what to do.
-const NO_ORDERS: i32 = 102;
+/// The exit code of a worker that could not even be told what to do, or could not tell what it had done.
+const NO_MASTER: i32 = 102;
+
+/// Results of tasks that are sent together, in bytes: what is more goes in several messages.
+const RESULTS_MAX: usize = 1 << 20;
 
 /// The life of a worker, at the other end of `link`.
-pub(crate) fn live<E: Endpoint<ToMaster, ToWorker>>(link: E, registry: &Registry) -> i32 {
-    let Ok(ToWorker(Reply::Begin { id, name, argument, message_limit })) = link.receive(None) else {
-        return NO_ORDERS;
+pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i32 {
+    let is_process = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
+    let (worker, argument) = match link.receive(None) {
+        Ok(ToWorker(Reply::Begin { worker, argument })) => (worker, Some(argument)),
+        Ok(ToWorker(Reply::Serve { worker })) => (worker, None),
+        _ => return NO_MASTER,
     };
-    let Some(erased) = registry.get(&name) else { return NO_ORDERS };
-    let mut context = Context::new(id, name, message_limit, Box::new(link));
-    let mut outcome = catch(|| erased(&mut context, &argument));
+    let mut context = Context::new(worker, is_process, Box::new(link));
+    match argument {
+        Some(argument) => work(&mut context, &argument, &workers),
+        None => serve(&mut context, &workers),
+    }
+}
+
+/// Does one thing.
+fn work(context: &mut Context, argument: &[u8], workers: &Workers) -> i32 {
+    let Identity { name, message_limit, .. } = context.identity().clone();
+    let mut outcome = match workers.get(&name) {
+        None => Outcome::Undefined { known: workers.names() },
+        Some(definition) => {
+            let mut result = Vec::new();
+            let (mut rest, context) = (argument, &mut *context);
+            match catch(|| definition(context, &mut rest, &mut result)) {
+                Ok(()) if rest.is_empty() => Outcome::Returned(ByteBuf::from(result)),
+                Ok(()) => Outcome::BadArgument { message: format!("{} bytes are left over", rest.len()) },
+                Err(outcome) => outcome,
+            }
+        }
+    };
+    // Who swallowed its own end has come to it now.
+    spawn::checkpoint();
     let code = if matches!(outcome, Outcome::Panicked { .. }) { PANICKED } else { 0 };
     outcome.limit(message_limit);
     // Nobody is left to be told if the master is gone.
-    if context.link().send(Request::Finished { outcome }).is_ok() { code } else { NO_ORDERS }
+    if context.link().send(Request::Finished { outcome }).is_ok() { code } else { NO_MASTER }
+}
+
+/// Does what comes, until the master says by the end of file that nothing more comes.
+fn serve(context: &mut Context, workers: &Workers) -> i32 {
+    let Identity { name, message_limit, .. } = context.identity().clone();
+    while let Some((batch, count, arguments)) = context.next_tasks() {
+        let mut failure = None;
+        let began = Instant::now();
+        let mut rest = &arguments[..];
+        let mut results = Vec::new();
+        let mut done = 0;
+        let mut told = 0;
+        while done < count {
+            let before = results.len();
+            let outcome = match workers.get(&name) {
+                None => Err(Outcome::Undefined { known: workers.names() }),
+                Some(definition) => {
+                    let (context, rest, results) = (&mut *context, &mut rest, &mut results);
+                    catch(|| definition(context, rest, results))
+                }
+            };
+            spawn::checkpoint();
+            let size = results.len() - before;
+            failure = match outcome {
+                Ok(()) if size > message_limit => Some(Outcome::TooBig { size, limit: message_limit }),
+                Ok(()) => None,
+                Err(outcome) => Some(outcome),
+            };
+            if let Some(failure) = &mut failure {
+                results.truncate(before);
+                failure.limit(message_limit);
+                break;
+            }
+            // No message is larger than the largest result: what was before it goes first.
+            if before > 0 && results.len() > RESULTS_MAX.min(message_limit) {
+                let results = ByteBuf::from(results.drain(..before).collect::<Vec<u8>>());
+                let piece = Done { batch, count: done - told, results, failure: None, last: false, busy: 0 };
+                told = done;
+                if context.link().send(Request::Done(piece)).is_err() {
+                    return NO_MASTER;
+                }
+            }
+            done += 1;
+        }
+        let panicked = matches!(failure, Some(Outcome::Panicked { .. }));
+        let piece = Done {
+            batch,
+            count: done - told,
+            results: ByteBuf::from(results),
+            failure,
+            last: true,
+            busy: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        };
+        if context.link().send(Request::Done(piece)).is_err() {
+            return NO_MASTER;
+        }
+        if panicked {
+            return PANICKED;
+        }
+    }
+    0
 }
 
 thread_local! {
@@ -38,7 +133,8 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-fn catch(body: impl FnOnce() -> Outcome) -> Outcome {
+/// Runs a worker's function; a panic is its outcome. Only the end of the worker itself passes through.
+fn catch(body: impl FnOnce() -> Result<(), Outcome>) -> Result<(), Outcome> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();
@@ -49,15 +145,16 @@ fn catch(body: impl FnOnce() -> Outcome) -> Outcome {
         }));
     });
     LOCATION.with(|last| last.borrow_mut().take());
-    // What the function has changed is thrown away with the process, or belongs to others who must be
+    // What the function has changed is thrown away with the worker, or belongs to others who must be
     // prepared for its death anyhow.
     match panic::catch_unwind(AssertUnwindSafe(body)) {
-        Ok(outcome) => outcome,
+        Ok(result) => result,
+        Err(payload) if spawn::is_ending(&*payload) => panic::resume_unwind(payload),
         Err(payload) => {
             let message = message(&*payload);
             // Dropping it could panic again.
             std::mem::forget(payload);
-            Outcome::Panicked { message, location: LOCATION.with(|last| last.borrow_mut().take()) }
+            Err(Outcome::Panicked { message, location: LOCATION.with(|last| last.borrow_mut().take()) })
         }
     }
 }

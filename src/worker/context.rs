@@ -1,18 +1,23 @@
-//! What a running worker can ask for.
+//! [`Context`]: what a running worker can ask for. How it joins others is in [`join`](super::join).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use manycore_backends::poll::{Notifier, SignalWatch};
+use manycore_backends::spawn;
 use manycore_backends::transport::{Endpoint, TransportError};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
-use super::{JoinError, Worker, WorkerId};
-use crate::wire::{self, Ended, Refusal, Reply, Request, ToMaster, ToWorker};
+use super::{MasterGone, StartError, Worker, WorkerId};
+use crate::resource::{Resource, ResourceError};
+use crate::wire::{self, Ended, Identity, Reply, Request, ToMaster, ToWorker, Whom};
+
+/// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
+pub(crate) const ASKING: [i32; 2] = [2, 15];
 
 /// A worker's end of its link to the master, of any transport.
 pub(super) trait Link: AsFd + Send {
@@ -30,124 +35,91 @@ impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
     }
 }
 
-/// Why a worker was not started.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// No definition of this name was given to the runtime before the run.
-    #[error(
-        "worker `{name}` is not defined in this run: add `.with(&...)` to the runtime; defined are {}",
-        list(known)
-    )]
-    Undefined {
-        /// The name asked for.
-        name: String,
-        /// The names defined.
-        known: Vec<String>,
-    },
-    /// serde refused to write the argument.
-    #[error(
-        "the argument of worker `{name}` cannot be serialised: {message}; pass a type that serde can write as CBOR"
-    )]
-    Unserializable {
-        /// The name of the worker.
-        name: String,
-        /// What serde said.
-        message: String,
-    },
-    /// The argument is larger than a message may be.
-    #[error(
-        "the argument of worker `{name}` has {size} bytes, and messages are limited to {limit}: pass less, or raise `Runtime::message_limit`"
-    )]
-    TooBig {
-        /// The name of the worker.
-        name: String,
-        /// Bytes of the encoded argument.
-        size: usize,
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// As many workers run as the runtime allows.
-    #[error("{limit} workers run already: join some, or raise `Runtime::worker_limit`")]
-    TooMany {
-        /// Workers allowed.
-        limit: usize,
-    },
-    /// The first worker has ended, and the run only waits for the others.
-    #[error("the run is ending, and starts no more workers")]
-    ShuttingDown,
-    /// The system did not begin the process.
-    #[error("worker `{name}` cannot be started: {message}")]
-    Spawn {
-        /// The name of the worker.
-        name: String,
-        /// What failed.
-        message: String,
-        /// The errno, if it was a system call.
-        errno: Option<i32>,
-    },
-    /// The master is gone, and the run with it.
-    #[error("the master is gone: {message}")]
-    MasterGone {
-        /// What the link said.
-        message: String,
-    },
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { format!("`{}`", names.join("`, `")) }
-}
-
-impl StartError {
-    pub(crate) fn refused(name: &str, refusal: Refusal) -> StartError {
-        let name = name.to_owned();
-        match refusal {
-            Refusal::Undefined { known } => StartError::Undefined { name, known },
-            Refusal::ShuttingDown => StartError::ShuttingDown,
-            Refusal::TooMany { limit } => StartError::TooMany { limit },
-            Refusal::Spawn { message, errno } => StartError::Spawn { name, message, errno },
-        }
-    }
-}
-
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
 pub struct Context {
-    id: u64,
-    name: String,
+    identity: Identity,
+    is_process: bool,
     link: Box<dyn Link>,
-    /// The largest argument that the master takes, in bytes.
-    message_limit: usize,
     /// Ends that the master has told of.
-    ended: BTreeMap<u64, Arc<Ended>>,
+    pub(super) ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers whose end the master was asked to tell.
-    watched: BTreeSet<u64>,
+    pub(super) watched: BTreeSet<u64>,
+    /// Workers that were watched for [`next_ended`](Context::next_ended), of which it has not told yet.
+    pub(super) awaited: BTreeSet<u64>,
+    stop: Stop,
+    /// Tasks for this member of a pool that came while it waited for something else.
+    tasks: VecDeque<(u64, u32, ByteBuf)>,
+    /// Names given out by [`unique_name`](Context::unique_name).
+    names: u64,
+}
+
+/// What a worker knows of being asked to stop.
+#[derive(Default)]
+struct Stop {
+    listens: bool,
+    asked: bool,
+    /// Whether the worker's function knows.
+    told: bool,
+    /// For who asks by a signal instead of through the master.
+    signals: Option<(Notifier, Vec<SignalWatch>)>,
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        let Identity { id, name, run, .. } = &self.identity;
+        f.debug_struct("Context")
+            .field("id", id)
+            .field("name", name)
+            .field("run", run)
+            .finish_non_exhaustive()
     }
 }
 
 impl Context {
-    pub(super) fn new(id: u64, name: String, message_limit: usize, link: Box<dyn Link>) -> Context {
-        Context { id, name, link, message_limit, ended: BTreeMap::new(), watched: BTreeSet::new() }
+    pub(super) fn new(identity: Identity, is_process: bool, link: Box<dyn Link>) -> Context {
+        Context {
+            identity,
+            is_process,
+            link,
+            ended: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            stop: Stop::default(),
+            tasks: VecDeque::new(),
+            names: 0,
+        }
     }
 
     pub(super) fn link(&self) -> &dyn Link {
         &*self.link
     }
 
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The number of this worker in the run: 0 is the first worker.
     #[doc(alias = "self_process_id")]
     pub fn number(&self) -> u64 {
-        self.id
+        self.identity.id
     }
 
     /// The name of this worker's definition.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.identity.name
+    }
+
+    /// A text that is this run's own, of letters, digits and dashes.
+    pub fn run(&self) -> &str {
+        &self.identity.run
+    }
+
+    /// A name that nobody else has got or will get: `prefix`, the run, this worker, and a number. With it an object can
+    /// be [registered](Context::register) before it is created, so that it is removed whenever the run is killed.
+    pub fn unique_name(&mut self, prefix: &str) -> String {
+        self.names += 1;
+        format!("{prefix}-{}-{}-{}", self.identity.run, self.identity.id, self.names)
     }
 
     /// Starts another worker. It is a child of the master, whoever asks; this one can end before it.
@@ -158,105 +130,207 @@ impl Context {
     where
         A: Serialize,
     {
-        let name = worker.name();
-        let argument = encode_argument(name, &argument, self.message_limit)?;
-        self.link
-            .send(Request::Start { name: name.to_owned(), argument })
-            .map_err(|error| StartError::MasterGone { message: error.to_string() })?;
-        loop {
-            match self.link.receive(None) {
-                Ok(Reply::Started { id }) => return Ok(WorkerId::new(id)),
-                Ok(Reply::Refused { refusal }) => return Err(StartError::refused(name, refusal)),
-                Ok(reply) => self.keep(reply),
-                Err(error) => return Err(StartError::MasterGone { message: error.to_string() }),
-            }
-        }
+        self.start_in_group(None, worker, argument)
     }
 
-    /// Waits until the worker has ended and its process is gone, and returns its result. Any number of workers
-    /// may join one, as often as they like; results are kept until the run ends. Workers that wait for each
-    /// other in a circle do not hang: the last one of them gets [`JoinError::Deadlock`].
+    /// Starts another worker as one of a group, which can be [ended](Context::terminate_group) together. A group is
+    /// nothing but a name.
     ///
     /// # Errors
-    /// [`JoinError`] says why there is no result.
-    pub fn join<R: DeserializeOwned>(&mut self, worker: WorkerId<R>) -> Result<R, JoinError> {
-        loop {
-            if let Some(result) = self.join_until(worker, None)? {
-                return Ok(result);
-            }
-        }
-    }
-
-    /// Joins, but waits at most `timeout`: `None` if nothing was heard of the worker's end until then.
-    ///
-    /// # Errors
-    /// As [`join`](Context::join).
-    pub fn join_timeout<R: DeserializeOwned>(
+    /// [`StartError`].
+    pub fn start_in<A, R>(
         &mut self,
-        worker: WorkerId<R>,
-        timeout: Duration,
-    ) -> Result<Option<R>, JoinError> {
-        self.join_until(worker, Some(timeout))
+        group: &str,
+        worker: &Worker<A, R>,
+        argument: A,
+    ) -> Result<WorkerId<R>, StartError>
+    where
+        A: Serialize,
+    {
+        self.start_in_group(Some(group.to_owned()), worker, argument)
     }
 
-    /// The result, if the worker has ended: `None` while it runs.
-    ///
-    /// # Errors
-    /// As [`join`](Context::join).
-    #[doc(alias = "join_nowait")]
-    pub fn try_join<R: DeserializeOwned>(&mut self, worker: WorkerId<R>) -> Result<Option<R>, JoinError> {
-        if let Some(ended) = self.ended.get(&worker.id) {
-            return ended.result().map(Some);
-        }
-        self.link.send(Request::Ask { id: worker.id }).map_err(master_gone)?;
+    fn start_in_group<A: Serialize, R>(
+        &mut self,
+        group: Option<String>,
+        worker: &Worker<A, R>,
+        argument: A,
+    ) -> Result<WorkerId<R>, StartError> {
+        let name = worker.name();
+        let argument = encode_argument(name, &argument, self.identity.message_limit)?;
+        let gone = |error: TransportError| StartError::MasterGone { message: error.to_string() };
+        self.ask(Request::Start { name: name.to_owned(), group, argument }).map_err(gone)?;
         loop {
-            match self.link.receive(None).map_err(master_gone)? {
-                Reply::Running { id } if id == worker.id => return Ok(None),
-                Reply::Unknown { id } if id == worker.id => return Err(JoinError::Unknown { number: id }),
+            match self.hear(None).map_err(gone)? {
+                Reply::Started { id } => return Ok(WorkerId::new(id)),
+                Reply::Refused { refusal } => return Err(StartError::refused(name, refusal)),
                 reply => self.keep(reply),
             }
-            if let Some(ended) = self.ended.get(&worker.id) {
-                return ended.result().map(Some);
+        }
+    }
+
+    /// Has a worker end: one that has ever asked whether it [should stop](Context::should_stop) is told to; any other
+    /// gets `SIGTERM`. If it is still there after the `grace` time, it is killed; with no time it is killed at once.
+    /// Returns at once, with the number of workers concerned: 0 if it has ended already.
+    ///
+    /// What it told of its result before its end counts. If it told nothing, whoever joins it gets
+    /// [`JoinError::Cancelled`](super::JoinError::Cancelled).
+    ///
+    /// # Errors
+    /// [`MasterGone`].
+    #[doc(alias("kill", "cancel"))]
+    pub fn terminate<R>(&mut self, worker: WorkerId<R>, grace: Duration) -> Result<u64, MasterGone> {
+        self.terminate_them(Whom::One(worker.id), grace)
+    }
+
+    /// [Terminates](Context::terminate) all workers that were started in the group, also this one if it was.
+    ///
+    /// # Errors
+    /// [`MasterGone`].
+    pub fn terminate_group(&mut self, group: &str, grace: Duration) -> Result<u64, MasterGone> {
+        self.terminate_them(Whom::Group(group.to_owned()), grace)
+    }
+
+    /// [Terminates](Context::terminate) all workers but this one.
+    ///
+    /// # Errors
+    /// [`MasterGone`].
+    pub fn terminate_others(&mut self, grace: Duration) -> Result<u64, MasterGone> {
+        self.terminate_them(Whom::Others, grace)
+    }
+
+    /// Sends a worker a signal, whatever that does to it, and returns whether it was there and could be sent one. If it dies
+    /// of that, whoever joins it gets [`JoinError::Killed`](super::JoinError::Killed).
+    ///
+    /// This is how a program's tests find out what it does when a worker is killed, on every platform: a worker that is a
+    /// thread ends, by a signal whose default action ends a process, when it next calls its context.
+    ///
+    /// # Errors
+    /// [`MasterGone`].
+    #[doc(alias = "kill")]
+    pub fn signal<R>(&mut self, worker: WorkerId<R>, signal: i32) -> Result<bool, MasterGone> {
+        self.count_told(Request::Signal { id: worker.id, signal }).map(|count| count > 0)
+    }
+
+    fn terminate_them(&mut self, whom: Whom, grace: Duration) -> Result<u64, MasterGone> {
+        self.count_told(Request::Terminate { whom, grace })
+    }
+
+    /// Asks for something that is answered by the number of workers concerned.
+    fn count_told(&mut self, request: Request) -> Result<u64, MasterGone> {
+        let gone = |error: TransportError| MasterGone { message: error.to_string() };
+        self.ask(request).map_err(gone)?;
+        loop {
+            match self.hear(None).map_err(gone)? {
+                Reply::Terminating { count } => return Ok(count),
+                reply => self.keep(reply),
             }
         }
     }
 
-    fn join_until<R: DeserializeOwned>(
-        &mut self,
-        worker: WorkerId<R>,
-        timeout: Option<Duration>,
-    ) -> Result<Option<R>, JoinError> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // Said again if it is to wait for ever, so that the master can see circles.
-        let blocking = timeout.is_none();
-        let mut said = false;
+    /// Whether this worker was asked to stop. It is a matter of courtesy: who is asked has a grace time to end by itself.
+    /// With the first call it becomes one that is asked at all: `SIGTERM` and `SIGINT` do not end it any more, but are
+    /// such a request, too.
+    ///
+    /// A request also makes the next join that waits return
+    /// [`JoinError::Stopping`](super::JoinError::Stopping), once, unless this has told of it before; and it makes the
+    /// [descriptor](Context::as_fd) readable.
+    pub fn should_stop(&mut self) -> bool {
+        spawn::checkpoint();
+        if !self.stop.listens {
+            self.stop.listens = true;
+            if self.is_process {
+                // Without them requests come through the master only.
+                self.stop.signals = watch_signals().ok();
+            }
+            let _ = self.link.send(Request::Listen);
+        }
+        // What cannot be heard any more asks for nothing.
+        while let Ok(reply) = self.hear(Some(Duration::ZERO)) {
+            self.keep(reply);
+        }
+        let signalled = |(notifier, _): &(Notifier, _)| notifier.wait(Some(Duration::ZERO)).unwrap_or(false);
+        self.stop.asked |= self.stop.signals.as_ref().is_some_and(signalled);
+        self.stop.told |= self.stop.asked;
+        self.stop.asked
+    }
+
+    /// Whether this worker was asked to stop and its function does not know yet. From now on it does.
+    pub(super) fn is_told_to_stop(&mut self) -> bool {
+        self.stop.asked && !std::mem::replace(&mut self.stop.told, true)
+    }
+
+    /// Has an object removed at the end of the run, however it ends: also if the program is killed, by the next run with
+    /// the same directory, or of the same user. Best done before the object is created, with a
+    /// [unique name](Context::unique_name): that there is none is no error.
+    ///
+    /// # Errors
+    /// [`ResourceError::Relative`], [`ResourceError::Ledger`], [`ResourceError::MasterGone`].
+    pub fn register(&mut self, resource: Resource) -> Result<(), ResourceError> {
+        resource.check()?;
+        self.about_resource(Request::Register { resource })
+    }
+
+    /// Removes a registered object now. That there is none is no error.
+    ///
+    /// # Errors
+    /// [`ResourceError::Remove`]; [`ResourceError::MasterGone`].
+    pub fn remove(&mut self, resource: Resource) -> Result<(), ResourceError> {
+        self.about_resource(Request::Release { resource, remove: true })
+    }
+
+    /// Has a registered object outlive the run.
+    ///
+    /// # Errors
+    /// [`ResourceError::Ledger`]; [`ResourceError::MasterGone`].
+    pub fn release(&mut self, resource: Resource) -> Result<(), ResourceError> {
+        self.about_resource(Request::Release { resource, remove: false })
+    }
+
+    fn about_resource(&mut self, request: Request) -> Result<(), ResourceError> {
+        let gone = |error: TransportError| ResourceError::MasterGone { message: error.to_string() };
+        self.ask(request).map_err(gone)?;
         loop {
-            if let Some(ended) = self.ended.get(&worker.id) {
-                return ended.result().map(Some);
-            }
-            if self.watched.insert(worker.id) || (blocking && !said) {
-                self.link.send(Request::Watch { id: worker.id, blocking }).map_err(master_gone)?;
-                said = true;
-            }
-            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match self.link.receive(remaining) {
-                Ok(Reply::Unknown { id }) if id == worker.id => {
-                    self.watched.remove(&id);
-                    return Err(JoinError::Unknown { number: id });
-                }
-                Ok(Reply::Deadlock { id }) if id == worker.id => {
-                    self.watched.remove(&id);
-                    return Err(JoinError::Deadlock { number: id });
-                }
-                Ok(reply) => self.keep(reply),
-                Err(TransportError::TimedOut) => return Ok(None),
-                Err(error) => return Err(master_gone(error)),
+            match self.hear(None).map_err(gone)? {
+                Reply::Registered { error } => return error.map_or(Ok(()), Err),
+                reply => self.keep(reply),
             }
         }
+    }
+
+    /// Ends this worker with an exit code, of which the low eight bits count: whoever joins it gets
+    /// [`JoinError::Exited`](super::JoinError::Exited). Unlike [`std::process::exit`] it ends a worker that is a thread, too.
+    pub fn exit(&self, code: i32) -> ! {
+        spawn::exit(code)
+    }
+
+    /// The next tasks for a member of a pool: a number, how many, and their arguments. `None` when there are no more.
+    pub(super) fn next_tasks(&mut self) -> Option<(u64, u32, ByteBuf)> {
+        loop {
+            if let Some(tasks) = self.tasks.pop_front() {
+                return Some(tasks);
+            }
+            let reply = self.hear(None).ok()?;
+            self.keep(reply);
+        }
+    }
+
+    pub(super) fn ask(&mut self, request: Request) -> Result<(), TransportError> {
+        spawn::checkpoint();
+        let result = self.link.send(request);
+        spawn::checkpoint();
+        result
+    }
+
+    /// What the master says next. A worker that was killed ends here.
+    pub(super) fn hear(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
+        let result = self.link.receive(timeout);
+        spawn::checkpoint();
+        result
     }
 
     /// Keeps what is told beside the answer that is waited for.
-    fn keep(&mut self, reply: Reply) {
+    pub(super) fn keep(&mut self, reply: Reply) {
         match reply {
             Reply::Ended { ended } => {
                 self.watched.remove(&ended.id);
@@ -265,17 +339,26 @@ impl Context {
             Reply::Unknown { id } => {
                 self.watched.remove(&id);
             }
+            Reply::Stop => self.stop.asked = true,
+            Reply::Tasks { batch, count, arguments } => self.tasks.push_back((batch, count, arguments)),
             _ => {}
         }
     }
 }
 
 /// The descriptor of the link to the master: readable when it has told something, such as the end of a worker
-/// that [`Context::join_timeout`] waited for in vain.
+/// that is [watched](Context::watch), or that this worker [should stop](Context::should_stop). What was told already is
+/// not: ask [`next_ended`](Context::next_ended) until it returns `None`, and `should_stop`, before waiting for it.
 impl AsFd for Context {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
+}
+
+fn watch_signals() -> Result<(Notifier, Vec<SignalWatch>), manycore_backends::poll::PollError> {
+    let notifier = Notifier::new()?;
+    let watches = ASKING.iter().map(|signal| notifier.watch_signal(*signal)).collect::<Result<_, _>>()?;
+    Ok((notifier, watches))
 }
 
 /// Encodes an argument of at most `limit` bytes.
@@ -284,15 +367,26 @@ pub(crate) fn encode_argument(
     argument: &impl Serialize,
     limit: usize,
 ) -> Result<ByteBuf, StartError> {
-    match wire::to_bytes(argument) {
-        Ok(bytes) if bytes.len() > limit => {
-            Err(StartError::TooBig { name: name.to_owned(), size: bytes.len(), limit })
-        }
-        Ok(bytes) => Ok(ByteBuf::from(bytes)),
-        Err(message) => Err(StartError::Unserializable { name: name.to_owned(), message }),
-    }
+    let mut bytes = Vec::new();
+    append_argument(name, argument, limit, &mut bytes)?;
+    Ok(ByteBuf::from(bytes))
 }
 
-fn master_gone(error: TransportError) -> JoinError {
-    JoinError::MasterGone { message: error.to_string() }
+/// Appends an encoded argument of at most `limit` bytes. After an error `bytes` is as it was.
+pub(crate) fn append_argument(
+    name: &str,
+    argument: &impl Serialize,
+    limit: usize,
+    bytes: &mut Vec<u8>,
+) -> Result<(), StartError> {
+    let before = bytes.len();
+    let result = wire::append(argument, bytes);
+    let size = bytes.len() - before;
+    let error = match result {
+        Ok(()) if size <= limit => return Ok(()),
+        Ok(()) => StartError::TooBig { name: name.to_owned(), size, limit },
+        Err(message) => StartError::Unserializable { name: name.to_owned(), message },
+    };
+    bytes.truncate(before);
+    Err(error)
 }

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | `mod` | defining a worker |
 //! | `outcome` | how it can end, and what joiners are told |
-//! | `registry` | all definitions by name |
-//! | `context` | what a running worker can ask for: start, join |
+//! | `workers` | all definitions by name, and where the life of a worker's program begins |
+//! | `context` | what a running worker can ask for: start, terminate, register |
+//! | `join` | waiting for the ends of others |
 //! | `child` | what runs in the worker's process around its body |
+//! | `error` | why a worker was not started |
 //!
 //! A definition is a name and a plain function, so that it can be a `const` or `static`, and so that a process
 //! that begins anew can find it: nothing is captured that could get lost on the way.
@@ -16,8 +18,10 @@
 
 pub(crate) mod child;
 mod context;
+mod error;
+mod join;
 mod outcome;
-mod registry;
+mod workers;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -28,11 +32,12 @@ use std::panic::Location;
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{ToMaster, ToWorker};
-pub(crate) use context::encode_argument;
-pub use context::{Context, StartError};
+pub use context::Context;
+pub(crate) use context::{ASKING, append_argument, encode_argument};
+pub use error::{MasterGone, StartError};
 pub(crate) use outcome::Outcome;
-pub use outcome::{EndedWorker, JoinError};
-pub(crate) use registry::Registry;
+pub use outcome::{CancelledBy, EndedWorker, JoinError};
+pub use workers::Workers;
 
 /// The definition of a worker: its name, and the function that it runs. `A` is its argument, `R` its result;
 /// both travel as CBOR, as serde writes it. So what CBOR does not tell apart arrives as the same: `Some(())` and

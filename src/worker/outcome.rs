@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::error::list;
 use crate::wire::{self, Ended};
 
 /// How a worker's function, or its process, ended; as it travels.
@@ -19,8 +20,10 @@ pub(crate) enum Outcome {
     Unserializable { message: String },
     TooBig { size: usize, limit: usize },
     BadArgument { message: String },
+    Undefined { known: Vec<String> },
     Exited { code: i32 },
     Killed { signal: i32, core: bool },
+    Cancelled { by: CancelledBy },
     Lost { message: String },
 }
 
@@ -45,6 +48,28 @@ impl Outcome {
                 message.push_str(" [...]");
             }
             _ => {}
+        }
+    }
+}
+
+/// Who had a worker end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum CancelledBy {
+    /// The worker with this number, by [`Context::terminate`](super::Context::terminate) or its like.
+    Worker(u64),
+    /// The run, after the first worker had ended: see [`AtEnd`](crate::AtEnd).
+    EndOfRun,
+    /// The run, after the master got this signal.
+    Signal(i32),
+}
+
+impl fmt::Display for CancelledBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CancelledBy::Worker(number) => write!(f, "worker {number}"),
+            CancelledBy::EndOfRun => f.write_str("the end of the run"),
+            CancelledBy::Signal(signal) => write!(f, "signal {signal}{} to the master", named(*signal)),
         }
     }
 }
@@ -107,6 +132,26 @@ pub enum JoinError {
         /// Whether the system wrote a core file.
         core: bool,
     },
+    /// It was [terminated](super::Context::terminate) before it had a result.
+    #[error("{worker} was cancelled by {by}")]
+    Cancelled {
+        /// Which worker.
+        worker: EndedWorker,
+        /// Who had it end.
+        by: CancelledBy,
+    },
+    /// Its program, which is this one run anew, does not know its definition: pass it to
+    /// [`Workers::with`](super::Workers::with), before [`Workers::enter`](super::Workers::enter).
+    #[error(
+        "{worker} is not among the workers that `enter` was called with: add `.with(&...)` there; known are {}",
+        list(known)
+    )]
+    Undefined {
+        /// Which worker.
+        worker: EndedWorker,
+        /// The names known there.
+        known: Vec<String>,
+    },
     /// serde refused to write its result.
     #[error(
         "the result of {worker} cannot be serialised: {message}; return a type that serde can write as CBOR"
@@ -151,6 +196,12 @@ pub enum JoinError {
         /// The number asked for.
         number: u64,
     },
+    /// The worker that waits [should stop](super::Context::should_stop). It is told so once; it can wait again.
+    #[error("this worker was asked to stop while it waited for another")]
+    Stopping,
+    /// There is nobody to wait for.
+    #[error("there is nobody to wait for: the list of workers is empty")]
+    Nobody,
     /// Nobody can tell how it ended: something else in the master's process has taken its exit status.
     #[error("{worker} has ended, and how cannot be told: {message}")]
     Lost {
@@ -185,19 +236,30 @@ impl Ended {
     /// The result, if there is one.
     pub(crate) fn result<R: DeserializeOwned>(&self) -> Result<R, JoinError> {
         let worker = EndedWorker { name: self.name.clone(), number: self.id, process: self.process };
-        Err(match self.outcome.clone() {
-            Outcome::Returned(bytes) => match wire::from_bytes(&bytes) {
-                Ok(value) => return Ok(value),
-                Err(message) => JoinError::WrongType { worker, message },
-            },
+        match &self.outcome {
+            Outcome::Returned(bytes) => {
+                wire::from_bytes(bytes).map_err(|message| JoinError::WrongType { worker, message })
+            }
+            other => Err(other.clone().into_error(worker)),
+        }
+    }
+}
+
+impl Outcome {
+    /// Why the worker has no result.
+    pub(crate) fn into_error(self, worker: EndedWorker) -> JoinError {
+        match self {
+            Outcome::Returned(_) => JoinError::WrongType { worker, message: "it has one".to_owned() },
             Outcome::Failed { message } => JoinError::Failed { worker, message },
             Outcome::Panicked { message, location } => JoinError::Panicked { worker, message, location },
             Outcome::Unserializable { message } => JoinError::Unserializable { worker, message },
             Outcome::TooBig { size, limit } => JoinError::TooBig { worker, size, limit },
             Outcome::BadArgument { message } => JoinError::BadArgument { worker, message },
+            Outcome::Undefined { known } => JoinError::Undefined { worker, known },
+            Outcome::Cancelled { by } => JoinError::Cancelled { worker, by },
             Outcome::Exited { code } => JoinError::Exited { worker, code },
             Outcome::Killed { signal, core } => JoinError::Killed { worker, signal, core },
             Outcome::Lost { message } => JoinError::Lost { worker, message },
-        })
+        }
     }
 }

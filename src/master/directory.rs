@@ -1,0 +1,220 @@
+//! The directory of a run: what others can find of it, and what the next run must clean up.
+//!
+//! | file | content |
+//! |---|---|
+//! | `master` | the socket at which the master listens |
+//! | `master.lock` | locked as long as the master lives, by the kernel |
+//! | `ledger` | the objects to be removed, see [`Ledger`] |
+//!
+//! A directory that is not chosen by the program is made for the run, under the name `run-` and 16 hexadecimal digits, in
+//! one directory for all runs of the user: `$XDG_RUNTIME_DIR/manycore`, or else `manycore-` and the number of the user in
+//! the directory for temporary files. Who makes one there cleans up after those masters there that are dead.
+//!
+//! Whoever can write to these directories has a say in what is removed. So they belong to this user, and nobody else can
+//! write to them.
+//!
+//! This module does not serve the socket.
+
+use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use manycore_backends::posix::process::effective_user;
+use manycore_backends::transport::{Limits, SocketListener, TransportError};
+
+use super::ledger::Ledger;
+use crate::resource::{Resource, ResourceError};
+use crate::wire::{ToMaster, ToWorker};
+
+/// How often a name is tried that somebody else has taken.
+const ATTEMPTS: u32 = 16;
+
+/// Why a run cannot have its directory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// Another run, which is alive, has it: choose another one, or none.
+    #[error("another run uses the directory {}", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Somebody else could write to it, and have this program remove what is not theirs.
+    #[error(
+        "the directory {} must belong to user {user}, and nobody else may write to it: its owner is {owner}, its mode {mode:03o}",
+        path.display()
+    )]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// The user of this process.
+        user: u32,
+        /// Whose it is.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A system call failed.
+    #[error("cannot prepare the directory {}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The error, with its errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The directory of a run that goes on. Dropping it removes what is registered, and the directory if it was made for the
+/// run.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Whether it was made for this run.
+    own: bool,
+    ledger: Ledger,
+    /// Holds the lock.
+    listener: Option<SocketListener<ToWorker, ToMaster>>,
+}
+
+impl Directory {
+    /// The directory `path`, after what a dead master has left there was removed.
+    pub(super) fn at(path: &Path) -> Result<Directory, DirectoryError> {
+        let failed = |source| DirectoryError::Io { path: path.to_owned(), source };
+        let path = &std::path::absolute(path).map_err(failed)?;
+        let mut own = true;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => own = false,
+            Err(error) => return Err(failed(error)),
+        }
+        // What was there before stays there, but for what is ours.
+        Directory::take(path, own)
+    }
+
+    /// A directory that nobody else has. Cleans up after dead masters.
+    pub(super) fn fresh() -> Result<Directory, DirectoryError> {
+        let place = place();
+        match DirBuilder::new().mode(0o700).create(&place) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(DirectoryError::Io { path: place, source });
+            }
+            _ => check_private(&place)?,
+        }
+        sweep(&place);
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let path = place.join(format!("run-{:016x}", random()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(source) => return Err(DirectoryError::Io { path, source }),
+            }
+            match Directory::take(&path, true) {
+                Ok(directory) => return Ok(directory),
+                // Another run was sweeping, and took it for one that a dead master has left.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or(DirectoryError::Io { path: place, source: io::ErrorKind::AlreadyExists.into() }))
+    }
+
+    fn take(path: &Path, own: bool) -> Result<Directory, DirectoryError> {
+        check_private(path)?;
+        let listener = match SocketListener::bind(path.join("master"), Limits::default()) {
+            Ok(listener) => listener,
+            Err(TransportError::Io { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                return Err(DirectoryError::InUse { path: path.to_owned() });
+            }
+            Err(TransportError::Io { source, .. }) => {
+                return Err(DirectoryError::Io { path: path.to_owned(), source });
+            }
+            Err(error) => {
+                return Err(DirectoryError::Io { path: path.to_owned(), source: io::Error::other(error) });
+            }
+        };
+        let ledger = Ledger::open(path.join("ledger"));
+        let ledger = ledger.map_err(|source| DirectoryError::Io { path: path.to_owned(), source })?;
+        Ok(Directory { path: path.to_owned(), own, ledger, listener: Some(listener) })
+    }
+
+    pub(super) fn register(&mut self, resource: &Resource) -> Result<(), ResourceError> {
+        self.ledger.register(resource)
+    }
+
+    pub(super) fn release(&mut self, resource: &Resource, remove: bool) -> Result<(), ResourceError> {
+        self.ledger.release(resource, remove)
+    }
+
+    /// A text that no other run has.
+    pub(super) fn name(&self) -> String {
+        format!("{:x}-{:08x}", std::process::id(), random() as u32)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be removed stays in the ledger, and the directory with it, for the next run.
+        let clean = self.ledger.clear();
+        // While it is still locked.
+        let leave = self.own && clean;
+        drop(self.listener.take());
+        if leave {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// The directory of all directories of runs.
+fn place() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("manycore"),
+        _ => std::env::temp_dir().join(format!("manycore-{}", effective_user())),
+    }
+}
+
+/// Cleans up after masters that are dead.
+fn sweep(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let is_run = entry.file_name().as_encoded_bytes().starts_with(b"run-");
+        // One that is only being made is empty.
+        if !is_run || fs::remove_dir(&path).is_ok() {
+            continue;
+        }
+        if let Ok(directory) = Directory::take(&path, true) {
+            drop(directory);
+        }
+    }
+}
+
+fn check_private(path: &Path) -> Result<(), DirectoryError> {
+    let found =
+        fs::symlink_metadata(path).map_err(|source| DirectoryError::Io { path: path.to_owned(), source })?;
+    if !found.is_dir() {
+        let source = io::Error::from_raw_os_error(ENOTDIR);
+        return Err(DirectoryError::Io { path: path.to_owned(), source });
+    }
+    let (user, owner, mode) = (effective_user(), found.uid(), found.mode() & 0o777);
+    if owner != user || mode & 0o022 != 0 {
+        return Err(DirectoryError::NotPrivate { path: path.to_owned(), user, owner, mode });
+    }
+    Ok(())
+}
+
+/// The same number on all systems.
+const ENOTDIR: i32 = 20;
+
+/// 64 bits that are probably nobody else's. They need not be secret.
+fn random() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    // A forked process has the state of its parent.
+    hasher.write_u32(std::process::id());
+    if let Ok(time) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+        hasher.write_u128(time.as_nanos());
+    }
+    hasher.finish()
+}

@@ -1,0 +1,124 @@
+//! [`Ledger`]: the objects that a run must remove, written down so that they are removed even if the run is killed.
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `+ <kind> <name>` | is to be removed |
+//! | `- <kind> <name>` | is not to be removed any more |
+//!
+//! Lines are only appended, one write each, before what they say is so; a last line without an end is what a killed
+//! writer has left, and does not count. The kinds, and how names are escaped, are those of [`Resource`]. What is written
+//! survives the process, not the machine; and after that most of the objects are gone, too.
+//!
+//! This module does not know whether the run is alive.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::resource::{Resource, ResourceError};
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    path: PathBuf,
+    /// Made when there is something to write.
+    file: Option<File>,
+    /// Whether a line may have been left without an end.
+    torn: bool,
+    resources: BTreeSet<Resource>,
+}
+
+impl Ledger {
+    /// The ledger at `path`, with nothing in it: what a dead run has left in it is removed now.
+    pub(super) fn open(path: PathBuf) -> io::Result<Ledger> {
+        let mut ledger = Ledger { path, file: None, torn: false, resources: BTreeSet::new() };
+        match fs::read(&ledger.path) {
+            Ok(content) => ledger.read(&content),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        ledger.clear();
+        Ok(ledger)
+    }
+
+    fn read(&mut self, content: &[u8]) {
+        // Lines are ASCII; what is not is no line.
+        let content = String::from_utf8_lossy(content);
+        for line in content.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            match line.split_at_checked(2) {
+                Some(("+ ", rest)) => self.resources.extend(Resource::from_line(rest)),
+                Some(("- ", rest)) => {
+                    Resource::from_line(rest).map(|resource| self.resources.remove(&resource));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn register(&mut self, resource: &Resource) -> Result<(), ResourceError> {
+        resource.check()?;
+        if !self.resources.contains(resource) {
+            self.write('+', resource)?;
+            self.resources.insert(resource.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, resource: &Resource, remove: bool) -> Result<(), ResourceError> {
+        if remove {
+            resource.remove()?;
+        }
+        if self.resources.contains(resource) {
+            self.write('-', resource)?;
+            self.resources.remove(resource);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, sign: char, resource: &Resource) -> Result<(), ResourceError> {
+        let failed = |error: io::Error| ResourceError::Ledger { message: error.to_string() };
+        if self.file.is_none() {
+            let mut options = OpenOptions::new();
+            self.file = Some(options.append(true).create(true).mode(0o600).open(&self.path).map_err(failed)?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let end = if self.torn { "\n" } else { "" };
+        let result = file.write_all(format!("{end}{sign} {}\n", resource.to_line()).as_bytes());
+        self.torn = result.is_err();
+        result.map_err(failed)
+    }
+
+    /// Removes all objects, and then the file. Returns whether nothing is left; if something cannot be removed, it stays
+    /// in the file.
+    pub(super) fn clear(&mut self) -> bool {
+        self.resources.retain(|resource| resource.remove().is_err());
+        if !self.resources.is_empty() {
+            return false;
+        }
+        self.file = None;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => false,
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(content: &[u8]) -> BTreeSet<Resource> {
+        let mut ledger = Ledger { path: PathBuf::new(), file: None, torn: false, resources: BTreeSet::new() };
+        ledger.read(content);
+        ledger.resources
+    }
+
+    #[test]
+    fn what_is_registered_and_not_released_counts() {
+        let names =
+            ledger(b"+ shm /a\n+ file /tmp/b\n- shm /a\nnonsense\n+ sham /c\n- shm /never\n+ shm /cut");
+        assert_eq!(names, BTreeSet::from([Resource::File("/tmp/b".into())]));
+        assert_eq!(ledger(b"\n+\n-\n+ \n\xFF\xFE\n"), BTreeSet::new());
+    }
+}

@@ -1,0 +1,242 @@
+//! How workers are made to end: on request, at the end of a run, and at a signal to the master.
+//!
+//! | the worker | first | after the grace time |
+//! |---|---|---|
+//! | has asked whether it should stop | is told to stop | `SIGKILL` |
+//! | has never asked | `SIGTERM` | `SIGKILL` |
+//! | has no time | `SIGKILL` | |
+//!
+//! A worker that is a thread cannot be ended by force: a signal ends it at its next call of this library, or in one that
+//! waits, because something is sent to it at the same time; if it is to be killed, its link is given up.
+//!
+//! This module does not decide what a worker's outcome is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use manycore_backends::poll::{Interest, Notifier, PollError, Poller, SignalWatch};
+use manycore_backends::spawn::Child;
+
+use super::jobs::Jobs;
+use super::{AtEnd, RunError};
+use crate::platform::Platform;
+use crate::trace::event;
+use crate::wire::{Reply, Whom};
+use crate::worker::{ASKING, CancelledBy};
+
+/// The numbers of these signals, everywhere.
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// How far a run is on its way to its end.
+#[derive(Debug, Default)]
+pub(super) struct Stopping {
+    /// Whether no more workers are started.
+    pub(super) refusing: bool,
+    /// The signal that the master got.
+    pub(super) interrupted: Option<i32>,
+    /// When all that are left are terminated.
+    end_at: Option<Instant>,
+    /// When which workers are killed.
+    kills: BTreeSet<(Instant, u64)>,
+}
+
+/// The signals that end a run, as descriptors.
+#[derive(Debug)]
+pub(super) struct Signals {
+    watched: Vec<(i32, Notifier, SignalWatch)>,
+}
+
+impl Signals {
+    pub(super) fn watch(poller: &impl Poller) -> Result<Signals, PollError> {
+        let mut watched = Vec::new();
+        for signal in ASKING {
+            let notifier = Notifier::new()?;
+            let watch = notifier.watch_signal(signal)?;
+            poller.add(signal_key(watched.len()), Arc::new(notifier.clone()), Interest::READ)?;
+            watched.push((signal, notifier, watch));
+        }
+        Ok(Signals { watched })
+    }
+
+    /// The signal that the poll key stands for, if it has arrived.
+    pub(super) fn taken(&self, key: u64) -> Option<i32> {
+        let (_, (signal, notifier, _)) =
+            self.watched.iter().enumerate().find(|(index, _)| signal_key(*index) == key)?;
+        notifier.consume().unwrap_or(false).then_some(*signal)
+    }
+}
+
+/// No worker has a number so high.
+fn signal_key(index: usize) -> u64 {
+    u64::MAX - index as u64
+}
+
+impl<P: Platform> Jobs<P> {
+    /// Ends: the workers in `idle` are told by the end of file that nothing more comes, and have the grace time; all others
+    /// are killed.
+    pub(crate) fn close(&mut self, idle: impl IntoIterator<Item = u64>) -> Result<(), RunError> {
+        self.stopping.refusing = true;
+        let idle: BTreeSet<u64> = idle.into_iter().collect();
+        let ids: Vec<u64> = self.running.keys().copied().collect();
+        for id in ids {
+            if idle.contains(&id) {
+                self.unlink(id)?;
+                self.kill_in(id, self.options.grace);
+            } else {
+                self.kill(id)?;
+            }
+        }
+        while !self.running.is_empty() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// How long nothing has to be done if nothing happens.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        let next =
+            self.stopping.kills.first().map(|(at, _)| *at).into_iter().chain(self.stopping.end_at).min();
+        next.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has those workers end that `sender` means, and returns how many.
+    pub(super) fn terminate_them(
+        &mut self,
+        whom: &Whom,
+        sender: u64,
+        grace: Duration,
+    ) -> Result<u64, PollError> {
+        let ids: Vec<u64> = match whom {
+            Whom::One(id) => vec![*id],
+            Whom::Others => self.running.keys().copied().filter(|id| *id != sender).collect(),
+            Whom::Group(group) => {
+                let in_group = |job: &super::jobs::Job<P>| job.group.as_ref() == Some(group);
+                self.running.iter().filter(|(_, job)| in_group(job)).map(|(id, _)| *id).collect()
+            }
+        };
+        let mut count = 0;
+        for id in ids {
+            count += u64::from(self.terminate(id, CancelledBy::Worker(sender), grace)?);
+        }
+        Ok(count)
+    }
+
+    /// Sends a worker a signal, and returns whether it was there and could be sent one.
+    pub(super) fn signal(&mut self, id: u64, signal: i32) -> Result<bool, PollError> {
+        let Some(job) = self.running.get(&id) else { return Ok(false) };
+        let sent = job.child.kill(signal).is_ok();
+        if !Self::PROCESSES {
+            self.send(id, Reply::Wake)?;
+        }
+        Ok(sent)
+    }
+
+    /// Has a worker end, and returns whether it was there.
+    fn terminate(&mut self, id: u64, by: CancelledBy, grace: Duration) -> Result<bool, PollError> {
+        let Some(job) = self.running.get_mut(&id) else { return Ok(false) };
+        event!(info, worker = id, %by, "worker is terminated");
+        job.cancelled.get_or_insert(by);
+        if grace.is_zero() {
+            self.kill(id)?;
+            return Ok(true);
+        }
+        if job.listens {
+            self.send(id, Reply::Stop)?;
+        } else {
+            // One that cannot be signalled is killed later, or has ended.
+            self.signal(id, SIGTERM)?;
+        }
+        self.kill_in(id, grace);
+        Ok(true)
+    }
+
+    fn kill_in(&mut self, id: u64, grace: Duration) {
+        // A time that is too far away to be said never comes.
+        let Some(at) = Instant::now().checked_add(grace) else { return };
+        let Some(job) = self.running.get_mut(&id) else { return };
+        let at = job.kill_at.map_or(at, |before| before.min(at));
+        if let Some(before) = job.kill_at.replace(at) {
+            self.stopping.kills.remove(&(before, id));
+        }
+        self.stopping.kills.insert((at, id));
+    }
+
+    /// A worker that was to be killed then has ended.
+    pub(super) fn kill_no_more(&mut self, id: u64, kill_at: Option<Instant>) {
+        if let Some(at) = kill_at {
+            self.stopping.kills.remove(&(at, id));
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: u64) -> Result<(), PollError> {
+        if let Some(job) = self.running.get(&id) {
+            let _ = job.child.kill(SIGKILL);
+            if !Self::PROCESSES {
+                self.unlink(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker has said that it asks whether it should stop.
+    pub(super) fn hear_listener(&mut self, id: u64) -> Result<(), PollError> {
+        let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
+        job.listens = true;
+        // The signal that it was sent before it had said so is something that it heeds.
+        if job.cancelled.is_some() { self.send(id, Reply::Stop) } else { Ok(()) }
+    }
+
+    /// The first worker has ended.
+    pub(super) fn begin_to_end(&mut self) -> Result<(), RunError> {
+        self.stopping.refusing = true;
+        match self.options.at_end {
+            AtEnd::Wait => {}
+            AtEnd::WaitAtMost(time) => self.stopping.end_at = Instant::now().checked_add(time),
+            AtEnd::Terminate => self.terminate_all(&CancelledBy::EndOfRun)?,
+        }
+        Ok(())
+    }
+
+    fn terminate_all(&mut self, by: &CancelledBy) -> Result<(), PollError> {
+        let ids: Vec<u64> = self.running.keys().copied().collect();
+        for id in ids {
+            self.terminate(id, by.clone(), self.options.grace)?;
+        }
+        Ok(())
+    }
+
+    /// The master got a signal: all workers are terminated, at the second one killed.
+    pub(super) fn interrupt(&mut self, signal: i32) -> Result<(), RunError> {
+        event!(info, signal, "the run is interrupted");
+        self.stopping.refusing = true;
+        if self.stopping.interrupted.replace(signal).is_none() {
+            self.terminate_all(&CancelledBy::Signal(signal))?;
+        } else {
+            let ids: Vec<u64> = self.running.keys().copied().collect();
+            for id in ids {
+                self.kill(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn kill_the_overdue(&mut self) -> Result<(), RunError> {
+        if self.stopping.kills.is_empty() && self.stopping.end_at.is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.stopping.end_at.take_if(|at| *at <= now).is_some() {
+            self.terminate_all(&CancelledBy::EndOfRun)?;
+        }
+        while let Some((at, id)) = self.stopping.kills.first().copied() {
+            if at > now {
+                break;
+            }
+            self.stopping.kills.pop_first();
+            self.kill(id)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! [`Round`]: one call of a map, from the first argument to the last result.
+//!
+//! | a batch is | until |
+//! |---|---|
+//! | taken from the arguments, or left over | a worker has room for it |
+//! | under way to a worker, which does its batches in order | the worker has told of its last task, or of one that failed, or is dead |
+//!
+//! A worker stops a batch at a task that fails; the tasks behind it are left over. One that dies has failed with all tasks
+//! of its oldest batch that it has not told of; those of its other batches were not begun. A round that is broken off
+//! leaves batches under way; what is told of them later belongs to no round and is dropped.
+//!
+//! This module starts and ends no workers itself: the master's [`Jobs`] do.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
+
+use super::batch::Batch;
+use super::{Pool, PoolError, Progress};
+use crate::master::{Jobs, News, RunError};
+use crate::platform::Platform;
+use crate::wire::{self, Done, Ended};
+use crate::worker::{EndedWorker, JoinError, Outcome, append_argument};
+
+/// Arguments of a batch, in bytes, after which it takes no more.
+const ARGUMENTS_MAX: usize = 1 << 20;
+
+/// A worker of a pool, as the pool sees it.
+#[derive(Debug, Default)]
+pub(super) struct Member {
+    /// The batches that it was given and has not finished, and how many tasks they are.
+    given: VecDeque<(u64, usize)>,
+    /// Whether it has said that a task panicked: it does nothing more.
+    leaves: bool,
+    /// The number of its process.
+    process: u32,
+}
+
+impl Member {
+    pub(super) fn is_idle(&self) -> bool {
+        self.given.is_empty()
+    }
+
+    fn tasks(&self) -> usize {
+        self.given.iter().map(|(_, tasks)| tasks).sum()
+    }
+}
+
+pub(super) struct Round<'round, A, R, P: Platform, I, F> {
+    pool: &'round mut Pool<A, R, P>,
+    arguments: I,
+    /// How many were taken.
+    taken: usize,
+    /// How many may be taken.
+    end: &'round Cell<usize>,
+    exhausted: bool,
+    take: F,
+    /// Batches for whoever has room.
+    left_over: VecDeque<Batch>,
+    under_way: BTreeMap<u64, Batch>,
+    progress: Progress,
+}
+
+impl<'round, A, R, P, I, F> Round<'round, A, R, P, I, F>
+where
+    A: Serialize + DeserializeOwned + 'static,
+    R: Serialize + DeserializeOwned + 'static,
+    P: Platform,
+    I: Iterator<Item = A>,
+    F: FnMut(usize, Result<R, JoinError>) -> ControlFlow<()>,
+{
+    pub(super) fn new(
+        pool: &'round mut Pool<A, R, P>,
+        arguments: I,
+        end: &'round Cell<usize>,
+        take: F,
+    ) -> Self {
+        let total = match arguments.size_hint() {
+            (least, Some(most)) if least == most => Some(most),
+            _ => None,
+        };
+        Round {
+            pool,
+            arguments,
+            taken: 0,
+            end,
+            exhausted: false,
+            take,
+            left_over: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            progress: Progress { total, ..Progress::default() },
+        }
+    }
+
+    pub(super) fn go(mut self) -> Result<(), PoolError> {
+        loop {
+            self.hand_out()?;
+            if self.under_way.is_empty() {
+                return Ok(());
+            }
+            self.jobs().turn()?;
+            let before = self.progress;
+            while let Some(news) = self.jobs().next_news() {
+                let flow = match news {
+                    News::Done(id, done) => self.hear(id, &done)?,
+                    News::Ended(ended) => self.bury(&ended),
+                };
+                if flow.is_break() {
+                    return Ok(());
+                }
+            }
+            if let Some(signal) = self.jobs().interrupted() {
+                return Err(RunError::Interrupted { signal }.into());
+            }
+            if self.progress != before {
+                if let Some(tell) = &mut self.pool.on_progress {
+                    tell(self.progress);
+                }
+            }
+        }
+    }
+
+    fn jobs(&mut self) -> &mut Jobs<P> {
+        self.pool.jobs.as_mut().expect("a round begins with them")
+    }
+
+    /// Gives all workers as much as they have room for, and starts those that are missing.
+    fn hand_out(&mut self) -> Result<(), PoolError> {
+        let (room, size) = self.pool.pace.tasks(self.pool.settings.batch);
+        // Whoever has least is served first, batch by batch.
+        loop {
+            let members = self.pool.members.iter().filter(|(_, member)| !member.leaves);
+            let least = members.map(|(id, member)| (member.tasks(), *id)).min();
+            let missing = self.pool.members.len() < self.pool.settings.workers;
+            let has_room = least.is_some_and(|(tasks, _)| tasks == 0 || tasks + size <= room);
+            if !has_room && !missing {
+                return Ok(());
+            }
+            let Some(batch) = self.next_batch(size)? else { return Ok(()) };
+            // A worker that has nothing to do is better than a new one.
+            let id = match least {
+                Some((0, id)) if batch.avoid != Some(id) => Some(id),
+                _ if missing => self.start_member(has_room)?.or(least.map(|(_, id)| id)),
+                Some((_, id)) => Some(self.another(&batch, id, size, room)),
+                None => None,
+            };
+            match id {
+                Some(id) => self.give(id, batch)?,
+                // All that are there are leaving.
+                None => {
+                    self.left_over.push_front(batch);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Another worker with room than the one that has failed with this batch, if there is one; else `id`.
+    fn another(&self, batch: &Batch, id: u64, size: usize, room: usize) -> u64 {
+        if batch.avoid != Some(id) {
+            return id;
+        }
+        let others = self.pool.members.iter().filter(|(other, member)| {
+            **other != id && !member.leaves && (member.is_idle() || member.tasks() + size <= room)
+        });
+        others.map(|(id, member)| (member.tasks(), *id)).min().map_or(id, |(_, id)| id)
+    }
+
+    /// Starts a worker. If that fails while there are others who `can_do`, they do it.
+    fn start_member(&mut self, can_do: bool) -> Result<Option<u64>, PoolError> {
+        let name = self.pool.worker.name();
+        match self.jobs().start_member(name) {
+            Ok(id) => {
+                let process = self.jobs().process(id);
+                self.pool.members.insert(id, Member { process, ..Member::default() });
+                Ok(Some(id))
+            }
+            Err(_) if can_do => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next tasks that nobody has, about `size` of them.
+    fn next_batch(&mut self, size: usize) -> Result<Option<Batch>, PoolError> {
+        if let Some(batch) = self.left_over.pop_front() {
+            return Ok(Some(batch));
+        }
+        if self.exhausted {
+            return Ok(None);
+        }
+        // Towards the end there is something for everybody.
+        let size = match self.progress.total {
+            Some(total) => {
+                let share = total.saturating_sub(self.taken).div_ceil(2 * self.pool.settings.workers);
+                if self.pool.settings.batch.is_none() { size.min(share.max(1)) } else { size }
+            }
+            None => size,
+        };
+        let limit = self.jobs().message_limit();
+        let mut batch = Batch { first: self.taken, ..Batch::default() };
+        while batch.len() < size
+            && self.taken < self.end.get()
+            && batch.arguments.len() < ARGUMENTS_MAX.min(limit)
+        {
+            let Some(argument) = self.arguments.next() else {
+                self.exhausted = true;
+                break;
+            };
+            let name = self.pool.worker.name();
+            append_argument(name, &argument, limit, &mut batch.arguments)
+                .map_err(|error| PoolError::Argument { index: self.taken, error })?;
+            batch.ends.push(batch.arguments.len());
+            self.taken += 1;
+            if batch.arguments.len() > limit {
+                // Together they are too many: the last one goes alone.
+                let last = batch.part(batch.len() - 1, batch.len());
+                batch = batch.part(0, batch.len() - 1);
+                self.left_over.push_back(last);
+            }
+        }
+        Ok((batch.len() > 0).then_some(batch))
+    }
+
+    fn give(&mut self, id: u64, batch: Batch) -> Result<(), PoolError> {
+        let number = self.pool.next_batch;
+        self.pool.next_batch += 1;
+        let count = u32::try_from(batch.len()).expect("a batch has at most 2^32 - 1 tasks");
+        let arguments = ByteBuf::from(batch.arguments.clone());
+        self.pool.members.entry(id).or_default().given.push_back((number, batch.len()));
+        self.under_way.insert(number, batch);
+        self.jobs().give(id, number, count, arguments)?;
+        Ok(())
+    }
+
+    /// A worker tells of tasks.
+    fn hear(&mut self, id: u64, done: &Done) -> Result<ControlFlow<()>, PoolError> {
+        let Some(member) = self.pool.members.get_mut(&id) else { return Ok(ControlFlow::Continue(())) };
+        if done.last && member.given.front().is_some_and(|(number, _)| *number == done.batch) {
+            member.given.pop_front();
+        }
+        member.leaves |= matches!(done.failure, Some(Outcome::Panicked { .. }));
+        let process = member.process;
+        // Else it is of a round that was broken off.
+        let Some(mut batch) = self.under_way.remove(&done.batch) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let worker = EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process };
+        let mut results = &done.results[..];
+        for _ in 0..done.count {
+            if batch.done == batch.len() {
+                break;
+            }
+            let index = batch.first + batch.done;
+            batch.done += 1;
+            let result = wire::take(&mut results)
+                .map_err(|message| JoinError::WrongType { worker: worker.clone(), message });
+            if self.deliver(index, result).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        if !done.last {
+            self.under_way.insert(done.batch, batch);
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.pool.pace.learn(done.count as usize, done.busy);
+        let Some(failure) = &done.failure else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let failed = batch.part(batch.done, (batch.done + 1).min(batch.len()));
+        let rest = batch.part((batch.done + 1).min(batch.len()), batch.len());
+        if rest.len() > 0 {
+            self.left_over.push_back(rest);
+        }
+        let again = matches!(failure, Outcome::Failed { .. } | Outcome::Panicked { .. });
+        Ok(self.fail(&worker, &failed, again, failure))
+    }
+
+    /// A worker has ended.
+    fn bury(&mut self, ended: &Ended) -> ControlFlow<()> {
+        let Some(member) = self.pool.members.remove(&ended.id) else { return ControlFlow::Continue(()) };
+        let name = ended.name.clone();
+        let worker = EndedWorker { name, number: ended.id, process: ended.process };
+        self.progress.replaced += 1;
+        let mut begun = !member.leaves;
+        for (number, _) in member.given {
+            let Some(batch) = self.under_way.remove(&number) else {
+                begun = false;
+                continue;
+            };
+            let rest = batch.part(batch.done, batch.len());
+            if std::mem::replace(&mut begun, false) {
+                self.fail(&worker, &rest, true, &ended.outcome)?;
+            } else {
+                self.left_over.push_back(rest);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Tasks have failed: once more, if they may, or else for good.
+    fn fail(
+        &mut self,
+        worker: &EndedWorker,
+        batch: &Batch,
+        again: bool,
+        outcome: &Outcome,
+    ) -> ControlFlow<()> {
+        if again && batch.tries < self.pool.settings.retries {
+            self.progress.retried += batch.len();
+            // One by one, so that the culprit fails alone.
+            for at in 0..batch.len() {
+                let one =
+                    Batch { tries: batch.tries + 1, avoid: Some(worker.number), ..batch.part(at, at + 1) };
+                self.left_over.push_back(one);
+            }
+            return ControlFlow::Continue(());
+        }
+        for at in 0..batch.len() {
+            let error = outcome.clone().into_error(worker.clone());
+            self.deliver(batch.first + at, Err(error))?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn deliver(&mut self, index: usize, result: Result<R, JoinError>) -> ControlFlow<()> {
+        match result {
+            Ok(_) => self.progress.done += 1,
+            Err(_) => self.progress.failed += 1,
+        }
+        (self.take)(index, result)
+    }
+}
