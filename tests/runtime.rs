@@ -12,6 +12,10 @@ use manycore_backends::testing::{TestCase, run_tests};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+#[path = "census/mod.rs"]
+mod census;
+use census::leaving_nothing;
+
 fn main() {
     let tests: Vec<TestCase> = vec![
         ("a_worker_adds_and_the_master_has_the_sum", a_worker_adds_and_the_master_has_the_sum),
@@ -39,24 +43,6 @@ fn main() {
         ("a_process_with_threads_is_refused", a_process_with_threads_is_refused),
     ];
     run_tests(&tests);
-}
-
-fn children() -> String {
-    let pid = std::process::id();
-    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Runs `body` and looks that nothing is left of it.
-fn leaving_nothing<T>(body: impl FnOnce() -> T) -> T {
-    let before = descriptors();
-    let value = body();
-    assert_eq!(descriptors(), before, "descriptors");
-    assert_eq!(children(), "", "processes");
-    value
 }
 
 const ADD: Worker<(f64, f64), f64> = Worker::new("add", |_, (a, b)| a + b);
