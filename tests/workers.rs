@@ -515,7 +515,8 @@ const OTHERS: Worker<(), ()> = Worker::fallible("others", |context, ()| {
     }
     context.terminate_others(Duration::from_millis(20))?;
     for number in 1..=9 {
-        let end = context.join(id::<String>(number));
+        // Some are those that say that others are ready.
+        let end = context.join(id::<()>(number));
         assert!(!matches!(end, Err(JoinError::Panicked { .. } | JoinError::Killed { .. })), "{end:?}");
     }
     Ok(())
@@ -581,8 +582,11 @@ const LATE: Worker<(), u64> = Worker::fallible("late", |context, ()| {
 
 const LEAVES_LATE: Worker<(), Vec<WorkerId<u64>>> = Worker::fallible("leaves late", |context, ()| {
     let workers = (0..3).map(|_| context.start(&LATE, ())).collect::<Result<Vec<_>, _>>()?;
-    // Until they are at it.
-    await_worker(context, 6)?;
+    // Meanwhile they begin.
+    for _ in 0..3 {
+        let ready = context.start(&READY, ())?;
+        context.join(ready)?;
+    }
     Ok(workers)
 });
 
