@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use manycore::poll::{Interest, poll_single};
 use manycore::{
-    AtEnd, Context, Execed, Failure, Forked, JoinError, Platform, RunError, Runtime, StartError, Threaded, Worker,
-    WorkerId, Workers,
+    AtEnd, Context, Execed, Failure, Forked, JoinError, Platform, RunError, Runtime, StartError, Threaded,
+    Worker, WorkerId, Workers,
 };
 use manycore_backends::testing::{TestCase, run_tests};
 use serde::de::DeserializeOwned;
@@ -225,7 +225,10 @@ fn the_story_is_the_same_on_all_platforms() {
 fn the_first_worker_can_fail_in_every_way_too<P: Platform>() {
     leaving_nothing(|| {
         let told = |error: RunError| told(error);
-        assert_eq!(told(runtime::<P>().run(&PANICS, ()).unwrap_err()), "worker 0 `panics` panicked at: number 13");
+        assert_eq!(
+            told(runtime::<P>().run(&PANICS, ()).unwrap_err()),
+            "worker 0 `panics` panicked at: number 13"
+        );
         assert_eq!(
             told(runtime::<P>().run(&EXITS, 7).unwrap_err()),
             "worker 0 `exits` exited with code 7 before it had a result"
@@ -386,7 +389,10 @@ const FORGETS: Worker<(), ()> = Worker::fallible("forgets", |context, ()| {
     let spins = context.start(&SPINS, ())?;
     context.forget(spins)?;
     context.signal(spins, 9)?;
-    assert!(matches!(context.join(spins), Err(JoinError::Killed { .. })), "it ran when it was to be forgotten");
+    assert!(
+        matches!(context.join(spins), Err(JoinError::Killed { .. })),
+        "it ran when it was to be forgotten"
+    );
     Ok(())
 });
 
@@ -621,7 +627,9 @@ fn a_worker_can_end_deep_inside<P: Platform>() {
 
 /// A worker that is itself the master of a run.
 const NESTED: Worker<(), f64> = Worker::fallible("nested", |_, ()| {
-    Ok(Runtime::<Threaded>::default().run(&ADD, (1.0, 2.0)).map_err(|error| Failure::new(error.to_string()))?)
+    Ok(Runtime::<Threaded>::default()
+        .run(&ADD, (1.0, 2.0))
+        .map_err(|error| Failure::new(error.to_string()))?)
 });
 
 fn a_run_goes_on_beside_another_in_the_same_program<P: Platform>() {

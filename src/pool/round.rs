@@ -63,6 +63,8 @@ pub(super) struct Round<'round, A, R, P: Platform, I, F> {
     left_over: VecDeque<Batch>,
     under_way: BTreeMap<u64, Batch>,
     progress: Progress,
+    /// Whether the system has refused to start another worker.
+    full: bool,
 }
 
 impl<'round, A, R, P, I, F> Round<'round, A, R, P, I, F>
@@ -93,13 +95,15 @@ where
             left_over: VecDeque::new(),
             under_way: BTreeMap::new(),
             progress: Progress { total, ..Progress::default() },
+            full: false,
         }
     }
 
     pub(super) fn go(mut self) -> Result<(), PoolError> {
         loop {
             self.hand_out()?;
-            if self.under_way.is_empty() {
+            // Workers that have no room yet may be at something of a round that was broken off.
+            if self.exhausted && self.under_way.is_empty() && self.left_over.is_empty() {
                 return Ok(());
             }
             self.jobs().turn()?;
@@ -135,7 +139,7 @@ where
         loop {
             let members = self.pool.members.iter().filter(|(_, member)| !member.leaves);
             let least = members.map(|(id, member)| (member.tasks(), *id)).min();
-            let missing = self.pool.members.len() < self.pool.settings.workers;
+            let missing = !self.full && self.pool.members.len() < self.pool.settings.workers;
             let has_room = least.is_some_and(|(tasks, _)| tasks == 0 || tasks + size <= room);
             if !has_room && !missing {
                 return Ok(());
@@ -144,13 +148,16 @@ where
             // A worker that has nothing to do is better than a new one.
             let id = match least {
                 Some((0, id)) if batch.avoid != Some(id) => Some(id),
-                _ if missing => self.start_member(has_room)?.or(least.map(|(_, id)| id)),
+                _ if missing => match self.start_member(least.is_some())? {
+                    Some(id) => Some(id),
+                    None => least.filter(|_| has_room).map(|(_, id)| id),
+                },
                 Some((_, id)) => Some(self.another(&batch, id, size, room)),
                 None => None,
             };
             match id {
                 Some(id) => self.give(id, batch)?,
-                // All that are there are leaving.
+                // All that are there are leaving, or have no room.
                 None => {
                     self.left_over.push_front(batch);
                     return Ok(());
@@ -170,8 +177,8 @@ where
         others.map(|(id, member)| (member.tasks(), *id)).min().map_or(id, |(_, id)| id)
     }
 
-    /// Starts a worker. If that fails while there are others who `can_do`, they do it.
-    fn start_member(&mut self, can_do: bool) -> Result<Option<u64>, PoolError> {
+    /// Starts a worker. If that fails and there are `others`, they are all, until one of them ends.
+    fn start_member(&mut self, others: bool) -> Result<Option<u64>, PoolError> {
         let name = self.pool.worker.name();
         match self.jobs().start_member(name) {
             Ok(id) => {
@@ -179,7 +186,10 @@ where
                 self.pool.members.insert(id, Member { process, ..Member::default() });
                 Ok(Some(id))
             }
-            Err(_) if can_do => Ok(None),
+            Err(_) if others => {
+                self.full = true;
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -285,6 +295,7 @@ where
         let name = ended.name.clone();
         let worker = EndedWorker { name, number: ended.id, process: ended.process };
         self.progress.replaced += 1;
+        self.full = false;
         let mut begun = !member.leaves;
         for (number, _) in member.given {
             let Some(batch) = self.under_way.remove(&number) else {
