@@ -196,7 +196,8 @@ fn begin() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let value = std::env::var(VARIABLE).ok()?;
     let mut words = value.split(' ');
-    let parent: Pid = words.next()?.parse().ok().and_then(Pid::from_raw)?;
+    let parent: u32 = words.next()?.parse().ok()?;
+    let parent = i32::try_from(parent).ok().and_then(Pid::from_raw)?;
     // SAFETY: it is only looked at; if it is not open, that is an error.
     let given = unsafe { BorrowedFd::borrow_raw(GIVEN) };
     if identity(given).ok()? != words.next()? {
