@@ -3,6 +3,9 @@
 //!
 //! A program without the test harness: the harness runs tests in threads, and `Fork` refuses those.
 
+#[path = "spawn/closures.rs"]
+mod closures;
+
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -15,7 +18,7 @@ use manycore_backends::spawn::{
     Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, WatchBy,
 };
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
+use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -417,7 +420,7 @@ fn forbid(calls: &[libc::c_long]) {
 }
 
 fn whole_contract_holds_without_pidfd_and_close_range() {
-    for (name, test) in all() {
+    for (name, test) in closures::all() {
         // Those that make a pidfd themselves.
         if name == "children_of_others_are_not_reaped" {
             continue;

@@ -1,24 +1,19 @@
-//! The conformance suite of [`Spawner`](crate::spawn::Spawner): each function checks a promise of
-//! [its contract](crate::spawn) and panics if it is broken.
-//!
-//! A spawner may need a process with one thread, and some of the functions count descriptors of the whole
-//! process. So [`all`] is a list, to be run one after the other by the main thread of a test without
-//! harness. Nothing here sleeps to synchronise or expects an end to come soon: a broken promise about
-//! ends can make a test hang.
+//! The laws of `Spawner` over units of `Fork` that are closures, with any number of descriptors: what only a copy of the
+//! process can have. Nothing here sleeps to synchronise or expects an end to come soon.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use manycore_backends::spawn::{Child, ChildProcess, Exit, Fork, SpawnError};
+use manycore_backends::testing::spawn::open_descriptors;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::spawn::{Child, ChildProcess, Exit, Fork, SpawnError};
-
-/// The whole suite: a name for each function, and the function for the spawner `S`.
-pub fn all() -> Vec<(&'static str, fn())> {
+/// All of them: a name for each, and the function.
+pub(crate) fn all() -> Vec<(&'static str, fn())> {
     macro_rules! list {
         ($($name:ident)*) => { vec![$((stringify!($name), $name as fn()),)*] };
     }
@@ -127,29 +122,8 @@ fn is_our_child(process: u32) -> bool {
     parent == Some(std::process::id().to_string().as_str())
 }
 
-/// Runs a test in a unit of [`Fork`]: it may change its process as it likes. The process must have one thread.
-#[track_caller]
-pub fn in_a_unit(test: impl FnOnce() + Send + 'static) {
-    let child = Fork.fork(&[], || {
-        test();
-        0
-    });
-    assert_eq!(child.expect("the process has one thread").wait().expect("the child is ours"), Exit::Code(0));
-}
-
-/// The descriptors that are open in this process.
-pub fn open_descriptors() -> BTreeSet<RawFd> {
-    let listed: Vec<RawFd> = fs::read_dir("/proc/self/fd")
-        .expect("a process can list its descriptors")
-        .map(|entry| entry.expect("a process can list its descriptors").file_name())
-        .map(|name| name.to_string_lossy().parse().expect("the names are numbers"))
-        .collect();
-    // Without that of the directory, which is closed by now.
-    listed.into_iter().filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()).collect()
-}
-
 /// Law 1.
-pub fn value_of_run_is_the_exit_code() {
+fn value_of_run_is_the_exit_code() {
     for code in [0, 7, 255] {
         let child = spawn(&[], move || code);
         assert_ne!(child.id(), 0);
@@ -161,7 +135,7 @@ pub fn value_of_run_is_the_exit_code() {
 }
 
 /// Law 1: not twice, and not in the caller.
-pub fn unit_is_run_once() {
+fn unit_is_run_once() {
     let (reader, writer) = pipe();
     let caller = std::process::id();
     let given = writer.clone();
@@ -175,13 +149,13 @@ pub fn unit_is_run_once() {
 }
 
 /// Law 1.
-pub fn exit_by_itself_has_its_code() {
+fn exit_by_itself_has_its_code() {
     let child = spawn(&[], || std::process::exit(3));
     assert_eq!(child.wait().expect("the child is ours"), Exit::Code(3));
 }
 
 /// Laws 1 and 2.
-pub fn killed_unit_has_its_signal() {
+fn killed_unit_has_its_signal() {
     let (child, _hold) = held(0);
     child.kill(libc::SIGKILL).expect("the child is ours");
     let exit = child.wait().expect("the child is ours");
@@ -189,7 +163,7 @@ pub fn killed_unit_has_its_signal() {
 }
 
 /// Laws 1 and 2.
-pub fn aborted_unit_has_its_signal() {
+fn aborted_unit_has_its_signal() {
     let child = spawn(&[], || {
         // No core file; whether the system obeys is not our concern.
         let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
@@ -200,7 +174,7 @@ pub fn aborted_unit_has_its_signal() {
 }
 
 /// Law 2.
-pub fn descriptor_is_readable_after_the_end_and_not_before() {
+fn descriptor_is_readable_after_the_end_and_not_before() {
     let (child, hold) = held(5);
     for _ in 0..3 {
         assert!(!has_ended(&child));
@@ -214,7 +188,7 @@ pub fn descriptor_is_readable_after_the_end_and_not_before() {
 }
 
 /// Law 2.
-pub fn exit_is_the_same_as_often_as_asked() {
+fn exit_is_the_same_as_often_as_asked() {
     let child = spawn(&[], || 9);
     for _ in 0..3 {
         assert_eq!(child.wait().expect("the child is ours"), Exit::Code(9));
@@ -223,7 +197,7 @@ pub fn exit_is_the_same_as_often_as_asked() {
 }
 
 /// Law 2: each child has its own end.
-pub fn ends_are_told_apart() {
+fn ends_are_told_apart() {
     let units: Vec<_> = (0..10).map(held).collect();
     let ids: BTreeSet<_> = units.iter().map(|(child, _)| child.id()).collect();
     assert_eq!(ids.len(), units.len());
@@ -239,7 +213,7 @@ pub fn ends_are_told_apart() {
 }
 
 /// Law 2: the methods take `&self`, and a child is `Sync`.
-pub fn wait_in_several_threads_gives_the_same() {
+fn wait_in_several_threads_gives_the_same() {
     let (child, hold) = held(6);
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| child.wait())).collect();
@@ -253,7 +227,7 @@ pub fn wait_in_several_threads_gives_the_same() {
 }
 
 /// Law 3.
-pub fn only_given_descriptors_are_open() {
+fn only_given_descriptors_are_open() {
     let pipes: Vec<_> = (0..8).map(|_| pipe()).collect();
     let (reader, writer) = pipe();
     // Not in order, with gaps and neighbours, one of them twice.
@@ -278,7 +252,7 @@ pub fn only_given_descriptors_are_open() {
 }
 
 /// Law 3.
-pub fn given_descriptors_work() {
+fn given_descriptors_work() {
     let (question, ask) = pipe();
     let (answer, reply) = pipe();
     let (given_question, given_reply) = (question.clone(), reply.clone());
@@ -296,7 +270,7 @@ pub fn given_descriptors_work() {
 }
 
 /// Law 3: what the unit closes is its own.
-pub fn given_descriptors_stay_open_in_the_caller() {
+fn given_descriptors_stay_open_in_the_caller() {
     let before = open_descriptors();
     let (reader, writer) = pipe();
     let during = open_descriptors();
@@ -309,7 +283,7 @@ pub fn given_descriptors_stay_open_in_the_caller() {
 }
 
 /// Law 4. What prints the message is the panic hook; here it prints to a pipe.
-pub fn panic_is_exit_101() {
+fn panic_is_exit_101() {
     let (reader, writer) = pipe();
     let given = writer.clone();
     let child = spawn(&[&writer], move || {
@@ -323,7 +297,7 @@ pub fn panic_is_exit_101() {
 }
 
 /// Law 5.
-pub fn child_dropped_after_its_end_is_reaped() {
+fn child_dropped_after_its_end_is_reaped() {
     let child = spawn(&[], || 0);
     let process = child.id();
     until_ended(&child);
@@ -333,7 +307,7 @@ pub fn child_dropped_after_its_end_is_reaped() {
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_goes_on() {
+fn child_dropped_while_running_goes_on() {
     let (question, ask) = pipe();
     let (answer, reply) = pipe();
     let (given_question, given_reply) = (question.clone(), reply.clone());
@@ -352,7 +326,7 @@ pub fn child_dropped_while_running_goes_on() {
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_spawn() {
+fn child_dropped_while_running_is_reaped_by_the_next_spawn() {
     let (child, hold) = held(0);
     let process = child.id();
     let watch = watch(&child);
@@ -366,7 +340,7 @@ pub fn child_dropped_while_running_is_reaped_by_the_next_spawn() {
 }
 
 /// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_drop() {
+fn child_dropped_while_running_is_reaped_by_the_next_drop() {
     let (other, other_hold) = held(0);
     let (child, hold) = held(0);
     let process = child.id();
@@ -382,7 +356,7 @@ pub fn child_dropped_while_running_is_reaped_by_the_next_drop() {
 
 /// Law 5.
 #[allow(clippy::disallowed_methods, reason = "the test needs a child that no spawner has made")]
-pub fn children_of_others_are_not_reaped() {
+fn children_of_others_are_not_reaped() {
     let mut stranger = std::process::Command::new("/bin/sh")
         .args(["-c", "exit 42"])
         .spawn()
@@ -401,7 +375,7 @@ pub fn children_of_others_are_not_reaped() {
 }
 
 /// Law 6.
-pub fn signal_reaches_the_unit() {
+fn signal_reaches_the_unit() {
     for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP] {
         let (child, _hold) = held(0);
         child.kill(0).expect("signal 0 only asks");
@@ -412,7 +386,7 @@ pub fn signal_reaches_the_unit() {
 }
 
 /// Law 6.
-pub fn signal_after_the_end_is_no_error() {
+fn signal_after_the_end_is_no_error() {
     let child = spawn(&[], || 4);
     until_ended(&child);
     child.kill(libc::SIGKILL).expect("the end is no error");
@@ -422,7 +396,7 @@ pub fn signal_after_the_end_is_no_error() {
 }
 
 /// Law 6.
-pub fn unknown_signal_is_an_error() {
+fn unknown_signal_is_an_error() {
     let (child, hold) = held(2);
     let result = child.kill(12_345);
     assert!(
@@ -453,7 +427,7 @@ fn family(
 }
 
 /// Law 8.
-pub fn death_of_the_parent_ends_its_units() {
+fn death_of_the_parent_ends_its_units() {
     let (held, _hold) = pipe();
     let (alive, living) = pipe();
     let child = family(held, living, |inner| {
@@ -468,7 +442,7 @@ pub fn death_of_the_parent_ends_its_units() {
 }
 
 /// Law 8: also when the parent ends in peace.
-pub fn end_of_a_unit_ends_its_units() {
+fn end_of_a_unit_ends_its_units() {
     let (held, _hold) = pipe();
     let (alive, living) = pipe();
     let child = family(held, living, |inner| {
@@ -481,7 +455,7 @@ pub fn end_of_a_unit_ends_its_units() {
 }
 
 /// Law 1, for a unit that is itself a caller.
-pub fn unit_can_spawn() {
+fn unit_can_spawn() {
     let child = spawn(&[], || {
         let inner = spawn(&[], || match spawn(&[], || 20).wait() {
             Ok(Exit::Code(code)) => code + 1,
@@ -496,7 +470,7 @@ pub fn unit_can_spawn() {
 }
 
 /// Laws 5 and 7.
-pub fn two_hundred_units_leave_no_descriptor() {
+fn two_hundred_units_leave_no_descriptor() {
     let before = open_descriptors();
     for _ in 0..200 {
         let child = spawn(&[], || 0);
@@ -506,7 +480,7 @@ pub fn two_hundred_units_leave_no_descriptor() {
 }
 
 /// Law 7. In a unit, which then has a low limit of descriptors for itself.
-pub fn failed_start_leaves_nothing() {
+fn failed_start_leaves_nothing() {
     let child = spawn(&[], || {
         let before = open_descriptors();
         // 0, 1 and 2 are open: no number is left.
