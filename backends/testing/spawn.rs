@@ -6,7 +6,7 @@
 //! without harness, whose `main` begins with `S::enter(Entry::Main, unit::<S>)`. Nothing here sleeps to synchronise or
 //! expects an end to come soon: a broken promise about ends can make a test hang.
 //!
-//! All units are the function [`unit`]. It is given one end of a stream of lines, and does what it is told there:
+//! All units are the function [`unit()`]. It is given one end of a stream of lines, and does what it is told there:
 //!
 //! | order | |
 //! |---|---|
@@ -75,7 +75,7 @@ pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
     tests
 }
 
-/// The exit code of a [`unit`] that nobody has told how to end.
+/// The exit code of a [`unit()`] that nobody has told how to end.
 pub const UNTOLD: i32 = 90;
 
 /// What units of the suite do: what they are told, as on the [module page](self).
