@@ -15,10 +15,11 @@ use std::sync::{Arc, OnceLock};
 use manycore_backends::poll::{Epoll, Interest, Notifier, Poller, poll_single};
 use manycore_backends::posix::process::{process_group, start_process_group};
 use manycore_backends::spawn::{
-    Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, WatchBy,
+    Child, ChildProcess, Children, Command, Entry, Exec, Exit, Fork, Group, KillAll, Member, SpawnError,
+    Spawner, WatchBy,
 };
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
+use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors, unit};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -29,6 +30,7 @@ const MECHANISMS: [WatchBy; 2] = [WatchBy::Descriptor, WatchBy::Signal];
 static INHERITED: OnceLock<BTreeSet<i32>> = OnceLock::new();
 
 fn main() -> ExitCode {
+    Exec::enter(Entry::Main, unit::<Exec>);
     INHERITED.get_or_init(open_descriptors);
     let mut tests: Vec<(&'static str, fn())> = Vec::new();
     macro_rules! list {
@@ -541,9 +543,15 @@ fn forbid(calls: &[libc::c_long]) {
 }
 
 fn whole_contract_holds_without_pidfd_and_close_range() {
-    for (name, test) in closures::all() {
-        // Those that make a pidfd themselves.
-        if name == "children_of_others_are_not_reaped" {
+    // Those make a pidfd themselves.
+    const EXCEPT: [&str; 3] = [
+        "children_of_others_are_not_reaped",
+        "death_of_the_parent_ends_its_units",
+        "end_of_a_unit_ends_its_units",
+    ];
+    let suite = all::<Fork>().into_iter().chain(all::<Exec>()).filter(|(name, _)| !EXCEPT.contains(name));
+    for (name, test) in suite.chain(closures::all()) {
+        if name == EXCEPT[0] {
             continue;
         }
         let child = Fork.fork(&[], move || {
