@@ -15,7 +15,7 @@ use std::thread;
 use manycore_backends::Spawner;
 use manycore_backends::spawn::{Child, ChildProcess, Command, Entry, Exec, Exit, SpawnError, exit};
 use manycore_backends::testing::TestCase;
-use manycore_backends::testing::spawn::unit;
+use manycore_backends::testing::spawn::{UNTOLD, unit};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// With this argument the program is a host.
@@ -39,6 +39,7 @@ pub(crate) fn all() -> Vec<TestCase> {
         program_with_a_forged_environment_is_no_unit
         removed_and_replaced_program_is_run_all_the_same
         unit_whose_main_does_not_enter_ends
+        unit_has_the_name_of_its_program
         output_comes_in_order
         exit_handlers_are_run
         unit_enters_once
@@ -254,6 +255,15 @@ fn removed_and_replaced_program_is_run_all_the_same() {
 
 fn unit_whose_main_does_not_enter_ends() {
     own_host("unentered");
+}
+
+fn unit_has_the_name_of_its_program() {
+    let (child, mut link) = told("echo here");
+    assert_eq!(link.read(&mut [0; 5]).expect("it answers"), 5);
+    let name = fs::read_to_string(format!("/proc/{}/comm", child.id())).expect("it runs");
+    assert_eq!(name, fs::read_to_string("/proc/self/comm").expect("it can be read"));
+    drop(link);
+    assert_eq!(child.wait().expect("it is ours"), Exit::Code(UNTOLD));
 }
 
 fn output_comes_in_order() {
