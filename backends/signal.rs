@@ -4,7 +4,18 @@
 //! Handlers are installed by the crate `signal-hook-registry`, which lets several parts of a program watch one signal and
 //! keeps calling the handler that was there before. What it does not know of is that a forked child starts afresh: there,
 //! this module keeps the actions of the parent from running, and installs the handler again when the child watches a
-//! signal itself.
+//! signal itself. Nor does the registry ever give a signal back; this module does:
+//!
+//! | when | the signal's action before | what is done |
+//! |---|---|---|
+//! | it is watched | the registry's handler | nothing |
+//! | | the default, or to ignore it | the handler is installed |
+//! | | another handler | the handler is installed, and calls that one as well, for good |
+//! | the last watch ends | the registry's handler, in the place of the default or of ignoring | that is restored |
+//! | | anything else | nothing |
+//!
+//! What this module cannot see is who else has registered with the same registry. Whoever does so while the only watches
+//! are ours, for a signal that had its default action before them, loses the handler with the last of ours.
 //!
 //! # Safety
 //!
@@ -23,12 +34,24 @@ use signal_hook_registry::SigId;
 use crate::generation::Generation;
 use crate::sync::global::{Mutex, lock};
 
-/// The handler of the registry, as it was first installed for each signal that was ever watched.
-static INSTALLED: Mutex<Vec<(c_int, libc::sigaction)>> = Mutex::new(Vec::new());
+/// What is known of each signal that was ever watched.
+static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+
+struct Watched {
+    signal: c_int,
+    /// The handler of the registry, as it was first installed.
+    handler: libc::sigaction,
+    /// What the handler has replaced.
+    before: libc::sigaction,
+    /// How many watches live, of those that this generation has made.
+    watches: usize,
+    generation: Generation,
+}
 
 /// As long as this lives, an action runs at a signal.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    signal: c_int,
     id: SigId,
     generation: Generation,
 }
@@ -38,15 +61,37 @@ impl Drop for Watch {
         // In a forked child the action does not run anyway. The registry would wait for ever there for a handler that was
         // running in another thread of the parent at the fork; and what the action owns may have been closed already.
         if self.generation.is_current() {
+            // First, so that no arrival is lost between the two.
+            give_back(self.signal);
             signal_hook_registry::unregister(self.id);
         }
     }
 }
 
+/// One watch less. After the last, what the handler has replaced is restored, unless it was a handler, or ours was
+/// replaced by somebody else.
+fn give_back(signal: c_int) {
+    let mut watched = lock(&WATCHED);
+    let Some(known) = watched.iter_mut().find(|known| known.signal == signal) else { return };
+    known.watches -= 1;
+    if known.watches > 0 || !is_plain(&known.before) {
+        return;
+    }
+    let ours = action_of(signal).is_some_and(|now| now.sa_sigaction == known.handler.sa_sigaction);
+    if ours {
+        set_action(signal, &known.before);
+    }
+}
+
+/// Whether it is the default action, or to ignore the signal.
+fn is_plain(action: &libc::sigaction) -> bool {
+    action.sa_sigaction == libc::SIG_DFL || action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Runs `action` at each arrival of `signal` in this process, but not in its forked children.
 ///
 /// A handler that was there before, or was installed in the place of ours, is called as well. The errno of the
-/// interrupted code is kept. Once watched, a signal has lost its default action for good.
+/// interrupted code is kept. While it is watched, a signal has lost its default action.
 ///
 /// # Safety
 /// `action` must do nothing but what POSIX calls async-signal-safe.
@@ -63,24 +108,40 @@ pub(crate) unsafe fn watch(signal: c_int, action: impl Fn() + Send + Sync + 'sta
             action();
         }
     };
-    let mut installed = lock(&INSTALLED);
+    let mut watched = lock(&WATCHED);
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let before = action_of(signal).ok_or_else(invalid)?;
     // SAFETY: `action` is async-signal-safe, says the caller, and comparing a generation is one atomic load.
     let id = unsafe { signal_hook_registry::register(signal, here) }?;
-    match (installed.iter().find(|(known, _)| *known == signal), action_of(signal)) {
-        (None, Some(action)) => installed.push((signal, action)),
-        (Some((_, action)), Some(now)) if now.sa_sigaction != action.sa_sigaction => {
-            call_as_well(signal, now)?;
-            set_action(signal, action);
+    match watched.iter_mut().find(|known| known.signal == signal) {
+        None => {
+            let handler = action_of(signal).ok_or_else(invalid)?;
+            watched.push(Watched { signal, handler, before, watches: 1, generation });
         }
-        _ => {}
+        Some(known) => {
+            if !known.generation.is_current() {
+                // Those watches are the parent's.
+                known.watches = 0;
+                known.generation = generation;
+            }
+            if before.sa_sigaction != known.handler.sa_sigaction {
+                if let Err(error) = call_as_well(signal, before) {
+                    signal_hook_registry::unregister(id);
+                    return Err(error);
+                }
+                known.before = before;
+                set_action(signal, &known.handler);
+            }
+            known.watches += 1;
+        }
     }
-    Ok(Watch { id, generation })
+    Ok(Watch { signal, id, generation })
 }
 
 /// Has the registry's handler call another one, which was installed in its place: by somebody who does not know of it,
 /// or in a forked child, after the signal got its default action there.
 fn call_as_well(signal: c_int, other: libc::sigaction) -> io::Result<()> {
-    if other.sa_sigaction == libc::SIG_DFL || other.sa_sigaction == libc::SIG_IGN {
+    if is_plain(&other) {
         return Ok(());
     }
     let generation = Generation::current();
@@ -142,7 +203,7 @@ pub(crate) fn drop_handlers(except: &[c_int]) {
             continue;
         }
         let Some(action) = action_of(signal) else { continue };
-        if action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN {
+        if !is_plain(&action) {
             // It cannot fail: the signal could be handled.
             let _ = set_plain_action(signal, false);
         }

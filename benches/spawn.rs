@@ -1,11 +1,12 @@
-//! Starting programs against `std::process::Command`, and watching children against bare system calls: one run prints a
-//! line per target, its figure, and whether it is kept.
+//! Starting programs against `std::process::Command`, watching children against bare system calls, and units against
+//! std's threads and commands: one run prints a line per target, its figure, and whether it is kept.
 //!
 //! | section | what is measured |
 //! |---|---|
 //! | a command | start `true` and wait for its end; std uses `posix_spawn`, or `fork` where it has to change more |
 //! | watching | a bare `fork` whose child ends at once; then a pidfd, `poll`, `waitid`, against [`ChildProcess`] |
 //! | a thousand at once | the same for 1 000 children, told by `epoll` |
+//! | units | begin one, and wait for its end: a thread, against `std::thread`; this program anew, against `Command` of std |
 //!
 //! ```sh
 //! cargo bench --bench spawn
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manycore::poll::Interest;
-use manycore::spawn::{Child, ChildProcess, Command, Exit, Group, WatchBy};
-use manycore::{Epoll, Poller};
+use manycore::spawn::{Child, ChildProcess, Command, Entry, Exit, Group, WatchBy};
+use manycore::{Epoll, Exec, Poller, Spawner, Thread};
 use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
@@ -167,6 +168,57 @@ fn thousand(report: &mut Report, rounds: usize, count: u64) {
     compare(report, rounds, "each of them", bare, ours);
 }
 
+fn units(report: &mut Report, rounds: usize, count: u32) {
+    let mut row = |what, name, std: &dyn Fn() -> f64, ours: &dyn Fn() -> f64, limit| {
+        let (mut of_std, mut of_ours) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            of_std.push(std());
+            of_ours.push(ours());
+        }
+        report.row(&Row::compared(what, name, &of_ours, &of_std, Judged::Ratio(Limit::AtMost(limit))));
+    };
+    // Only the beginning is timed: the ends come before the next.
+    let begun = |begin: &dyn Fn() -> Box<dyn FnOnce()>| {
+        let mut elapsed = Duration::ZERO;
+        for _ in 0..count {
+            let start = Instant::now();
+            let end = begin();
+            elapsed += start.elapsed();
+            end();
+        }
+        elapsed.as_nanos() as f64 / 1_000.0 / f64::from(count)
+    };
+    let std_begun = || {
+        let thread = std::thread::spawn(|| 0);
+        Box::new(move || assert_eq!(thread.join().unwrap(), 0)) as Box<dyn FnOnce()>
+    };
+    let ours_begun = || {
+        let child = Thread.spawn((), |()| 0).unwrap();
+        Box::new(move || assert_eq!(child.wait().unwrap(), Exit::Code(0))) as Box<dyn FnOnce()>
+    };
+    row("beginning a thread", "Thread", &|| begun(&std_begun), &|| begun(&ours_begun), 2.0);
+    let std = || assert_eq!(std::thread::spawn(|| 0).join().unwrap(), 0);
+    let ours = || assert_eq!(Thread.spawn((), |()| 0).unwrap().wait().unwrap(), Exit::Code(0));
+    row("a thread, and its end", "Thread", &|| measure(count, std), &|| measure(count, ours), 2.0);
+
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    #[allow(clippy::disallowed_methods, reason = "it is what ours is compared with")]
+    let std = || {
+        let mut command = std::process::Command::new("/proc/self/exe");
+        assert!(command.env(AT_ONCE, "").stdin(null()).status().unwrap().success());
+    };
+    let ours = || assert_eq!(Exec.spawn(null(), unit).unwrap().wait().unwrap(), Exit::Code(0));
+    let count = count / 10 + 1;
+    row("this program, and its end", "Exec", &|| measure(count, std), &|| measure(count, ours), 1.2);
+}
+
+/// With this variable the program ends at once.
+const AT_ONCE: &str = "MANYCORE_BENCH_END_AT_ONCE";
+
+fn unit(_: OwnedFd) -> i32 {
+    0
+}
+
 fn compare(report: &mut Report, rounds: usize, what: &str, bare: impl Fn() -> f64, ours: impl Fn() -> f64) {
     let (mut of_bare, mut of_ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -177,6 +229,10 @@ fn compare(report: &mut Report, rounds: usize, what: &str, bare: impl Fn() -> f6
 }
 
 fn main() {
+    Exec::enter(Entry::Main, unit);
+    if std::env::var_os(AT_ONCE).is_some() {
+        return;
+    }
     let measuring = is_measuring();
     let rounds = rounds();
     println!("{rounds} rounds; microseconds");
@@ -190,6 +246,11 @@ fn main() {
             report.section(title, "bare", "ours");
             run(&mut report, rounds, if measuring { 1_000 } else { 10 });
         }
+    }
+    // The last, for it leaves the process with threads for a moment.
+    if is_wanted("units") {
+        report.section("units", "std", "ours");
+        units(&mut report, rounds, if measuring { 1_000 } else { 10 });
     }
     report.end();
 }

@@ -82,8 +82,12 @@ impl Notifier {
     /// Sets the flag at each arrival of the signal in this process, as long as the returned value lives.
     ///
     /// What else happens at the signal still happens, except for its default action: `SIGTERM` does not end the process
-    /// while, or after, somebody has watched it. Units of [`Fork`](crate::spawn::Fork) do not watch what their parent
-    /// watches, and have its default action again until they watch it themselves.
+    /// while somebody watches it. With the end of the last watch the default action is back, or the signal is ignored
+    /// again, if that was so before. Units of [`Fork`](crate::spawn::Fork) do not watch what their parent watches, and
+    /// have its default action until they watch it themselves.
+    ///
+    /// Other parts of the program that use the crate `signal-hook-registry` for the same signal must have registered
+    /// before the first watch to be called after the last.
     ///
     /// # Errors
     /// [`PollError::Io`] with `EINVAL` if there is no such signal or it cannot be watched (`SIGKILL`, `SIGSTOP`, and

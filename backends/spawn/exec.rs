@@ -34,10 +34,12 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -196,7 +198,8 @@ fn begin() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let value = std::env::var(VARIABLE).ok()?;
     let mut words = value.split(' ');
-    let parent: Pid = words.next()?.parse().ok().and_then(Pid::from_raw)?;
+    let parent: u32 = words.next()?.parse().ok()?;
+    let parent = i32::try_from(parent).ok().and_then(Pid::from_raw)?;
     // SAFETY: it is only looked at; if it is not open, that is an error.
     let given = unsafe { BorrowedFd::borrow_raw(GIVEN) };
     if identity(given).ok()? != words.next()? {
@@ -220,6 +223,7 @@ fn begin() -> Option<OwnedFd> {
     let kept = rustix::io::fcntl_setfd(&given, FdFlags::CLOEXEC);
     let restored = if words.next() == Some(IN_A_TEST) { restore_output() } else { Ok(()) };
     asked.and(kept).and(restored).expect("a unit can change its own descriptors and signals");
+    take_name();
     if !has(parent) {
         std::process::exit(PANICKED);
     }
@@ -229,6 +233,14 @@ fn begin() -> Option<OwnedFd> {
 /// Whether this process is a child of that one. A parent without a number is alive in an outer PID namespace.
 fn has(parent: Pid) -> bool {
     rustix::process::getppid().is_none_or(|now| now == parent)
+}
+
+/// The system calls a process after the file that it runs, which here would be `exe`.
+fn take_name() {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.as_deref().and_then(Path::file_name).and_then(|name| CString::new(name.as_bytes()).ok());
+    // It is only for people.
+    let _ = name.map(|name| rustix::thread::set_name(&name));
 }
 
 /// Puts standard output to its place again. What the test harness has printed went elsewhere, and nothing of it is left.

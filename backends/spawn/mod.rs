@@ -79,7 +79,7 @@ const NOT_GIVEN: i32 = 102;
 #[doc(alias("fork", "posix_spawn"))]
 #[diagnostic::on_unimplemented(
     message = "a unit of `{Self}` cannot be given a `{G}`",
-    note = "what goes to another process must be a descriptor underneath: `Socket` goes with `Fork`, `Polysocket` does not"
+    note = "what goes to another process must be a descriptor underneath: `Socket` goes with `Fork` and `Exec`, `Polysocket` only with `Thread`"
 )]
 pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'static {
     /// A begun unit.
@@ -116,13 +116,15 @@ pub enum Entry<'a> {
     /// In `main`, or in what `main` calls whatever its arguments are. A unit has the arguments of its parent.
     Main,
     /// In the test function with this name, as the standard harness prints it (`module::name`). A unit is the test
-    /// program run with this test alone; what the harness prints there is thrown away.
+    /// program run with this test alone; what the harness prints there is thrown away, and what the unit prints is not
+    /// collected by the harness.
     Test(&'a str),
 }
 
 /// A begun unit: its descriptor says when it ended.
 pub trait Child: AsFd + fmt::Debug + Send + Sync + 'static {
-    /// The number of the unit: a PID for processes. For people; it is not safe to signal it.
+    /// The number of the unit: a PID for processes, the kernel's number for threads. For people; it is not safe to
+    /// signal it.
     fn id(&self) -> u32;
 
     /// How the unit ended, or `None` while it runs.
@@ -137,11 +139,11 @@ pub trait Child: AsFd + fmt::Debug + Send + Sync + 'static {
     /// [`SpawnError::Io`] if the system cannot tell.
     fn wait(&self) -> Result<Exit, SpawnError>;
 
-    /// Sends the signal, if the unit is still there.
+    /// Sends the signal, if the unit is still there. A thread ends by it at its next [`checkpoint`].
     ///
     /// # Errors
-    /// [`SpawnError::Io`]: `EPERM`, `EINVAL` for a signal that does not exist. That the unit has ended is
-    /// no error.
+    /// [`SpawnError::Io`]: `EPERM`, `EINVAL` for a signal that does not exist, `EOPNOTSUPP` for one that would stop a
+    /// thread. That the unit has ended is no error.
     fn kill(&self, signal: i32) -> Result<(), SpawnError>;
 }
 

@@ -73,7 +73,7 @@ pub fn exit(code: i32) -> ! {
 }
 
 /// Whether the payload of a caught panic is not of a panic, but of the end of a unit that is a thread: who catches panics
-/// passes it on with [`resume_unwind`](std::panic::resume_unwind).
+/// passes it on with [`resume_unwind`].
 pub fn is_ending(payload: &(dyn Any + Send)) -> bool {
     payload.is::<Ending>()
 }

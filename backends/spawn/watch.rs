@@ -287,9 +287,16 @@ impl Watched {
             return Err(failed("kill", Errno::PERM));
         }
         let Some(_own) = self.own_number() else { return Ok(()) };
+        let by_number = || kill(self.pid.as_raw_nonzero().get(), signal);
         let (op, result) = match &*self.teller {
-            Teller::Pidfd(pidfd) => ("pidfd_send_signal", send_signal(pidfd.as_fd(), signal)),
-            Teller::Bell { .. } => ("kill", kill(self.pid.as_raw_nonzero().get(), signal)),
+            Teller::Pidfd(pidfd) => match send_signal(pidfd.as_fd(), signal) {
+                // A sandbox that lets pidfds be made, perhaps with the child, but not used.
+                Err(source) if matches!(source.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                    ("kill", by_number())
+                }
+                result => ("pidfd_send_signal", result),
+            },
+            Teller::Bell { .. } => ("kill", by_number()),
         };
         match result {
             Err(source) if source.raw_os_error() != Some(libc::ESRCH) => Err(SpawnError::Io { op, source }),

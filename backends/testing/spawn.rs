@@ -1,103 +1,180 @@
-//! The conformance suite of [`Spawner`](crate::spawn::Spawner): each function checks a promise of
-//! [its contract](crate::spawn) and panics if it is broken.
+//! The conformance suite of [`Spawner`]: each function checks a promise of [its contract](crate::spawn) and panics if it
+//! is broken.
 //!
-//! A spawner may need a process with one thread, and some of the functions count descriptors of the whole
-//! process. So [`all`] is a list, to be run one after the other by the main thread of a test without
-//! harness. Nothing here sleeps to synchronise or expects an end to come soon: a broken promise about
-//! ends can make a test hang.
+//! A spawner may need a process with one thread, or a program that enters its units; and some of the functions count
+//! descriptors of the whole process. So [`all`] is a list, to be run one after the other by the main thread of a test
+//! without harness, whose `main` begins with `S::enter(Entry::Main, unit::<S>)`. Nothing here sleeps to synchronise or
+//! expects an end to come soon: a broken promise about ends can make a test hang.
+//!
+//! All units are the function [`unit()`]. It is given one end of a stream of lines, and does what it is told there:
+//!
+//! | order | |
+//! |---|---|
+//! | `return <code>`, `exit <code>`, `panic` | ends so |
+//! | `abort` | ends the process by `SIGABRT` |
+//! | `checkpoints` | comes to [`checkpoint`]s, until one ends it |
+//! | `sleep` | sleeps for ever, whatever is said |
+//! | `echo <text>` | says the text |
+//! | `numbers` | says its PID and the number of its thread |
+//! | `descriptors` | says which are open |
+//! | `spawn` | begins a unit of its own, and says its number |
+//! | `tell <order>` | gives the order to that unit |
+//! | `wait` | waits for the end of that unit, and says it |
+//!
+//! At the end of the stream it returns [`UNTOLD`].
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, setrlimit};
 
-use crate::spawn::{Child, ChildProcess, Exit, Fork, SpawnError};
+use crate::spawn::{Child, Exit, Fork, SpawnError, Spawner, checkpoint, exit};
 
 /// The whole suite: a name for each function, and the function for the spawner `S`.
-pub fn all() -> Vec<(&'static str, fn())> {
+pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
     macro_rules! list {
-        ($($name:ident)*) => { vec![$((stringify!($name), $name as fn()),)*] };
+        ($($name:ident)*) => { vec![$((stringify!($name), $name::<S> as fn()),)*] };
     }
-    list! {
+    let mut tests = list! {
         value_of_run_is_the_exit_code
         unit_is_run_once
-        exit_by_itself_has_its_code
+        exit_has_its_code
         killed_unit_has_its_signal
-        aborted_unit_has_its_signal
         descriptor_is_readable_after_the_end_and_not_before
         exit_is_the_same_as_often_as_asked
         ends_are_told_apart
         wait_in_several_threads_gives_the_same
-        only_given_descriptors_are_open
-        given_descriptors_work
-        given_descriptors_stay_open_in_the_caller
+        given_descriptor_works_and_is_the_unit_s_alone
         panic_is_exit_101
-        child_dropped_after_its_end_is_reaped
         child_dropped_while_running_goes_on
-        child_dropped_while_running_is_reaped_by_the_next_spawn
-        child_dropped_while_running_is_reaped_by_the_next_drop
-        children_of_others_are_not_reaped
         signal_reaches_the_unit
+        signals_that_are_ignored_by_default_do_nothing
         signal_after_the_end_is_no_error
         unknown_signal_is_an_error
-        death_of_the_parent_ends_its_units
-        end_of_a_unit_ends_its_units
         unit_can_spawn
         two_hundred_units_leave_no_descriptor
         failed_start_leaves_nothing
+    };
+    if S::PROCESSES {
+        tests.extend(list! {
+            unit_is_another_process
+            aborted_unit_has_its_signal
+            only_the_given_descriptor_is_open
+            child_dropped_after_its_end_is_reaped
+            child_dropped_while_running_is_reaped_by_the_next_spawn
+            child_dropped_while_running_is_reaped_by_the_next_drop
+            children_of_others_are_not_reaped
+            death_of_the_parent_ends_its_units
+            end_of_a_unit_ends_its_units
+        });
     }
+    tests
 }
 
-/// A pipe whose ends can be moved into a unit and kept open for it at the same time.
-fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
-    (Arc::new(reader), Arc::new(writer))
-}
+/// The exit code of a [`unit()`] that nobody has told how to end.
+pub const UNTOLD: i32 = 90;
 
-fn spawn(keep: &[&OwnedFd], run: impl FnOnce() -> i32 + Send + 'static) -> ChildProcess {
-    let keep: Vec<_> = keep.iter().map(AsFd::as_fd).collect();
-    Fork.fork(&keep, run).expect("a unit can be begun")
-}
-
-/// A unit that runs until the returned end is dropped, or something is written into it; then it ends
-/// with `code`.
-fn held(code: i32) -> (ChildProcess, Arc<OwnedFd>) {
-    let (reader, writer) = pipe();
-    let given = reader.clone();
-    let child = spawn(&[&reader], move || {
-        until_told(&given);
-        code
-    });
-    (child, writer)
-}
-
-/// Sleeps until there is something to read, or nobody can write any more.
-fn until_told(reader: &OwnedFd) {
-    let _ = rustix::io::retry_on_intr(|| rustix::io::read(reader, &mut [0; 1]));
-}
-
-/// The bytes until the end of file.
-fn read_all(reader: &OwnedFd) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        match rustix::io::retry_on_intr(|| rustix::io::read(reader, &mut buffer)) {
-            Ok(0) => return bytes,
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(errno) => panic!("reading from a pipe failed: {errno}"),
+/// What units of the suite do: what they are told, as on the [module page](self).
+pub fn unit<S: Spawner<OwnedFd>>(given: OwnedFd) -> i32 {
+    let mut link = Link::new(given);
+    let mut inner: Option<(S::Child, Link)> = None;
+    while let Some(line) = link.hear() {
+        let (order, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        let code = || rest.parse().expect("an exit code is a number");
+        match order {
+            "return" => return code(),
+            "exit" => exit(code()),
+            "panic" => panic!("told to panic"),
+            "abort" => {
+                // No core file; whether the system obeys is not our concern.
+                let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+                std::process::abort()
+            }
+            "checkpoints" => loop {
+                checkpoint();
+                std::thread::yield_now();
+            },
+            "sleep" => loop {
+                let _ = rustix::event::poll(&mut [], None);
+            },
+            "echo" => link.say(rest),
+            "numbers" => link.say(&format!("{} {}", std::process::id(), rustix::thread::gettid())),
+            "descriptors" => {
+                let list: Vec<_> = open_descriptors().iter().map(RawFd::to_string).collect();
+                link.say(&list.join(" "));
+            }
+            "spawn" => {
+                let begun = begin::<S>();
+                link.say(&begun.0.id().to_string());
+                inner = Some(begun);
+            }
+            "tell" => inner.as_mut().expect("there is one").1.say(rest),
+            "wait" => {
+                let exit = inner.as_ref().expect("there is one").0.wait().expect("it is ours");
+                link.say(&exit.to_string());
+            }
+            _ => panic!("there is no order {line:?}"),
         }
     }
+    UNTOLD
 }
 
-fn write_all(writer: &OwnedFd, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        let count = rustix::io::retry_on_intr(|| rustix::io::write(writer, bytes));
-        bytes = &bytes[count.expect("somebody reads")..];
+/// One end of a stream of lines.
+struct Link(BufReader<UnixStream>);
+
+impl Link {
+    fn new(fd: OwnedFd) -> Link {
+        Link(BufReader::new(UnixStream::from(fd)))
     }
+
+    fn say(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        self.0.get_mut().write_all(line.as_bytes()).expect("the other end is open");
+    }
+
+    /// A line, or `None` at the end of the stream.
+    fn hear(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(line.trim_end().to_owned()),
+            // The other end was closed before all that we have said was read.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("reading a line failed: {error}"),
+        }
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        self.say(order);
+        self.hear().expect("the unit answers")
+    }
+}
+
+fn pair() -> (UnixStream, OwnedFd) {
+    let (ours, theirs) = UnixStream::pair().expect("descriptors are free");
+    (ours, theirs.into())
+}
+
+/// Begins a unit, which waits for orders.
+fn begin<S: Spawner<OwnedFd>>() -> (S::Child, Link) {
+    let (ours, theirs) = pair();
+    let child = S::default().spawn(theirs, unit::<S>).expect("a unit can be begun");
+    (child, Link::new(ours.into()))
+}
+
+/// Begins a unit with one order.
+fn told<S: Spawner<OwnedFd>>(order: &str) -> (S::Child, Link) {
+    let (child, mut link) = begin::<S>();
+    link.say(order);
+    (child, link)
+}
+
+fn exit_of(child: &impl Child) -> Exit {
+    child.wait().expect("the child is ours")
 }
 
 fn is_readable(fd: &impl AsFd, timeout: Option<&Timespec>) -> bool {
@@ -106,7 +183,7 @@ fn is_readable(fd: &impl AsFd, timeout: Option<&Timespec>) -> bool {
     ready.expect("polling does not fail") == 1
 }
 
-fn has_ended(child: &impl Child) -> bool {
+fn has_ended(child: &impl AsFd) -> bool {
     is_readable(child, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
 }
 
@@ -149,64 +226,68 @@ pub fn open_descriptors() -> BTreeSet<RawFd> {
 }
 
 /// Law 1.
-pub fn value_of_run_is_the_exit_code() {
+pub fn value_of_run_is_the_exit_code<S: Spawner<OwnedFd>>() {
     for code in [0, 7, 255] {
-        let child = spawn(&[], move || code);
+        let (child, _link) = told::<S>(&format!("return {code}"));
         assert_ne!(child.id(), 0);
-        assert_eq!(child.wait().expect("the child is ours"), Exit::Code(code));
+        assert_eq!(exit_of(&child), Exit::Code(code));
     }
     // The low eight bits.
-    assert_eq!(spawn(&[], || -1).wait().expect("the child is ours"), Exit::Code(255));
-    assert_eq!(spawn(&[], || 256).wait().expect("the child is ours"), Exit::Code(0));
+    for (value, code) in [(-1, 255), (256, 0), (i32::MAX, 255), (i32::MIN, 0)] {
+        assert_eq!(exit_of(&told::<S>(&format!("return {value}")).0), Exit::Code(code));
+    }
 }
 
-/// Law 1: not twice, and not in the caller.
-pub fn unit_is_run_once() {
-    let (reader, writer) = pipe();
-    let caller = std::process::id();
-    let given = writer.clone();
-    let child = spawn(&[&writer], move || {
-        write_all(&given, b"x");
-        i32::from(std::process::id() == caller)
-    });
-    drop(writer);
-    assert_eq!(read_all(&reader), b"x");
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
+/// Law 1: not twice, and not in the calling thread.
+pub fn unit_is_run_once<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    let numbers = link.ask("numbers");
+    let (_, thread) = numbers.split_once(' ').expect("there are two");
+    assert_eq!(thread, child.id().to_string());
+    assert_ne!(thread, rustix::thread::gettid().to_string());
+    link.say("return 0");
+    assert_eq!(link.hear(), None, "nobody else says anything");
+    assert_eq!(exit_of(&child), Exit::Code(0));
+}
+
+/// Law 1, for processes.
+pub fn unit_is_another_process<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    assert_ne!(child.id(), std::process::id());
+    assert_eq!(link.ask("numbers").split(' ').next(), Some(child.id().to_string().as_str()));
+    assert!(is_our_child(child.id()));
+    link.say("return 0");
+    assert_eq!(exit_of(&child), Exit::Code(0));
 }
 
 /// Law 1.
-pub fn exit_by_itself_has_its_code() {
-    let child = spawn(&[], || std::process::exit(3));
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(3));
+pub fn exit_has_its_code<S: Spawner<OwnedFd>>() {
+    for (value, code) in [(3, 3), (0, 0), (-1, 255), (256, 0)] {
+        assert_eq!(exit_of(&told::<S>(&format!("exit {value}")).0), Exit::Code(code));
+    }
 }
 
 /// Laws 1 and 2.
-pub fn killed_unit_has_its_signal() {
-    let (child, _hold) = held(0);
+pub fn killed_unit_has_its_signal<S: Spawner<OwnedFd>>() {
+    let (child, _link) = told::<S>("checkpoints");
     child.kill(libc::SIGKILL).expect("the child is ours");
-    let exit = child.wait().expect("the child is ours");
-    assert_eq!(exit, Exit::Signal { signal: libc::SIGKILL, core: false });
+    assert_eq!(exit_of(&child), Exit::Signal { signal: libc::SIGKILL, core: false });
 }
 
-/// Laws 1 and 2.
-pub fn aborted_unit_has_its_signal() {
-    let child = spawn(&[], || {
-        // No core file; whether the system obeys is not our concern.
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-        std::process::abort()
-    });
-    let exit = child.wait().expect("the child is ours");
+/// Laws 1 and 2, for processes.
+pub fn aborted_unit_has_its_signal<S: Spawner<OwnedFd>>() {
+    let exit = exit_of(&told::<S>("abort").0);
     assert!(matches!(exit, Exit::Signal { signal: libc::SIGABRT, .. }), "{exit}");
 }
 
 /// Law 2.
-pub fn descriptor_is_readable_after_the_end_and_not_before() {
-    let (child, hold) = held(5);
+pub fn descriptor_is_readable_after_the_end_and_not_before<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
     for _ in 0..3 {
         assert!(!has_ended(&child));
         assert_eq!(child.try_wait().expect("the child is ours"), None);
     }
-    drop(hold);
+    link.say("return 5");
     until_ended(&child);
     assert!(has_ended(&child), "once more: the state lasts");
     assert_eq!(child.try_wait().expect("the child is ours"), Some(Exit::Code(5)));
@@ -214,37 +295,38 @@ pub fn descriptor_is_readable_after_the_end_and_not_before() {
 }
 
 /// Law 2.
-pub fn exit_is_the_same_as_often_as_asked() {
-    let child = spawn(&[], || 9);
+pub fn exit_is_the_same_as_often_as_asked<S: Spawner<OwnedFd>>() {
+    let (child, _link) = told::<S>("return 9");
     for _ in 0..3 {
-        assert_eq!(child.wait().expect("the child is ours"), Exit::Code(9));
+        assert_eq!(exit_of(&child), Exit::Code(9));
+        assert!(has_ended(&child));
         assert_eq!(child.try_wait().expect("the child is ours"), Some(Exit::Code(9)));
     }
 }
 
 /// Law 2: each child has its own end.
-pub fn ends_are_told_apart() {
-    let units: Vec<_> = (0..10).map(held).collect();
+pub fn ends_are_told_apart<S: Spawner<OwnedFd>>() {
+    let mut units: Vec<_> = (0..10).map(|_| begin::<S>()).collect();
     let ids: BTreeSet<_> = units.iter().map(|(child, _)| child.id()).collect();
     assert_eq!(ids.len(), units.len());
-    write_all(&units[4].1, b"x");
-    assert_eq!(units[4].0.wait().expect("the child is ours"), Exit::Code(4));
-    for (code, (child, hold)) in (0..).zip(&units) {
+    units[4].1.say("return 4");
+    assert_eq!(exit_of(&units[4].0), Exit::Code(4));
+    for (code, (child, link)) in (0..).zip(&mut units) {
         if code != 4 {
             assert!(!has_ended(child));
-            write_all(hold, b"x");
-            assert_eq!(child.wait().expect("the child is ours"), Exit::Code(code));
+            link.say(&format!("return {code}"));
+            assert_eq!(exit_of(child), Exit::Code(code));
         }
     }
 }
 
 /// Law 2: the methods take `&self`, and a child is `Sync`.
-pub fn wait_in_several_threads_gives_the_same() {
-    let (child, hold) = held(6);
+pub fn wait_in_several_threads_gives_the_same<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| child.wait())).collect();
         assert_eq!(child.try_wait().expect("the child is ours"), None);
-        drop(hold);
+        link.say("return 6");
         for waiter in waiters {
             let exit = waiter.join().expect("waiting does not panic");
             assert_eq!(exit.expect("the child is ours"), Exit::Code(6));
@@ -252,79 +334,57 @@ pub fn wait_in_several_threads_gives_the_same() {
     });
 }
 
-/// Law 3.
-pub fn only_given_descriptors_are_open() {
-    let pipes: Vec<_> = (0..8).map(|_| pipe()).collect();
-    let (reader, writer) = pipe();
-    // Not in order, with gaps and neighbours, one of them twice.
-    let keep = [&*writer, &pipes[6].1, &pipes[6].0, &pipes[2].1, &pipes[4].0, &pipes[2].1];
-    for keep in [&keep[..], &keep[..3], &keep[..1]] {
-        let given = writer.clone();
-        let child = spawn(keep, move || {
-            let list: Vec<_> = open_descriptors().iter().map(RawFd::to_string).collect();
-            write_all(&given, format!("{}\n", list.join(" ")).as_bytes());
-            0
-        });
-        assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
-        let expected: BTreeSet<RawFd> =
-            [0, 1, 2].into_iter().chain(keep.iter().map(|fd| fd.as_raw_fd())).collect();
-        let mut buffer = [0; 1024];
-        let count = rustix::io::read(&reader, &mut buffer).expect("the unit has written");
-        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        let seen: BTreeSet<RawFd> =
-            text.split_whitespace().map(|fd| fd.parse().expect("the unit writes numbers")).collect();
-        assert_eq!(seen, expected);
-    }
-}
-
-/// Law 3.
-pub fn given_descriptors_work() {
-    let (question, ask) = pipe();
-    let (answer, reply) = pipe();
-    let (given_question, given_reply) = (question.clone(), reply.clone());
-    let child = spawn(&[&question, &reply], move || {
-        let mut bytes = read_all(&given_question);
-        bytes.reverse();
-        write_all(&given_reply, &bytes);
-        0
-    });
-    drop(reply);
-    write_all(&ask, b"abc");
-    drop(ask);
-    assert_eq!(read_all(&answer), b"cba", "end of file comes: the unit did not keep the asking end");
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
-}
-
-/// Law 3: what the unit closes is its own.
-pub fn given_descriptors_stay_open_in_the_caller() {
+/// Law 3: it is closed in the caller, so that the end of the unit is the end of the stream.
+pub fn given_descriptor_works_and_is_the_unit_s_alone<S: Spawner<OwnedFd>>() {
     let before = open_descriptors();
-    let (reader, writer) = pipe();
-    let during = open_descriptors();
-    let child = spawn(&[&reader], || 0);
-    child.wait().expect("the child is ours");
-    drop(child);
-    assert_eq!(open_descriptors(), during);
-    drop((reader, writer));
+    let (child, mut link) = begin::<S>();
+    assert_eq!(link.ask("echo a b  c"), "a b  c");
+    link.say("return 0");
+    assert_eq!(link.hear(), None);
+    assert_eq!(exit_of(&child), Exit::Code(0));
+    drop((child, link));
     assert_eq!(open_descriptors(), before);
 }
 
-/// Law 4. What prints the message is the panic hook; here it prints to a pipe.
-pub fn panic_is_exit_101() {
-    let (reader, writer) = pipe();
-    let given = writer.clone();
-    let child = spawn(&[&writer], move || {
-        std::panic::set_hook(Box::new(move |info| write_all(&given, info.to_string().as_bytes())));
-        panic!("out of cheese")
-    });
-    drop(writer);
-    let message = String::from_utf8(read_all(&reader)).expect("messages are text");
-    assert!(message.contains("out of cheese"), "{message}");
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(101));
+/// Law 3, for processes.
+pub fn only_the_given_descriptor_is_open<S: Spawner<OwnedFd>>() {
+    let others: Vec<_> = (0..8).map(|_| pair()).collect();
+    for free in [None, Some(5), Some(3)] {
+        // With neighbours, and with gaps below it.
+        let others: Vec<_> = others.iter().skip(free.unwrap_or(0)).collect();
+        let (child, mut link) = begin::<S>();
+        let listed = link.ask("descriptors");
+        let open: BTreeSet<RawFd> = listed.split(' ').map(|fd| fd.parse().expect("a number")).collect();
+        let further: Vec<_> = open.iter().filter(|fd| **fd > 2).collect();
+        assert_eq!(further.len(), 1, "{listed}");
+        assert!(open.is_superset(&BTreeSet::from([0, 1, 2])), "{listed}");
+        link.say("return 0");
+        assert_eq!(exit_of(&child), Exit::Code(0));
+        drop(others);
+    }
+}
+
+/// Law 4.
+pub fn panic_is_exit_101<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = told::<S>("panic");
+    assert_eq!(link.hear(), None);
+    assert_eq!(exit_of(&child), Exit::Code(101));
 }
 
 /// Law 5.
-pub fn child_dropped_after_its_end_is_reaped() {
-    let child = spawn(&[], || 0);
+pub fn child_dropped_while_running_goes_on<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    let watch = watch(&child);
+    drop(child);
+    assert!(!has_ended(&watch));
+    assert_eq!(link.ask("echo here"), "here");
+    link.say("return 0");
+    until_ended(&watch);
+}
+
+/// Law 5, for processes.
+pub fn child_dropped_after_its_end_is_reaped<S: Spawner<OwnedFd>>() {
+    let (child, _link) = told::<S>("return 0");
     let process = child.id();
     until_ended(&child);
     assert!(is_our_child(process), "nobody has reaped it yet");
@@ -332,194 +392,167 @@ pub fn child_dropped_after_its_end_is_reaped() {
     assert!(!is_our_child(process));
 }
 
-/// Law 5.
-pub fn child_dropped_while_running_goes_on() {
-    let (question, ask) = pipe();
-    let (answer, reply) = pipe();
-    let (given_question, given_reply) = (question.clone(), reply.clone());
-    let child = spawn(&[&question, &reply], move || {
-        until_told(&given_question);
-        write_all(&given_reply, b"here");
-        0
-    });
-    let watch = watch(&child);
-    drop(child);
-    drop(reply);
-    assert!(!is_readable(&watch, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })));
-    drop(ask);
-    assert_eq!(read_all(&answer), b"here");
-    until_ended(&watch);
-}
-
-/// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_spawn() {
-    let (child, hold) = held(0);
+/// Begins a unit and drops its handle while it runs; then it ends. Returns its number.
+fn orphan<S: Spawner<OwnedFd>>() -> u32 {
+    let (child, mut link) = begin::<S>();
     let process = child.id();
     let watch = watch(&child);
     drop(child);
     assert!(is_our_child(process));
-    drop(hold);
+    link.say("return 0");
     until_ended(&watch);
-    let other = spawn(&[], || 0);
-    assert!(!is_our_child(process));
-    other.wait().expect("the child is ours");
+    process
 }
 
-/// Law 5.
-pub fn child_dropped_while_running_is_reaped_by_the_next_drop() {
-    let (other, other_hold) = held(0);
-    let (child, hold) = held(0);
-    let process = child.id();
-    let watch = watch(&child);
-    drop(child);
-    drop(hold);
-    until_ended(&watch);
+/// Law 5, for processes.
+pub fn child_dropped_while_running_is_reaped_by_the_next_spawn<S: Spawner<OwnedFd>>() {
+    let process = orphan::<S>();
+    assert!(is_our_child(process));
+    let (child, _link) = told::<S>("return 0");
+    assert!(!is_our_child(process));
+    exit_of(&child);
+}
+
+/// Law 5, for processes.
+pub fn child_dropped_while_running_is_reaped_by_the_next_drop<S: Spawner<OwnedFd>>() {
+    let (other, _link) = begin::<S>();
+    let process = orphan::<S>();
     assert!(is_our_child(process));
     drop(other);
     assert!(!is_our_child(process));
-    drop(other_hold);
 }
 
-/// Law 5.
+/// Law 5, for processes.
 #[allow(clippy::disallowed_methods, reason = "the test needs a child that no spawner has made")]
-pub fn children_of_others_are_not_reaped() {
+pub fn children_of_others_are_not_reaped<S: Spawner<OwnedFd>>() {
     let mut stranger = std::process::Command::new("/bin/sh")
         .args(["-c", "exit 42"])
         .spawn()
         .expect("every Linux has a shell");
-    let pid = rustix::process::Pid::from_child(&stranger);
-    let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .expect("the stranger was not reaped");
-    until_ended(&watch);
-    let (child, hold) = held(0);
+    until_ended(&pidfd(stranger.id()));
+    orphan::<S>();
+    let (child, _link) = told::<S>("return 0");
+    exit_of(&child);
     drop(child);
-    drop(hold);
-    spawn(&[], || 0).wait().expect("the child is ours");
-    drop(spawn(&[], || 0));
     let status = stranger.wait().expect("nobody else has reaped the stranger");
     assert_eq!(status.code(), Some(42));
 }
 
+fn pidfd(process: u32) -> OwnedFd {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("it is the number of a process");
+    pidfd_open(pid, PidfdFlags::empty()).expect("the process was not reaped")
+}
+
 /// Law 6.
-pub fn signal_reaches_the_unit() {
+pub fn signal_reaches_the_unit<S: Spawner<OwnedFd>>() {
     for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP] {
-        let (child, _hold) = held(0);
+        let (child, mut link) = begin::<S>();
         child.kill(0).expect("signal 0 only asks");
-        assert!(!has_ended(&child));
+        assert_eq!(link.ask("echo here"), "here");
         child.kill(signal).expect("the child is ours");
-        assert_eq!(child.wait().expect("the child is ours"), Exit::Signal { signal, core: false });
+        // A process may be gone already.
+        let _ = link.0.get_mut().write_all(b"checkpoints\n");
+        assert_eq!(exit_of(&child), Exit::Signal { signal, core: false });
     }
 }
 
 /// Law 6.
-pub fn signal_after_the_end_is_no_error() {
-    let child = spawn(&[], || 4);
-    until_ended(&child);
-    child.kill(libc::SIGKILL).expect("the end is no error");
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(4));
-    child.kill(libc::SIGKILL).expect("the end is no error");
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(4));
+pub fn signals_that_are_ignored_by_default_do_nothing<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    for signal in [0, libc::SIGCHLD, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT] {
+        child.kill(signal).expect("the child is ours");
+        assert_eq!(link.ask("echo here"), "here");
+    }
+    link.say("return 7");
+    assert_eq!(exit_of(&child), Exit::Code(7));
 }
 
 /// Law 6.
-pub fn unknown_signal_is_an_error() {
-    let (child, hold) = held(2);
-    let result = child.kill(12_345);
-    assert!(
-        matches!(&result, Err(SpawnError::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL)),
-        "{result:?}"
-    );
-    drop(hold);
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(2));
+pub fn signal_after_the_end_is_no_error<S: Spawner<OwnedFd>>() {
+    let (child, _link) = told::<S>("return 4");
+    until_ended(&child);
+    for _ in 0..2 {
+        child.kill(libc::SIGKILL).expect("the end is no error");
+        assert_eq!(exit_of(&child), Exit::Code(4));
+    }
 }
 
-/// Begins a unit that itself begins one, which says a byte through `living` and then sleeps until `held`
-/// is closed. What the outer unit does then is `outer`.
-fn family(
-    held: Arc<OwnedFd>,
-    living: Arc<OwnedFd>,
-    outer: impl FnOnce(ChildProcess) -> i32 + Send + 'static,
-) -> ChildProcess {
-    let given = (held.clone(), living.clone());
-    spawn(&[&held, &living], move || {
-        let (held, living) = (given.0.clone(), given.1.clone());
-        let inner = spawn(&[&given.0, &given.1], move || {
-            write_all(&living, b"x");
-            until_told(&held);
-            0
-        });
-        outer(inner)
-    })
+/// Law 6.
+pub fn unknown_signal_is_an_error<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    for signal in [12_345, -1, 65] {
+        let result = child.kill(signal);
+        assert!(
+            matches!(&result, Err(SpawnError::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL)),
+            "{result:?}"
+        );
+    }
+    link.say("return 2");
+    assert_eq!(exit_of(&child), Exit::Code(2));
 }
 
-/// Law 8.
-pub fn death_of_the_parent_ends_its_units() {
-    let (held, _hold) = pipe();
-    let (alive, living) = pipe();
-    let child = family(held, living, |inner| {
-        inner.wait().expect("the child is ours");
-        0
-    });
-    assert_eq!(rustix::io::read(&alive, &mut [0]).expect("the inner unit writes"), 1);
+/// A unit, the unit that it has begun and that sleeps, and a descriptor that says when that has ended.
+fn family<S: Spawner<OwnedFd>>() -> (S::Child, Link, OwnedFd) {
+    let (child, mut link) = begin::<S>();
+    let inner = link.ask("spawn").parse().expect("it is a number");
+    let watch = pidfd(inner);
+    link.say("tell sleep");
+    (child, link, watch)
+}
+
+/// Law 8, for processes.
+pub fn death_of_the_parent_ends_its_units<S: Spawner<OwnedFd>>() {
+    let (child, _link, inner) = family::<S>();
+    assert!(!has_ended(&inner));
     child.kill(libc::SIGKILL).expect("the child is ours");
-    assert_eq!(read_all(&alive), b"", "end of file comes: the inner unit is gone, too");
-    let exit = child.wait().expect("the child is ours");
-    assert_eq!(exit, Exit::Signal { signal: libc::SIGKILL, core: false });
+    until_ended(&inner);
+    assert_eq!(exit_of(&child), Exit::Signal { signal: libc::SIGKILL, core: false });
 }
 
-/// Law 8: also when the parent ends in peace.
-pub fn end_of_a_unit_ends_its_units() {
-    let (held, _hold) = pipe();
-    let (alive, living) = pipe();
-    let child = family(held, living, |inner| {
-        drop(inner);
-        7
-    });
-    // Nothing, if the inner unit was ended before it could write.
-    assert!(read_all(&alive).len() <= 1);
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(7));
+/// Law 8, for processes: also when the parent ends in peace.
+pub fn end_of_a_unit_ends_its_units<S: Spawner<OwnedFd>>() {
+    let (child, mut link, inner) = family::<S>();
+    link.say("return 7");
+    until_ended(&inner);
+    assert_eq!(exit_of(&child), Exit::Code(7));
 }
 
 /// Law 1, for a unit that is itself a caller.
-pub fn unit_can_spawn() {
-    let child = spawn(&[], || {
-        let inner = spawn(&[], || match spawn(&[], || 20).wait() {
-            Ok(Exit::Code(code)) => code + 1,
-            _ => 0,
-        });
-        match inner.wait() {
-            Ok(Exit::Code(code)) => code + 1,
-            _ => 0,
-        }
-    });
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(22));
+pub fn unit_can_spawn<S: Spawner<OwnedFd>>() {
+    let (child, mut link) = begin::<S>();
+    link.ask("spawn");
+    link.say("tell spawn");
+    link.say("tell tell return 20");
+    link.say("tell wait");
+    link.say("tell return 21");
+    assert_eq!(link.ask("wait"), Exit::Code(21).to_string());
+    link.say("return 22");
+    assert_eq!(exit_of(&child), Exit::Code(22));
 }
 
 /// Laws 5 and 7.
-pub fn two_hundred_units_leave_no_descriptor() {
+pub fn two_hundred_units_leave_no_descriptor<S: Spawner<OwnedFd>>() {
     let before = open_descriptors();
     for _ in 0..200 {
-        let child = spawn(&[], || 0);
-        assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
+        let (child, _link) = told::<S>("return 0");
+        assert_eq!(exit_of(&child), Exit::Code(0));
     }
     assert_eq!(open_descriptors(), before);
 }
 
-/// Law 7. In a unit, which then has a low limit of descriptors for itself.
-pub fn failed_start_leaves_nothing() {
-    let child = spawn(&[], || {
-        let before = open_descriptors();
-        // 0, 1 and 2 are open: no number is left.
-        setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: Some(100) })
-            .expect("the limit can be lowered");
-        let result = Fork.fork(&[], || 0);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum: Some(100) })
-            .expect("the limit can be raised again");
-        assert!(matches!(result, Err(SpawnError::Io { .. })), "{result:?}");
-        assert_eq!(open_descriptors(), before);
-        let no_child = rustix::process::wait(rustix::process::WaitOptions::NOHANG);
-        assert_eq!(no_child.map(|_| ()), Err(rustix::io::Errno::CHILD));
-        0
-    });
-    assert_eq!(child.wait().expect("the child is ours"), Exit::Code(0));
+/// Law 7. The limit of descriptors is that of the whole process.
+pub fn failed_start_leaves_nothing<S: Spawner<OwnedFd>>() {
+    let before = open_descriptors();
+    let (mut ours, theirs) = pair();
+    let limit = getrlimit(Resource::Nofile);
+    // 0, 1 and 2 are open: no number is left.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limit }).expect("the limit can be lowered");
+    let result = S::default().spawn(theirs, unit::<S>);
+    setrlimit(Resource::Nofile, limit).expect("the limit can be raised again");
+    let error = result.expect_err("no descriptor was free");
+    assert!(matches!(error, SpawnError::Io { .. } | SpawnError::Command { .. }), "{error}");
+    // What was given is closed.
+    assert_eq!(ours.read(&mut [0]).expect("it can be read"), 0);
+    drop(ours);
+    assert_eq!(open_descriptors(), before);
 }

@@ -1,12 +1,14 @@
 //! `Exec` in tests of the standard harness: a unit is the test program run anew with this test alone, enters in it, and
 //! prints nothing of the harness's.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use manycore_backends::Spawner;
 use manycore_backends::spawn::{Child, ChildProcess, Command, Entry, Exec, Exit};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 /// Writes the bytes back in reverse; their number is the exit code.
 fn reverse(given: OwnedFd) -> i32 {
@@ -90,15 +92,14 @@ fn unit_prints() {
 
 #[test]
 fn nothing_of_the_harness_is_printed_by_units() {
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let mut command = Command::new("/proc/self/exe");
     command.args(["unit_prints", "--exact", "--nocapture", "--ignored"]);
-    let writer = OwnedFd::from(writer);
     let child = command.duplicate(writer.as_fd(), 1).start().unwrap();
     drop(command);
     drop(writer);
     let mut text = String::new();
-    reader.read_to_string(&mut text).unwrap();
+    File::from(reader).read_to_string(&mut text).unwrap();
     assert_eq!(child.wait().unwrap(), Exit::Code(0), "{text}");
     let (_, printed) = text.split_once("(\n").unwrap();
     let (printed, _) = printed.split_once(")\n").unwrap();

@@ -3,6 +3,9 @@
 //!
 //! A program without the test harness: the harness runs tests in threads, and `Fork` refuses those.
 
+#[path = "spawn/closures.rs"]
+mod closures;
+
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -12,10 +15,11 @@ use std::sync::{Arc, OnceLock};
 use manycore_backends::poll::{Epoll, Interest, Notifier, Poller, poll_single};
 use manycore_backends::posix::process::{process_group, start_process_group};
 use manycore_backends::spawn::{
-    Child, ChildProcess, Children, Command, Exit, Fork, Group, KillAll, Member, SpawnError, WatchBy,
+    Child, ChildProcess, Children, Command, Entry, Exec, Exit, Fork, Group, KillAll, Member, SpawnError,
+    Spawner, WatchBy,
 };
 use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
+use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors, unit};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -26,6 +30,7 @@ const MECHANISMS: [WatchBy; 2] = [WatchBy::Descriptor, WatchBy::Signal];
 static INHERITED: OnceLock<BTreeSet<i32>> = OnceLock::new();
 
 fn main() -> ExitCode {
+    Exec::enter(Entry::Main, unit::<Exec>);
     INHERITED.get_or_init(open_descriptors);
     let mut tests: Vec<(&'static str, fn())> = Vec::new();
     macro_rules! list {
@@ -45,6 +50,10 @@ fn main() -> ExitCode {
         handle_in_a_forked_child_is_of_no_use_and_no_harm
         unit_watches_its_own_children_by_the_signal
         unit_watches_its_own_signals
+        signal_that_nobody_watches_any_more_has_its_default_action_again
+        signal_that_was_ignored_before_it_was_watched_is_ignored_again
+        handlers_of_others_outlive_the_watches
+        unit_gives_its_own_signals_back
         whole_contract_holds_without_pidfd_and_close_range
         all_children_are_killed_by_the_rules
         all_groups_are_killed_once_each_by_the_rules
@@ -397,6 +406,123 @@ fn unit_watches_its_own_signals() {
     drop(watch);
 }
 
+fn raise(signal: libc::c_int) {
+    // SAFETY: takes an integer.
+    assert_eq!(unsafe { libc::raise(signal) }, 0);
+}
+
+/// What a unit that does this ends with.
+fn exit_of_unit(run: impl FnOnce() + Send + 'static) -> Exit {
+    let child = Fork.fork(&[], || {
+        run();
+        0
+    });
+    child.expect("the process has one thread").wait().expect("the child is ours")
+}
+
+const TERMINATED: Exit = Exit::Signal { signal: libc::SIGTERM, core: false };
+
+fn signal_that_nobody_watches_any_more_has_its_default_action_again() {
+    let exit = exit_of_unit(|| {
+        let notifier = Notifier::new().expect("a descriptor is free");
+        drop(notifier.watch_signal(libc::SIGTERM).expect("the signal can be watched"));
+        raise(libc::SIGTERM);
+    });
+    assert_eq!(exit, TERMINATED);
+    let (reader, told) = pipe();
+    let given = told.clone();
+    let child = Fork.fork(&[told.as_fd()], move || {
+        let notifiers = [(); 2].map(|()| Notifier::new().expect("a descriptor is free"));
+        for _ in 0..3 {
+            let [first, second] = &notifiers;
+            let first_watch = first.watch_signal(libc::SIGTERM).expect("the signal can be watched");
+            let second_watch = second.watch_signal(libc::SIGTERM).expect("the signal can be watched");
+            drop(first_watch);
+            raise(libc::SIGTERM);
+            assert!(!first.consume().expect("it does not fail"));
+            assert!(second.consume().expect("it does not fail"));
+            drop(second_watch);
+        }
+        rustix::io::write(&given, b"x").expect("the test reads");
+        raise(libc::SIGTERM);
+        0
+    });
+    let exit = child.expect("the process has one thread").wait().expect("the child is ours");
+    assert_eq!(exit, TERMINATED);
+    assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(1), "it came to its last step");
+}
+
+fn signal_that_was_ignored_before_it_was_watched_is_ignored_again() {
+    in_a_unit(|| {
+        // SAFETY: the action is to ignore.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        let notifier = Notifier::new().expect("a descriptor is free");
+        let watch = notifier.watch_signal(libc::SIGHUP).expect("the signal can be watched");
+        raise(libc::SIGHUP);
+        assert!(notifier.consume().expect("it does not fail"));
+        drop(watch);
+        raise(libc::SIGHUP);
+        assert!(!notifier.consume().expect("it does not fail"));
+        // SAFETY: the action is the default.
+        assert_eq!(unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) }, libc::SIG_IGN);
+    });
+}
+
+fn handlers_of_others_outlive_the_watches() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn count(_: libc::c_int) {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+    }
+    fn install() {
+        // SAFETY: the handler is one atomic addition, which is async-signal-safe.
+        unsafe { libc::signal(libc::SIGTERM, count as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    }
+    // Installed before the first watch; between two; in the place of ours; and in the place of ours, with a watch after.
+    for case in 0..4 {
+        in_a_unit(move || {
+            let notifier = Notifier::new().expect("a descriptor is free");
+            let watch = || notifier.watch_signal(libc::SIGTERM).expect("the signal can be watched");
+            if case == 0 {
+                install();
+            }
+            let first = watch();
+            if case == 1 {
+                drop(first);
+                install();
+                drop(watch());
+            } else {
+                if case >= 2 {
+                    install();
+                }
+                if case == 3 {
+                    drop(watch());
+                }
+                drop(first);
+            }
+            raise(libc::SIGTERM);
+            assert!(!notifier.consume().expect("it does not fail"));
+            assert_eq!(CALLS.load(Ordering::SeqCst), 1, "{case}");
+        });
+    }
+}
+
+fn unit_gives_its_own_signals_back() {
+    in_a_unit(|| {
+        let notifier = Notifier::new().expect("a descriptor is free");
+        let watch = notifier.watch_signal(libc::SIGTERM).expect("the signal can be watched");
+        // That the parent watches does not count in the unit.
+        let exit = exit_of_unit(|| {
+            let own = Notifier::new().expect("a descriptor is free");
+            drop(own.watch_signal(libc::SIGTERM).expect("the signal can be watched"));
+            raise(libc::SIGTERM);
+        });
+        assert_eq!(exit, TERMINATED);
+        raise(libc::SIGTERM);
+        assert!(notifier.consume().expect("it does not fail"));
+        drop(watch);
+    });
+}
+
 /// Has the kernel say that it does not know these system calls, as an old one or a sandbox would.
 fn forbid(calls: &[libc::c_long]) {
     let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -417,9 +543,15 @@ fn forbid(calls: &[libc::c_long]) {
 }
 
 fn whole_contract_holds_without_pidfd_and_close_range() {
-    for (name, test) in all() {
-        // Those that make a pidfd themselves.
-        if name == "children_of_others_are_not_reaped" {
+    // Those make a pidfd themselves.
+    const EXCEPT: [&str; 3] = [
+        "children_of_others_are_not_reaped",
+        "death_of_the_parent_ends_its_units",
+        "end_of_a_unit_ends_its_units",
+    ];
+    let suite = all::<Fork>().into_iter().chain(all::<Exec>()).filter(|(name, _)| !EXCEPT.contains(name));
+    for (name, test) in suite.chain(closures::all()) {
+        if name == EXCEPT[0] {
             continue;
         }
         let child = Fork.fork(&[], move || {

@@ -1,7 +1,5 @@
-//! `Fork` keeps the eight laws of `Spawner`, refuses to fork a process with several threads, prints
-//! nothing twice, and leaves the parent's signal handlers, handles and orphans to the parent.
-//!
-//! A program without the test harness: the harness runs tests in threads, and `Fork` refuses those.
+//! `Fork` refuses to fork a process with several threads, prints nothing twice, and leaves the parent's signal handlers,
+//! handles and orphans to the parent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,25 +10,19 @@ use std::thread;
 use std::time::Duration;
 
 use manycore_backends::poll::{Epoll, Event, Interest, Poll, PollError, Poller, Ready, Select};
-use manycore_backends::spawn::{Child, Exit, Fork, SpawnError};
-use manycore_backends::testing::run_tests;
-use manycore_backends::testing::spawn::{all, in_a_unit, open_descriptors};
+use manycore_backends::spawn::{Child, Exit, Fork, SpawnError, exit};
+use manycore_backends::testing::TestCase;
+use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// With this argument the program prints around a spawn, for `output_is_not_printed_twice`.
-const PRINT: &str = "--print-around-a-spawn";
+pub(crate) const PRINT: &str = "--print-around-a-spawn";
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == PRINT) {
-        return print_around_a_spawn();
+pub(crate) fn all() -> Vec<TestCase> {
+    macro_rules! list {
+        ($($name:ident)*) => { vec![$((stringify!($name), $name as fn()),)*] };
     }
-
-    let mut tests = all();
-    macro_rules! also {
-        ($($name:ident)*) => { $(tests.push((stringify!($name), $name as fn()));)* };
-    }
-    also! {
+    list! {
         process_with_two_threads_is_refused
         process_whose_threads_have_ended_is_accepted
         output_is_not_printed_twice
@@ -44,10 +36,9 @@ fn main() -> ExitCode {
         a_process_that_ignores_ends_is_refused
         panic_payload_that_panics_is_exit_101
         statics_and_exit_handlers_are_left_alone
+        exit_writes_out_and_leaves_exit_handlers_alone
         poller_carried_into_a_unit_is_refused
     }
-    run_tests(&tests);
-    ExitCode::SUCCESS
 }
 
 fn pipe() -> (Arc<OwnedFd>, Arc<OwnedFd>) {
@@ -94,11 +85,16 @@ fn process_whose_threads_have_ended_is_accepted() {
     }
 }
 
-fn print_around_a_spawn() -> ExitCode {
+pub(crate) fn print_around_a_spawn() -> ExitCode {
     print!("parent");
     let child = Fork.fork(&[], || {
         print!(",child");
         0
+    });
+    child.expect("the process has one thread").wait().expect("the child is ours");
+    let child = Fork.fork(&[], || {
+        print!(",exit");
+        exit(0)
     });
     child.expect("the process has one thread").wait().expect("the child is ours");
     print!(",end");
@@ -110,7 +106,7 @@ fn output_is_not_printed_twice() {
     let program = std::env::current_exe().expect("the program has a path");
     let output = std::process::Command::new(program).arg(PRINT).output().expect("the program starts");
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "parent,child,end");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "parent,child,exit,end");
 }
 
 extern "C" fn ignore(_: libc::c_int) {}
@@ -303,6 +299,22 @@ fn statics_and_exit_handlers_are_left_alone() {
         // SAFETY: the handler stays loaded for the life of the program.
         assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
         in_a_unit(|| ());
+    });
+}
+
+fn exit_writes_out_and_leaves_exit_handlers_alone() {
+    extern "C" fn at_exit() {
+        // SAFETY: takes an integer, and does not return.
+        unsafe { libc::_exit(33) };
+    }
+    in_a_unit(|| {
+        // SAFETY: the handler stays loaded for the life of the program.
+        assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
+        // Also from deep inside, and from another thread.
+        let child = Fork.fork(&[], || std::panic::catch_unwind(|| exit(7)).unwrap_or(8));
+        assert_eq!(child.expect("one thread").wait().expect("ours"), Exit::Code(7));
+        let child = Fork.fork(&[], || thread::spawn(|| exit(256 + 9)).join().unwrap_or(8));
+        assert_eq!(child.expect("one thread").wait().expect("ours"), Exit::Code(9));
     });
 }
 
