@@ -91,7 +91,11 @@ impl Directory {
             Err(error) => return Err(failed(error)),
         }
         // What was there before stays there, but for what is ours.
-        Directory::take(path, own)
+        Directory::take(path, own).inspect_err(|_| {
+            if own {
+                let _ = fs::remove_dir(path);
+            }
+        })
     }
 
     /// A directory that nobody else has. Cleans up after dead masters.
