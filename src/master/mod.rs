@@ -244,6 +244,15 @@ impl<P: Platform> Runtime<P> {
     }
 }
 
+impl From<SpawnError> for RunError {
+    fn from(error: SpawnError) -> RunError {
+        match error {
+            SpawnError::NotEntered => RunError::NotEntered,
+            other => RunError::Spawn(other),
+        }
+    }
+}
+
 /// Why a run has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -265,7 +274,12 @@ pub enum RunError {
     Start(#[from] StartError),
     /// A worker's process could not be begun or watched.
     #[error(transparent)]
-    Spawn(#[from] SpawnError),
+    Spawn(SpawnError),
+    /// Workers are this program run anew, and it has not said where they come in.
+    #[error(
+        "workers are this program run anew, and it has not said where they come in: call `Workers::enter` first in `main`, with all workers that are started; in tests of the standard harness, `Workers::enter_by_test`"
+    )]
+    NotEntered,
     /// The first worker has no result.
     #[error(transparent)]
     Join(#[from] JoinError),

@@ -31,6 +31,7 @@ pub use listener::{SocketAddress, SocketListener};
 
 use super::frame::{self, Reassembler};
 use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use crate::Portable;
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
 use descriptors::{Arrived, send_with};
 
@@ -138,6 +139,8 @@ impl<S: Message, R: Message> TryFrom<OwnedFd> for SocketEnd<S, R> {
         SocketEnd::from_fd(fd, Limits::with_message_bytes(u32::MAX as usize))
     }
 }
+
+impl<S: Message, R: Message> Portable for SocketEnd<S, R> {}
 
 /// As [`SocketEnd::into_fd`].
 impl<S: Message, R: Message> From<SocketEnd<S, R>> for OwnedFd {
