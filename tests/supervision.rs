@@ -80,6 +80,7 @@ fn workers() -> Workers {
         .with(&CENSUS)
         .with(&CHAOS)
         .with(&RELAY)
+        .with(&MAKES)
         .with(&LEAVES_A_CHILD)
         .with(&JOINS_LEAVER)
 }
@@ -585,59 +586,80 @@ const RELAY: Worker<u64, f64> = Worker::fallible("relay", |context, rounds| {
     Ok(sum)
 });
 
+/// Makes an object that is removed with the run, and perhaps an end of itself.
+const MAKES: Worker<String, f64> = Worker::fallible("makes", |context, prefix| {
+    let name = context.unique_name(&prefix);
+    context.register(Resource::PosixShm(name.clone().into()))?;
+    let table: ShmTable = TableOptions::new().create(&name)?;
+    table.add(1, &[2])?;
+    Ok(f64::from(table.find(1)?.ok_or_else(|| Failure::new("lost"))?[0]))
+});
+
 /// Starts workers of all kinds, and kills some at random, for so many milliseconds. Returns how many had a result and how
 /// many were killed.
-const CHAOS: Worker<(u64, u64), (u64, u64)> = Worker::fallible("chaos", |context, (milliseconds, seed)| {
-    let end = Instant::now() + Duration::from_millis(milliseconds);
-    let mut random = seed;
-    let mut next = move |below: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % below
-    };
-    let mut running: Vec<WorkerId<f64>> = Vec::new();
-    let (mut ended, mut killed) = (0, 0);
-    while Instant::now() < end || !running.is_empty() {
-        if Instant::now() < end && running.len() < 8 {
-            running.push(match next(3) {
-                0 => context.start(&ADD, (1.0, 1.0))?,
-                1 => context.start(&RELAY, 2)?,
-                _ => context.start_in("relays", &RELAY, 2)?,
-            });
-        }
-        if running.is_empty() {
-            continue;
-        }
-        let at = next(running.len() as u64) as usize;
-        let victim = running[at];
-        match next(4) {
-            // Whatever it is at, or what one of them has started.
-            0 => drop(context.signal(victim, SIGKILL)?),
-            1 => {
-                let newest: WorkerId<f64> = victim;
-                context.signal(newest, SIGKILL)?;
-                context.watch(newest)?;
+const CHAOS: Worker<(u64, u64, String), (u64, u64)> =
+    Worker::fallible("chaos", |context, (milliseconds, seed, prefix)| {
+        let end = Instant::now() + Duration::from_millis(milliseconds);
+        let mut random = seed;
+        let mut next = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut running: Vec<WorkerId<f64>> = Vec::new();
+        let (mut ended, mut killed) = (0, 0);
+        while Instant::now() < end || !running.is_empty() {
+            if Instant::now() < end && running.len() < 8 {
+                running.push(match next(4) {
+                    0 => context.start(&ADD, (1.0, 1.0))?,
+                    3 => context.start(&MAKES, prefix.clone())?,
+                    1 => context.start(&RELAY, 2)?,
+                    _ => context.start_in("relays", &RELAY, 2)?,
+                });
             }
-            2 => drop(context.terminate_group("relays", Duration::ZERO)?),
-            _ => {}
-        }
-        let found = context.join_any_timeout(&running, Duration::from_micros(next(2000)))?;
-        if let Some((index, result)) = found {
-            running.swap_remove(index);
-            match result {
-                Ok(2.0) => ended += 1,
-                Err(JoinError::Killed { signal: SIGKILL, .. } | JoinError::Cancelled { .. }) => killed += 1,
-                other => return Err(Failure::new(format!("{other:?}"))),
+            if running.is_empty() {
+                continue;
+            }
+            let at = next(running.len() as u64) as usize;
+            let victim = running[at];
+            match next(4) {
+                // Whatever it is at, or what one of them has started.
+                0 => drop(context.signal(victim, SIGKILL)?),
+                1 => {
+                    let newest: WorkerId<f64> = victim;
+                    context.signal(newest, SIGKILL)?;
+                    context.watch(newest)?;
+                }
+                2 => drop(context.terminate_group("relays", Duration::ZERO)?),
+                _ => {}
+            }
+            let found = context.join_any_timeout(&running, Duration::from_micros(next(2000)))?;
+            if let Some((index, result)) = found {
+                running.swap_remove(index);
+                match result {
+                    Ok(2.0) => ended += 1,
+                    Err(JoinError::Killed { signal: SIGKILL, .. } | JoinError::Cancelled { .. }) => {
+                        killed += 1
+                    }
+                    other => return Err(Failure::new(format!("{other:?}"))),
+                }
             }
         }
-    }
-    Ok((ended, killed))
-});
+        Ok((ended, killed))
+    });
 
 fn workers_killed_at_random_are_told_of_exactly<P: Platform>() {
     // In the suite all three platforms together have ten seconds.
     let seconds = std::env::var("MANYCORE_TORTURE_SECONDS").ok().and_then(|text| text.parse().ok());
     let milliseconds = seconds.map_or(3400, |seconds: u64| seconds * 1000);
     let seed = u64::from(std::process::id());
-    let (ended, killed) = leaving_nothing(|| runtime::<P>().run(&CHAOS, (milliseconds, seed))).unwrap();
+    let place = directory();
+    let prefix = name("chaos");
+    let run = || runtime::<P>().directory(place.path()).run(&CHAOS, (milliseconds, seed, prefix.clone()));
+    let (ended, killed) = leaving_nothing(run).unwrap();
     assert!(ended > 0 && killed > 0, "{ended} {killed}");
+    let objects = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<OsString> =
+        objects.filter(|object| object.to_string_lossy().contains(&prefix[1..])).collect();
+    assert_eq!(left, Vec::<OsString>::new());
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }

@@ -276,7 +276,7 @@ where
             self.under_way.insert(done.batch, batch);
             return Ok(ControlFlow::Continue(()));
         }
-        self.pool.pace.learn(done.count as usize, done.busy);
+        self.pool.pace.learn(batch.done, done.busy);
         let Some(failure) = &done.failure else {
             return Ok(ControlFlow::Continue(()));
         };

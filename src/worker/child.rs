@@ -70,6 +70,7 @@ fn work(context: &mut Context, argument: &[u8], workers: &Workers) -> i32 {
 /// Does what comes, until the master says by the end of file that nothing more comes.
 fn serve(context: &mut Context, workers: &Workers) -> i32 {
     let Identity { name, message_limit, .. } = context.identity().clone();
+    let definition = workers.get(&name);
     while let Some((batch, count, arguments)) = context.next_tasks() {
         let mut failure = None;
         let began = Instant::now();
@@ -79,7 +80,7 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
         let mut told = 0;
         while done < count {
             let before = results.len();
-            let outcome = match workers.get(&name) {
+            let outcome = match definition {
                 None => Err(Outcome::Undefined { known: workers.names() }),
                 Some(definition) => {
                     let (context, rest, results) = (&mut *context, &mut rest, &mut results);
