@@ -97,10 +97,8 @@ impl Ledger {
             return false;
         }
         self.file = None;
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => false,
-            _ => true,
-        }
+        let removed = fs::remove_file(&self.path);
+        removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 

@@ -234,7 +234,7 @@ impl Context {
     ///
     /// A request also makes the next join that waits return
     /// [`JoinError::Stopping`](super::JoinError::Stopping), once, unless this has told of it before; and it makes the
-    /// [descriptor](Context::as_fd) readable.
+    /// [descriptor](std::os::fd::AsFd) readable.
     pub fn should_stop(&mut self) -> bool {
         spawn::checkpoint();
         if !self.stop.listens {
