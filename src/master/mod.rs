@@ -226,11 +226,20 @@ impl<P: Platform> Runtime<P> {
         self.workers.add(first);
         let argument = encode_argument(first.name(), &argument, self.options.message_limit)?;
         let mut jobs = Jobs::<P>::new(self.workers, self.options)?;
+        jobs.watch_signals()?;
         let id = jobs.start_first(first.name(), argument)?;
         jobs.run()?;
+        // They do nothing until all is cleaned up.
+        let signals = jobs.take_signals();
         let finished = Finished::new(&jobs);
         let result = finished.join(crate::worker::WorkerId::new(id));
-        Ok(finish(&finished, result))
+        let value = finish(&finished, result);
+        drop(finished);
+        drop(jobs);
+        match signals.left() {
+            Some(signal) => Err(RunError::Interrupted { signal }),
+            None => Ok(value),
+        }
     }
 
     /// A pool of workers that do one kind of task: see [`Pool`].
