@@ -4,13 +4,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use manycore::poll::{Event, Interest, PollError, Ready, Source};
 use manycore::{
-    Execed, Failure, Forked, JoinError, Platform, Pool, PoolError, Progress, RunError, Runtime, Threaded,
-    Worker, Workers,
+    Execed, Failure, Fork, Forked, Futex, JoinError, Platform, Poll, Poller, Polysocket, Pool, PoolError,
+    PosixShm, Progress, RunError, Runtime, Socket, Thread, Threaded, With, Worker, Workers,
 };
 use manycore_backends::testing::{TestCase, run_tests};
+use serde::{Deserialize, Serialize};
 
 #[path = "census/mod.rs"]
 mod census;
@@ -28,7 +33,7 @@ macro_rules! on_all_platforms {
 
 fn main() {
     workers().enter::<Execed>();
-    let tests: Vec<TestCase> = on_all_platforms! {
+    let mut tests: Vec<TestCase> = on_all_platforms! {
         results_come_in_the_order_of_the_arguments
         results_come_each_once_as_they_come
         results_come_in_order_and_not_all_at_once
@@ -47,7 +52,15 @@ fn main() {
         the_iterator_is_asked_only_as_far_as_there_is_room
         a_task_may_be_done_by_any_worker
         a_pool_whose_workers_cannot_start_says_so
+        a_result_that_cannot_be_read_hides_no_other
+        an_argument_that_is_not_all_read_hides_no_other
+        no_room_at_all_is_an_error
+        who_dies_between_two_maps_fails_nothing
+        there_are_no_more_members_than_workers_may_run
     };
+    tests.push(("forked::who_breaks_the_protocol_is_named", who_breaks_the_protocol_is_named::<Forked>));
+    tests.push(("execed::who_breaks_the_protocol_is_named", who_breaks_the_protocol_is_named::<Execed>));
+    tests.push(("a_poller_that_refuses_leaves_nobody", a_poller_that_refuses_leaves_nobody));
     run_tests(&tests);
 }
 
@@ -61,6 +74,10 @@ fn workers() -> Workers {
         .with(&WHO)
         .with(&FLAKY)
         .with(&SUICIDAL)
+        .with(&DEEP)
+        .with(&LAZY)
+        .with(&TALKS_NONSENSE)
+        .with(&NUMBER)
 }
 
 fn runtime<P: Platform>() -> Runtime<P> {
@@ -402,6 +419,201 @@ fn a_pool_whose_workers_cannot_start_says_so<P: Platform>() {
         // Not all of them can start, but some.
         assert_eq!(pool.map(0..1000).unwrap().len(), 1000);
     });
+}
+
+/// As deep as it is told; 128 levels can be read.
+#[derive(Debug, Serialize, Deserialize)]
+struct Nest(Vec<Nest>);
+
+fn depth(nest: &Nest) -> usize {
+    1 + nest.0.iter().map(depth).max().unwrap_or(0)
+}
+
+const DEEP: Worker<usize, Nest> =
+    Worker::new("deep", |_, depth| (1..depth).fold(Nest(Vec::new()), |nest, _| Nest(vec![nest])));
+
+fn a_result_that_cannot_be_read_hides_no_other<P: Platform>() {
+    leaving_nothing(|| {
+        let depths = [3, 200, 5, 6, 7, 8];
+        let mut pool = runtime::<P>().pool(&DEEP).workers(1).batch(10);
+        let mut told = Vec::new();
+        pool.each_in_order(depths, |_, nest| {
+            told.push(nest.map(|nest| depth(&nest)));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert!(matches!(told[1], Err(JoinError::WrongType { .. })), "{told:?}");
+        for (told, asked) in told.iter().zip(depths).filter(|(told, _)| told.is_ok()) {
+            assert_eq!(*told, Ok(asked));
+        }
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 5);
+    });
+}
+
+/// Reads less than it has written.
+#[derive(Debug)]
+struct Lazy(u64);
+
+impl Serialize for Lazy {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.0, 1).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lazy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Lazy, D::Error> {
+        <(u64,)>::deserialize(deserializer).map(|(number,)| Lazy(number))
+    }
+}
+
+const LAZY: Worker<Lazy, u64> = Worker::new("lazy", |_, lazy| lazy.0);
+
+fn an_argument_that_is_not_all_read_hides_no_other<P: Platform>() {
+    leaving_nothing(|| {
+        let mut pool = runtime::<P>().pool(&LAZY).workers(1).batch(10);
+        let mut bad = 0;
+        pool.each((0..6).map(Lazy), |_, result| {
+            bad += usize::from(matches!(result, Err(JoinError::BadArgument { .. })));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(bad, 6);
+    });
+}
+
+fn no_room_at_all_is_an_error<P: Platform>() {
+    leaving_nothing(|| {
+        let error = runtime::<P>().message_limit(0).pool(&SQUARE).map([1]).unwrap_err();
+        assert!(matches!(error, PoolError::Argument { index: 0, .. }), "{error}");
+    });
+}
+
+const NUMBER: Worker<u64, (u64, u32)> =
+    Worker::new("number", |context, _| (context.number(), std::process::id()));
+
+fn who_dies_between_two_maps_fails_nothing<P: Platform>() {
+    leaving_nothing(|| {
+        let mut pool = runtime::<P>().pool(&NUMBER).workers(1);
+        let (_, process) = pool.map([0]).unwrap()[0];
+        if process != std::process::id() {
+            let process = rustix::process::Pid::from_raw(process as i32).unwrap();
+            let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+            let ended = manycore::poll::poll_single(pidfd.as_fd(), manycore::poll::Interest::READ, None);
+            assert!(ended.unwrap().is_readable());
+        }
+        assert_eq!(pool.map([1, 2]).unwrap().len(), 2);
+    });
+}
+
+fn there_are_no_more_members_than_workers_may_run<P: Platform>() {
+    leaving_nothing(|| {
+        let mut pool = runtime::<P>().worker_limit(2).pool(&NUMBER).workers(4).batch(1);
+        let who: BTreeSet<u64> = pool.map(0..500).unwrap().into_iter().map(|(number, _)| number).collect();
+        assert!(who.iter().all(|number| *number < 2), "{who:?}");
+        let error = runtime::<P>().worker_limit(0).pool(&SQUARE).map([1]).unwrap_err();
+        let limited = PoolError::Run(RunError::Start(manycore::StartError::TooMany { limit: 0 }));
+        assert_eq!(error.to_string(), limited.to_string());
+    });
+}
+
+/// At 0 says, beside the library, that its batch is over.
+const TALKS_NONSENSE: Worker<u64, u64> = Worker::fallible("talks nonsense", |context, number| {
+    if number == 0 {
+        #[derive(Serialize)]
+        enum Request<'a> {
+            Done { batch: u64, count: u32, results: &'a [u8], failure: Option<()>, last: bool, busy: u64 },
+        }
+        let mut message = vec![0, 0, 0, 0, 1];
+        let done = Request::Done { batch: 0, count: 0, results: &[], failure: None, last: true, busy: 1 };
+        ciborium::into_writer(&done, &mut message)?;
+        let length = (message.len() - 4) as u32;
+        message[..4].copy_from_slice(&length.to_le_bytes());
+        rustix::io::write(context.as_fd(), &message)?;
+    }
+    Ok(number)
+});
+
+fn who_breaks_the_protocol_is_named<P: Platform>() {
+    leaving_nothing(|| {
+        let mut pool = runtime::<P>().pool(&TALKS_NONSENSE).workers(1).batch(3);
+        let mut lost = 0;
+        let mut next = 0;
+        pool.each_in_order(0..9, |index, result| {
+            assert_eq!(index, next);
+            next += 1;
+            match result {
+                Ok(number) => assert_eq!(number, index as u64),
+                Err(JoinError::Lost { message, .. }) => {
+                    assert!(message.contains("it told of tasks"), "{message}");
+                    lost += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!((next, lost), (9, 3), "its batch, and no other");
+    });
+}
+
+/// Refuses the add whose number is in [`REFUSED`].
+#[derive(Debug)]
+struct Refusing(Poll, AtomicUsize);
+
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+impl Poller for Refusing {
+    const ALWAYS_TOLD: Ready = <Poll as Poller>::ALWAYS_TOLD;
+
+    fn new() -> Result<Refusing, PollError> {
+        Ok(Refusing(Poll::new()?, AtomicUsize::new(0)))
+    }
+
+    fn add(&self, key: u64, source: Source, interest: Interest) -> Result<(), PollError> {
+        if self.1.fetch_add(1, Ordering::Relaxed) == REFUSED.load(Ordering::Relaxed) {
+            return Err(PollError::AlreadyExists(key));
+        }
+        self.0.add(key, source, interest)
+    }
+
+    fn modify(&self, key: u64, interest: Interest) -> Result<(), PollError> {
+        self.0.modify(key, interest)
+    }
+
+    fn remove(&self, key: u64) -> Result<Source, PollError> {
+        self.0.remove(key)
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Result<(), PollError> {
+        self.0.wait(events, timeout)
+    }
+
+    fn notify(&self) -> Result<(), PollError> {
+        self.0.notify()
+    }
+}
+
+fn a_poller_that_refuses_leaves_nobody() {
+    fn check<P: Platform>() {
+        let mut went_well = 0;
+        for refused in 0..10 {
+            REFUSED.store(refused, Ordering::Relaxed);
+            leaving_nothing(|| {
+                let mut pool = Runtime::<P>::default().pool(&SQUARE).workers(2);
+                match pool.map(0..30) {
+                    Ok(squares) => {
+                        assert_eq!(squares.len(), 30);
+                        went_well += 1;
+                    }
+                    Err(error) => assert!(matches!(error, PoolError::Run(RunError::Poll(_))), "{error}"),
+                }
+            });
+        }
+        assert!((1..10).contains(&went_well));
+    }
+    check::<With<PosixShm, Futex, Refusing, Socket, Fork>>();
+    check::<With<PosixShm, Futex, Refusing, Polysocket, Thread>>();
 }
 
 #[allow(dead_code, reason = "the types say that a pool is made on the default platform")]

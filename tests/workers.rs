@@ -51,6 +51,11 @@ fn main() {
         what_is_left_can_be_looked_at_in_the_end
         a_worker_can_end_deep_inside
         a_run_goes_on_beside_another_in_the_same_program
+        who_asks_much_and_hears_little_does_not_hang
+        ends_that_nobody_has_heard_of_stop_no_result
+        a_signal_is_a_request_to_who_asks
+        who_gave_up_a_join_is_waited_for_by_others
+        a_master_in_a_worker_ends_with_it
     };
     tests.push(("the_story_is_the_same_on_all_platforms", the_story_is_the_same_on_all_platforms));
     tests.push(("what_enter_was_not_told_is_said", what_enter_was_not_told_is_said));
@@ -86,6 +91,14 @@ fn workers() -> Workers {
         .with(&LATE)
         .with(&LEAVES_LATE)
         .with(&NESTED)
+        .with(&FLOODS)
+        .with(&DEAF)
+        .with(&NEST)
+        .with(&KILLS_NEST)
+        .with(&JOINED_BACK)
+        .with(&JOINS_BACK)
+        .with(&STOPS_ONE)
+        .with(&SIGNALS_ONE)
 }
 
 fn runtime<P: Platform>() -> Runtime<P> {
@@ -639,4 +652,108 @@ fn what_enter_was_not_told_is_said() {
     let error = leaving_nothing(|| runtime::<Execed>().run(&UNKNOWN_THERE, ())).unwrap_err();
     assert!(matches!(error, RunError::Join(JoinError::Undefined { .. })), "{error}");
     assert!(error.to_string().contains("`enter`") && error.to_string().contains("`add`"), "{error}");
+}
+
+/// Asks for very many things at once, before it hears of any.
+const FLOODS: Worker<u64, ()> = Worker::fallible("floods", |context, count| {
+    // Each is asked for, and each is answered.
+    let nobody: Vec<WorkerId<()>> = (0..count).map(|number| id(1_000_000 + number)).collect();
+    assert!(matches!(context.join_any(&nobody), Err(JoinError::Unknown { .. })));
+    // What else was told meanwhile is no answer to this.
+    let worker = context.start(&ADD, (1.0, 2.0))?;
+    assert_eq!(context.join(worker)?, 3.0);
+    Ok(())
+});
+
+fn who_asks_much_and_hears_little_does_not_hang<P: Platform>() {
+    leaving_nothing(|| runtime::<P>().run(&FLOODS, 20_000)).unwrap();
+}
+
+/// Has the ends of very many workers told, hears of none, and has a large result.
+const DEAF: Worker<u32, Vec<u8>> = Worker::fallible("deaf", |context, count| {
+    for _ in 0..count {
+        let worker = context.start(&READY, ())?;
+        context.watch(worker)?;
+    }
+    Ok(vec![7; 300_000])
+});
+
+fn ends_that_nobody_has_heard_of_stop_no_result<P: Platform>() {
+    assert_eq!(leaving_nothing(|| runtime::<P>().run(&DEAF, 1500)).unwrap().len(), 300_000);
+}
+
+/// Sends a worker that waits for another a signal, instead of terminating it.
+const SIGNALS_ONE: Worker<(), String> = Worker::fallible("signals one", |context, ()| {
+    let worker = context.start(&JOINS_FOREVER, ())?;
+    await_worker(context, 3)?;
+    assert!(context.signal(worker, 15)?);
+    Ok(context.join(worker)?)
+});
+
+fn a_signal_is_a_request_to_who_asks<P: Platform>() {
+    assert_eq!(leaving_nothing(|| runtime::<P>().run(&SIGNALS_ONE, ())).unwrap(), "true");
+}
+
+/// Is joined by the worker that it joins, after it was told to stop.
+const JOINED_BACK: Worker<(), u64> = Worker::fallible("joined back", |context, ()| {
+    assert!(!context.should_stop());
+    let other = context.start(&JOINS_BACK, ())?;
+    assert_eq!(context.join(other), Err(JoinError::Stopping));
+    // Does what it still has to do, and says nothing to the master meanwhile.
+    for _ in 0..20_000 {
+        std::thread::yield_now();
+    }
+    Ok(7)
+});
+
+const JOINS_BACK: Worker<(), u64> = Worker::fallible("joins back", |context, ()| {
+    // That the first worker has asked for the other's end is told by another.
+    await_worker(context, 3)?;
+    Ok(context.join(id::<u64>(1))?)
+});
+
+const STOPS_ONE: Worker<(), u64> = Worker::fallible("stops one", |context, ()| {
+    let worker = context.start(&JOINED_BACK, ())?;
+    await_worker_begun(context, 2)?;
+    context.terminate(worker, Duration::from_millis(LONG))?;
+    let ready = context.start(&READY, ())?;
+    context.join(ready)?;
+    assert_eq!(context.join(worker)?, 7);
+    Ok(context.join(id::<u64>(2))?)
+});
+
+/// Waits until there is a worker with this number, which need not have ended.
+fn await_worker_begun(context: &mut Context, number: u64) -> Result<(), Failure> {
+    while context.try_join(id::<u64>(number)) == Err(JoinError::Unknown { number }) {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+fn who_gave_up_a_join_is_waited_for_by_others<P: Platform>() {
+    assert_eq!(leaving_nothing(|| runtime::<P>().run(&STOPS_ONE, ())).unwrap(), 7);
+}
+
+/// Is the master of a run that does not end.
+const NEST: Worker<(), ()> = Worker::fallible("nest", |context, ()| {
+    context.start(&READY, ())?;
+    Ok(Runtime::<Threaded>::default().run(&SPINS, ())?)
+});
+
+const KILLS_NEST: Worker<u64, ()> = Worker::fallible("kills nest", |context, grace| {
+    let nest = context.start(&NEST, ())?;
+    await_worker(context, 2)?;
+    context.terminate(nest, Duration::from_millis(grace))?;
+    match context.join(nest) {
+        Err(JoinError::Cancelled { .. }) => Ok(()),
+        // It was faster than the signal, and its run was interrupted by that.
+        Err(JoinError::Failed { message, .. }) if message.contains("SIGTERM") => Ok(()),
+        other => Err(Failure::new(format!("{other:?}"))),
+    }
+});
+
+fn a_master_in_a_worker_ends_with_it<P: Platform>() {
+    for grace in [0, LONG] {
+        leaving_nothing(|| runtime::<P>().run(&KILLS_NEST, grace)).unwrap();
+    }
 }

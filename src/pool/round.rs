@@ -236,7 +236,7 @@ where
         let mut batch = Batch { first: self.taken, ..Batch::default() };
         while batch.len() < size
             && self.taken < self.end.get()
-            && batch.arguments.len() < ARGUMENTS_MAX.min(limit)
+            && (batch.len() == 0 || batch.arguments.len() < ARGUMENTS_MAX.min(limit))
         {
             let Some(argument) = self.arguments.next() else {
                 self.exhausted = true;
