@@ -39,6 +39,8 @@ pub(crate) enum Request {
     /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once. If the sender waits
     /// for nothing else until then, `Deadlock` may be the answer.
     Watch { id: u64, blocking: bool },
+    /// The sender knows that it should stop, and does not wait for what it waited for before; not answered.
+    HeardStop,
     /// Say whether this worker has ended; answered by `Ended`, `Running` or `Unknown` at once.
     Ask { id: u64 },
     /// The result of this worker is not needed any more; not answered.

@@ -93,12 +93,20 @@ pub(super) struct Job<P: Platform> {
     interest: Interest,
     /// Whether it asks if it should stop.
     pub(super) listens: bool,
-    /// Whether it was told that it should.
-    pub(super) asked: bool,
+    pub(super) stop: Stop,
     /// Who had it end.
     pub(super) cancelled: Option<CancelledBy>,
     /// When it is killed.
     pub(super) kill_at: Option<Instant>,
+}
+
+/// What a worker knows of that it should stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    Untold,
+    /// It was told, and has not said yet that it knows.
+    Told,
+    Heard,
 }
 
 /// Which descriptor of a job a poll key stands for.
@@ -288,7 +296,7 @@ impl<P: Platform> Jobs<P> {
             muted: false,
             interest: Interest::READ,
             listens: false,
-            asked: false,
+            stop: Stop::Untold,
             cancelled: None,
             kill_at: None,
         };
@@ -393,12 +401,19 @@ impl<P: Platform> Jobs<P> {
                 }
                 if let Some(job) = self.running.get_mut(&wanted) {
                     job.watchers.insert(id);
-                    if blocking {
+                    // Who is told to stop comes out of the join that it may have begun before.
+                    if blocking && self.running.get(&id).is_some_and(|job| job.stop != Stop::Told) {
                         self.waits.insert(id, wanted);
                     }
                     return Ok(());
                 }
                 self.say_ended(wanted)
+            }
+            Request::HeardStop => {
+                if let Some(job) = self.running.get_mut(&id) {
+                    job.stop = Stop::Heard;
+                }
+                return Ok(());
             }
             Request::Ask { id: wanted } if self.running.contains_key(&wanted) => {
                 Reply::Running { id: wanted }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use manycore_backends::poll::{Interest, Notifier, PollError, Poller, SignalWatch, is_signal_ignored};
 use manycore_backends::spawn::Child;
 
-use super::jobs::Jobs;
+use super::jobs::{Jobs, Stop};
 use super::{AtEnd, RunError};
 use crate::platform::Platform;
 use crate::trace::event;
@@ -188,10 +188,10 @@ impl<P: Platform> Jobs<P> {
     /// Tells a worker that it should stop, once.
     fn ask_to_stop(&mut self, id: u64) -> Result<(), PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
-        if std::mem::replace(&mut job.asked, true) {
+        if job.stop != Stop::Untold {
             return Ok(());
         }
-        // It comes out of its join.
+        job.stop = Stop::Told;
         self.waits.remove(&id);
         self.send(id, Reply::Stop)
     }

@@ -274,13 +274,18 @@ impl Context {
         }
         let signalled = |(notifier, _): &(Notifier, _)| notifier.wait(Some(Duration::ZERO)).unwrap_or(false);
         self.stop.asked |= self.stop.signals.as_ref().is_some_and(signalled);
-        self.stop.told |= self.stop.asked;
+        self.is_told_to_stop();
         self.stop.asked
     }
 
     /// Whether this worker was asked to stop and its function does not know yet. From now on it does.
     pub(super) fn is_told_to_stop(&mut self) -> bool {
-        self.stop.asked && !std::mem::replace(&mut self.stop.told, true)
+        let news = self.stop.asked && !std::mem::replace(&mut self.stop.told, true);
+        if news {
+            // Who cannot be told is not waited for by anybody any more.
+            let _ = self.tell(Request::HeardStop);
+        }
+        news
     }
 
     /// Has an object removed at the end of the run, however it ends: also if the program is killed, by the next run with
