@@ -24,7 +24,8 @@ use super::{Message, TransportError};
 /// Bytes in front of each payload.
 pub const HEADER_BYTES: usize = 4;
 
-/// The usual size of a buffer: one read takes many small frames.
+/// The usual size of a buffer: one read takes many small frames. Before a read has filled it, it has the least size: many
+/// links see a few small frames in all their life, and the first touch of each page takes the system microseconds.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A buffer that has grown over this is shrunk once it is empty.
@@ -96,13 +97,15 @@ pub struct Reassembler {
     start: usize,
     end: usize,
     limit: usize,
+    /// The least size of the buffer.
+    least: usize,
     broken: bool,
 }
 
 impl Reassembler {
     /// A reassembler that accepts payloads of at most `limit` bytes. It allocates nothing yet.
     pub fn new(limit: usize) -> Reassembler {
-        Reassembler { buffer: Vec::new(), start: 0, end: 0, limit, broken: false }
+        Reassembler { buffer: Vec::new(), start: 0, end: 0, limit, least: LEAST_SPACE_BYTES, broken: false }
     }
 
     /// Takes the next payload out, or `None` if it has not arrived whole.
@@ -162,7 +165,7 @@ impl Reassembler {
             self.start = 0;
         }
         let wanted = self.missing().clamp(LEAST_SPACE_BYTES, MOST_SPACE_BYTES);
-        if self.buffer.len() - self.end < wanted {
+        if self.buffer.len() - self.end < wanted || self.buffer.len() < self.least {
             self.grow(self.end + wanted);
         }
         &mut self.buffer[self.end..]
@@ -175,6 +178,9 @@ impl Reassembler {
     pub fn filled(&mut self, count: usize) {
         assert!(count <= self.buffer.len() - self.end, "more bytes than there was space for");
         self.end += count;
+        if self.end == self.buffer.len() {
+            self.least = CHUNK_BYTES;
+        }
     }
 
     /// Gives memory back if nothing is held and the buffer has become unusually large.
@@ -203,7 +209,7 @@ impl Reassembler {
     /// Makes the buffer at least `length` bytes long. Capacity doubles, so that a frame in many pieces is
     /// copied a constant number of times, but not past the end of a frame that is under way.
     fn grow(&mut self, length: usize) {
-        let length = length.max(CHUNK_BYTES);
+        let length = length.max(self.least);
         if length > self.buffer.capacity() {
             let doubled = self.buffer.capacity().saturating_mul(2);
             let useful = match self.missing() {
