@@ -165,10 +165,12 @@ fn figure(command: &mut Command, what: &str, count: u64, per_second: bool) -> Re
     Ok(if per_second { count as f64 / seconds / 1e3 } else { seconds * 1e6 / count as f64 })
 }
 
+#[allow(clippy::disallowed_methods, reason = "it is measured from outside")]
 fn this_program() -> Command {
     Command::new("/proc/self/exe")
 }
 
+#[allow(clippy::disallowed_methods, reason = "it is measured from outside")]
 fn python() -> Command {
     let mut command = Command::new("python3");
     command.args(["-c", PYTHON]);
