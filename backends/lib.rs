@@ -38,6 +38,7 @@ pub mod generation;
 pub mod lock;
 pub mod name;
 pub mod poll;
+mod portable;
 pub mod posix;
 pub mod shm;
 mod signal;
@@ -55,6 +56,7 @@ use shm::{Memory, ShmError, Waited, Window};
 
 pub use lock::{Best, BestLock, Fcntl, Futex, LockMethod, NoLock, Ofd};
 pub use poll::{Epoll, Poll, Poller, Select};
+pub use portable::Portable;
 pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Exec, Fork, Spawner, Thread};
 pub use transport::{Polysocket, Socket, Transport};

@@ -238,6 +238,14 @@ impl Message for Bytes {
     fn decode(bytes: &[u8]) -> Result<Bytes, BoxError> {
         Ok(Bytes(bytes.to_vec()))
     }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn decode_owned(bytes: Vec<u8>) -> Result<Bytes, BoxError> {
+        Ok(Bytes(bytes))
+    }
 }
 
 /// A way to send blocks of bytes to another process.

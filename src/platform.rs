@@ -50,7 +50,14 @@ pub trait Platform: Sized + 'static {
 /// A worker's end of its link to the master.
 pub type WorkerEnd<P> = <<P as Platform>::Transport as Transport>::End<ToMaster, ToWorker>;
 
-/// Any mix of mechanisms: shared memory, lock, poller, transport, spawner.
+/// Any mix of mechanisms: shared memory, lock, poller, transport, spawner. Mixes that cannot work do not compile: a link of
+/// [`Polysocket`] cannot be given to another process.
+///
+/// ```compile_fail,E0277
+/// use manycore::{Fork, Futex, Poll, Polysocket, PosixShm, Runtime, With};
+///
+/// let runtime: Runtime<With<PosixShm, Futex, Poll, Polysocket, Fork>>;
+/// ```
 pub struct With<S, L, P, T, W>(PhantomData<(S, L, P, T, W)>);
 
 impl<S, L, P, T, W> std::fmt::Debug for With<S, L, P, T, W> {

@@ -46,6 +46,9 @@ pub enum ResourceError {
     /// A file is named by a relative path, which means another file in another directory.
     #[error("the path {} is relative: pass an absolute one", .0.to_string_lossy())]
     Relative(OsString),
+    /// The name is longer than any can be.
+    #[error("a name of {0} bytes is too long: at most 4096")]
+    TooLong(usize),
     /// The run could not write down that the object is to be removed.
     #[error("the run's ledger cannot be written: {message}")]
     Ledger {
@@ -67,6 +70,9 @@ pub enum ResourceError {
         message: String,
     },
 }
+
+/// The longest name, in bytes: that of a path.
+const NAME_MAX: usize = 4096;
 
 impl Resource {
     /// Removes the object. That there is none is no error.
@@ -90,7 +96,9 @@ impl Resource {
 
     /// Whether it means the same object to everyone.
     pub(crate) fn check(&self) -> Result<(), ResourceError> {
+        let (Resource::PosixShm(name) | Resource::File(name) | Resource::Semaphore(name)) = self;
         match self {
+            _ if name.len() > NAME_MAX => Err(ResourceError::TooLong(name.len())),
             Resource::File(path) if !Path::new(path).is_absolute() => {
                 Err(ResourceError::Relative(path.clone()))
             }

@@ -76,7 +76,7 @@ pub(crate) struct Done {
     pub(crate) batch: u64,
     /// How many results there are.
     pub(crate) count: u32,
-    /// The results, one after the other.
+    /// The results, in [parts](push_part).
     pub(crate) results: ByteBuf,
     /// How the task after these went wrong. Those that follow it in the batch were not begun.
     pub(crate) failure: Option<Outcome>,
@@ -98,7 +98,7 @@ pub(crate) enum Reply {
     Serve {
         worker: Identity,
     },
-    /// Tasks for a member of a pool: their arguments, one after the other.
+    /// Tasks for a member of a pool: their arguments, in [parts](push_part).
     Tasks {
         batch: u64,
         count: u32,
@@ -224,20 +224,53 @@ pub(crate) fn append(value: &impl Serialize, bytes: &mut Vec<u8>) -> Result<(), 
 /// A value from CBOR, all of it.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut rest = bytes;
-    let value = take(&mut rest)?;
-    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len())) }
-}
-
-/// The next of the values that stand one after the other in `bytes`, which begins behind it then.
-pub(crate) fn take<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, String> {
-    ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX).map_err(
+    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX).map_err(
         |error: ciborium::de::Error<io::Error>| match error {
             ciborium::de::Error::Semantic(_, message) => message,
             ciborium::de::Error::RecursionLimitExceeded => format!("nested deeper than {DEPTH_MAX}"),
             ciborium::de::Error::Syntax(at) => format!("no CBOR at byte {at}"),
             ciborium::de::Error::Io(_) => "it ends too early".to_owned(),
         },
-    )
+    )?;
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len())) }
+}
+
+/// Bytes before each part that say how long it is, a `u32` in little-endian order: so a value that cannot be read does not
+/// hide those behind it.
+const PART_HEAD: usize = 4;
+
+/// Appends what `write` appends as a part. Returns how many bytes that are; after an error, or if they are more than `limit`
+/// (which is less than 2^32), nothing is appended.
+pub(crate) fn push_part<E>(
+    bytes: &mut Vec<u8>,
+    limit: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<usize, E> {
+    let before = bytes.len();
+    bytes.extend_from_slice(&[0; PART_HEAD]);
+    let start = bytes.len();
+    let result = write(bytes);
+    // Nothing stops `write` from making it shorter.
+    let size = bytes.len().saturating_sub(start);
+    match (result, u32::try_from(size)) {
+        (Ok(()), Ok(length)) if size <= limit => {
+            bytes[before..start].copy_from_slice(&length.to_le_bytes());
+            Ok(size)
+        }
+        (result, _) => {
+            bytes.truncate(before);
+            result.map(|()| size)
+        }
+    }
+}
+
+/// The next part of `bytes`, which begins behind it then; `None` if there is no whole one.
+pub(crate) fn take_part<'bytes>(bytes: &mut &'bytes [u8]) -> Option<&'bytes [u8]> {
+    let (head, rest) = bytes.split_at_checked(PART_HEAD)?;
+    let length = u32::from_le_bytes(head.try_into().ok()?);
+    let (part, rest) = rest.split_at_checked(length as usize)?;
+    *bytes = rest;
+    Some(part)
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ fn main() {
         ("a_worker_has_only_the_descriptors_it_is_given", a_worker_has_only_the_descriptors_it_is_given),
         ("workers_die_with_their_master", workers_die_with_their_master),
         ("a_process_with_threads_is_refused", a_process_with_threads_is_refused),
+        ("a_program_that_has_not_said_where_workers_come_in_is_refused", a_program_without_entry_is_refused),
     ];
     run_tests(&tests);
 }
@@ -598,4 +599,11 @@ fn a_process_with_threads_is_refused() {
     assert!(error.to_string().contains("2 threads"), "{error}");
     assert!(error.to_string().contains("before any thread"), "{error}");
     assert!(matches!(error, RunError::Spawn(_)));
+}
+
+fn a_program_without_entry_is_refused() {
+    let run = || Runtime::<manycore::Execed>::default().run(&ADD, (1.0, 2.0));
+    let error = leaving_nothing(run).unwrap_err();
+    assert!(matches!(error, RunError::NotEntered), "{error}");
+    assert!(error.to_string().contains("`Workers::enter` first in `main`"), "{error}");
 }

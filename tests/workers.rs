@@ -626,11 +626,8 @@ fn a_worker_can_end_deep_inside<P: Platform>() {
 }
 
 /// A worker that is itself the master of a run.
-const NESTED: Worker<(), f64> = Worker::fallible("nested", |_, ()| {
-    Ok(Runtime::<Threaded>::default()
-        .run(&ADD, (1.0, 2.0))
-        .map_err(|error| Failure::new(error.to_string()))?)
-});
+const NESTED: Worker<(), f64> =
+    Worker::fallible("nested", |_, ()| Ok(Runtime::<Threaded>::default().run(&ADD, (1.0, 2.0))?));
 
 fn a_run_goes_on_beside_another_in_the_same_program<P: Platform>() {
     assert_eq!(leaving_nothing(|| runtime::<P>().run(&NESTED, ())).unwrap(), 3.0);

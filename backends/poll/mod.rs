@@ -65,7 +65,7 @@ use rustix::io::Errno;
 
 pub use array::{PollArray, PollCell, poll_single};
 pub use epoll::Epoll;
-pub use notifier::{Notifier, SignalWatch};
+pub use notifier::{Notifier, SignalWatch, is_signal_ignored};
 pub use poll::{ByPoll, Poll};
 pub use scanner::Scanner;
 pub use select::{BySelect, Select};

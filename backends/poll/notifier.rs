@@ -105,6 +105,12 @@ impl Notifier {
     }
 }
 
+/// Whether the signal is ignored in this process, as whoever has started it may have wanted: then who watches it would
+/// heed what should not be heeded.
+pub fn is_signal_ignored(signal: i32) -> bool {
+    signal::action_of(signal).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
 impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

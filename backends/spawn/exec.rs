@@ -46,6 +46,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal};
 
 use super::{ChildProcess, Command, Entry, NOT_GIVEN, PANICKED, SpawnError, Spawner};
+use crate::Portable;
 use crate::sync::global::{AtomicBool, Mutex, Ordering, lock};
 
 /// The environment variable that makes a unit.
@@ -96,7 +97,7 @@ pub struct Exec;
 
 impl<G> Spawner<G> for Exec
 where
-    G: Into<OwnedFd> + TryFrom<OwnedFd> + Send + 'static,
+    G: Portable,
 {
     type Child = ChildProcess;
     const PROCESSES: bool = true;

@@ -51,6 +51,7 @@ use rustix::process::{Pid, Signal};
 use super::descriptors::close_all_but;
 use super::watch::{ends_are_ignored, sweep};
 use super::{ChildProcess, Entry, NOT_GIVEN, PANICKED, SpawnError, Spawner};
+use crate::Portable;
 use crate::generation::Generation;
 use crate::posix::post_fork;
 use crate::signal;
@@ -80,7 +81,7 @@ pub struct Fork;
 
 impl<G> Spawner<G> for Fork
 where
-    G: Into<OwnedFd> + TryFrom<OwnedFd> + Send + 'static,
+    G: Portable,
 {
     type Child = ChildProcess;
     const PROCESSES: bool = true;

@@ -9,7 +9,7 @@
 //! # The contract
 //!
 //! A unit is given one value, a `G`: to another process that must be something that a descriptor stands for
-//! (`Into<OwnedFd> + TryFrom<OwnedFd>`), to a thread it can be anything. Combinations that cannot work do not compile.
+//! ([`Portable`](crate::Portable)), to a thread it can be anything. Combinations that cannot work do not compile.
 //!
 //! 1. **One unit, one end.** [`Spawner::spawn`] returns once the unit exists; `run` is called in it exactly
 //!    once, with what is given; the unit ends when `run` returns or calls [`exit`] (the low eight bits of the value are
@@ -66,7 +66,7 @@ pub use command::{Command, Directory, Group, Step};
 pub use exec::Exec;
 pub use fork::Fork;
 pub use thread::{Thread, ThreadChild};
-pub use unit::{checkpoint, exit, is_ending, is_killed};
+pub use unit::{KillBell, checkpoint, exit, is_ending, is_killed, kill_bell};
 pub use watch::{ChildProcess, WatchBy};
 
 /// The exit code of a unit that panicked (law 4).

@@ -16,10 +16,13 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::{Exit, PANICKED, fork};
-use crate::sync::global::{Arc, AtomicI32, Ordering};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{Exit, PANICKED, SpawnError, fork};
+use crate::sync::global::{Arc, AtomicI32, Mutex, Ordering, lock};
 
 /// What an exit code is added to in the word.
 const ENDED: i32 = 256;
@@ -49,6 +52,29 @@ pub fn is_killed() -> bool {
     let killed =
         OWN.try_with(|own| own.borrow().as_ref().is_some_and(|fate| matches!(fate.word(), 1..ENDED)));
     killed == Ok(true)
+}
+
+/// A descriptor that is readable from the moment on that the calling thread, a unit, was [killed](super::Child::kill): for
+/// who waits for descriptors, and comes to a [`checkpoint`] then. `None` in threads that are no units, and in processes.
+///
+/// # Errors
+/// [`SpawnError::Io`] if the system has no descriptor left for it.
+pub fn kill_bell() -> Result<Option<KillBell>, SpawnError> {
+    let fate = OWN.try_with(|own| own.borrow().clone());
+    match fate {
+        Ok(Some(fate)) => fate.bell().map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The descriptor of [`kill_bell`].
+#[derive(Clone, Debug)]
+pub struct KillBell(Arc<OwnedFd>);
+
+impl AsFd for KillBell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Ends the calling unit with the exit code, of which the low eight bits count.
@@ -83,21 +109,44 @@ struct Ending;
 
 /// How a unit that is a thread will end, or has ended: the word in the module's table.
 #[derive(Debug, Default)]
-pub(super) struct Fate(AtomicI32);
+pub(super) struct Fate {
+    word: AtomicI32,
+    /// Made when it is asked for.
+    bell: Mutex<Option<KillBell>>,
+}
 
 impl Fate {
     fn word(&self) -> i32 {
         // Nothing else is told by it.
-        self.0.load(Ordering::Relaxed)
+        self.word.load(Ordering::Relaxed)
     }
 
     fn decide(&self, word: i32) {
-        let _ = self.0.compare_exchange(0, word, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.word.compare_exchange(0, word, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The signal, which exists, kills the unit.
     pub(super) fn kill(&self, signal: i32) {
+        // Who makes a bell now finds either this or the bell's lock.
+        let bell = lock(&self.bell);
         self.decide(signal);
+        if let Some(bell) = &*bell {
+            ring(bell);
+        }
+    }
+
+    fn bell(&self) -> Result<KillBell, SpawnError> {
+        let mut bell = lock(&self.bell);
+        if let Some(bell) = &*bell {
+            return Ok(bell.clone());
+        }
+        let new = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| SpawnError::Io { op: "eventfd", source: errno.into() })?;
+        let new = KillBell(Arc::new(new));
+        if matches!(self.word(), 1..ENDED) {
+            ring(&new);
+        }
+        Ok(bell.insert(new).clone())
     }
 
     fn end(&self, code: i32) {
@@ -128,4 +177,9 @@ impl Fate {
             word => Some(Exit::Code(word - ENDED)),
         }
     }
+}
+
+/// Its counter cannot be so high that this fails.
+fn ring(bell: &KillBell) {
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +30,24 @@ fn end_and_raw(limits: Limits) -> (End, UnixStream) {
 fn frame(payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short");
     [&length.to_le_bytes(), payload].concat()
+}
+
+/// Writes the bytes from outside, and receives what becomes whole, until all are written and nothing more is.
+fn feed<M: Message>(end: &SocketEnd<M, M>, raw: &mut UnixStream, mut bytes: &[u8]) -> Vec<M> {
+    raw.set_nonblocking(true).expect("fcntl");
+    let mut received = Vec::new();
+    loop {
+        match raw.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+        while let Some(message) = end.try_receive().expect("try_receive") {
+            received.push(message);
+        }
+        if bytes.is_empty() {
+            return received;
+        }
+    }
 }
 
 fn ready(end: &impl AsFd) -> PollFlags {
@@ -254,6 +274,215 @@ fn descriptor_becomes_a_private_end_again() {
     assert!(!right.flush().expect("flush"));
 }
 
+/// As [`Note`], of a type with the two functions that a message must have.
+#[derive(Debug, PartialEq)]
+struct Plain(Vec<u8>);
+
+impl Message for Plain {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        Note(self.0.clone()).encode(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Plain, BoxError> {
+        Ok(Plain(Note::decode(bytes)?.0))
+    }
+}
+
+fn plain(seed: u32, length: usize) -> Plain {
+    Plain(Note::sample(seed, length).0)
+}
+
+/// Two large messages with small ones around them, as they are sent, and where one of them ends.
+fn large_and_small() -> (Vec<(u32, usize)>, Vec<u8>, Vec<usize>) {
+    let messages = vec![(1, 3), (2, 300_000), (3, 0), (4, 131_072), (5, 200_000), (6, 9)];
+    let mut bytes = Vec::new();
+    let mut ends = vec![0];
+    for (seed, length) in &messages {
+        bytes.extend(frame(&Note::sample(*seed, *length).0));
+        ends.push(bytes.len());
+    }
+    (messages, bytes, ends)
+}
+
+// Laws 1 and 6
+#[test]
+fn large_messages_cut_anywhere_arrive_whole() {
+    let (messages, bytes, ends) = large_and_small();
+    // Around the ends of frames and of their headers, and in the middle of payloads.
+    let near = ends.iter().flat_map(|end| end.saturating_sub(2)..(end + 7).min(bytes.len()));
+    let middle = ends.iter().flat_map(|end| [4096, 65_536, 131_072].map(|more| end + more));
+    for cut in near.chain(middle).filter(|cut| *cut < bytes.len()) {
+        let (end, mut raw) = end_and_raw(Limits::default());
+        let mut received = feed(&end, &mut raw, &bytes[..cut]);
+        let whole = ends.iter().filter(|end| (1..=cut).contains(*end)).count();
+        assert_eq!(received.len(), whole, "cut at {cut}");
+        assert!(!ready(&end).contains(PollFlags::IN));
+        received.extend(feed(&end, &mut raw, &bytes[cut..]));
+        let sent = messages.iter().map(|(seed, length)| Note::sample(*seed, *length));
+        assert!(sent.eq(received), "cut at {cut}");
+    }
+}
+
+// Laws 1 and 7
+#[test]
+fn large_message_arrives_behind_a_header_byte_by_byte() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    for length in [200_000, 131_072] {
+        let bytes = frame(&Note::sample(1, length).0);
+        for byte in &bytes[..6] {
+            raw.write_all(&[*byte]).expect("write");
+            assert!(matches!(end.receive(Some(Duration::ZERO)), Err(TransportError::TimedOut)));
+        }
+        assert!(feed(&end, &mut raw, &bytes[6..bytes.len() - 1]).is_empty());
+        assert!(matches!(end.receive(Some(Duration::from_millis(1))), Err(TransportError::TimedOut)));
+        // The last byte, and the next frame with it.
+        raw.write_all(&[&bytes[bytes.len() - 1..], &frame(b"next")].concat()).expect("write");
+        assert!(end.receive(None).expect("it is whole") == Note::sample(1, length));
+        assert_eq!(end.try_receive().expect("try_receive"), Some(Note(b"next".to_vec())));
+    }
+}
+
+// Law 5
+#[test]
+fn cut_large_message_is_the_end() {
+    let bytes = frame(&Note::sample(1, 300_000).0);
+    for cut in [5, 70_000, bytes.len() - 1] {
+        let (end, mut raw) = end_and_raw(Limits::default());
+        assert!(feed(&end, &mut raw, &bytes[..cut]).is_empty());
+        drop(raw);
+        for _ in 0..2 {
+            assert!(matches!(end.receive(None), Err(TransportError::Closed)), "cut at {cut}");
+        }
+    }
+}
+
+// Law 4
+#[test]
+fn announcement_over_the_limit_behind_a_large_message_breaks_the_link() {
+    let (end, mut raw) = end_and_raw(Limits::with_message_bytes(200_000));
+    let bytes = [&frame(&Note::sample(1, 200_000).0)[..], &200_001_u32.to_le_bytes()].concat();
+    thread::scope(|scope| {
+        scope.spawn(|| raw.write_all(&bytes).expect("write"));
+        assert!(end.receive(None).expect("at the limit") == Note::sample(1, 200_000));
+        let result = end.receive(None);
+        assert!(
+            matches!(result, Err(TransportError::TooBig { size: 200_001, limit: 200_000 })),
+            "{result:?}"
+        );
+    });
+    assert!(matches!(end.receive(None), Err(TransportError::Broken)));
+}
+
+// Law 1
+#[test]
+fn type_with_two_functions_carries_large_messages() {
+    let (messages, bytes, _) = large_and_small();
+    let (one, mut raw) = UnixStream::pair().expect("socketpair");
+    let end = SocketEnd::<Plain, Plain>::from_fd(OwnedFd::from(one), Limits::default()).expect("a socket");
+    let received = feed(&end, &mut raw, &bytes);
+    assert!(messages.iter().map(|(seed, length)| plain(*seed, *length)).eq(received));
+
+    // What it sends is the same as what a message sends that holds its bytes.
+    let (near, far) = Socket::pair::<Plain, Note>(Limits::default()).expect("pair");
+    let far = SocketEnd::<Note, Note>::from_fd(far.into_fd(), Limits::default()).expect("a socket");
+    let length = 1 << 20;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..3 {
+                near.send(plain(seed, length), None).expect("send");
+            }
+        });
+        for seed in 0..3 {
+            assert!(far.receive(None).expect("receive") == Note::sample(seed, length));
+        }
+    });
+    while near.try_send(plain(7, 100)).is_ok() {}
+    match near.try_send(plain(8, length)) {
+        Err(TrySendError::Full(message)) => assert!(message == plain(8, length)),
+        result => panic!("{result:?}"),
+    }
+}
+
+/// So many of some bytes as somebody else says, who also sees when they are dropped.
+#[derive(Debug)]
+struct Changing(Vec<u8>, Arc<AtomicUsize>);
+
+impl Message for Changing {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        out.extend_from_slice(self.as_bytes().unwrap_or_default());
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Changing, BoxError> {
+        Ok(Changing(bytes.to_vec(), Arc::new(AtomicUsize::new(bytes.len()))))
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        self.0.get(..self.1.load(Ordering::SeqCst))
+    }
+}
+
+/// A large message and its length.
+fn changing() -> (Changing, Arc<AtomicUsize>) {
+    let length = Arc::new(AtomicUsize::new(4 << 20));
+    (Changing(vec![7; 5 << 20], Arc::clone(&length)), length)
+}
+
+fn is_dropped(length: &Arc<AtomicUsize>) -> bool {
+    Arc::strong_count(length) == 1
+}
+
+#[test]
+fn message_that_changes_its_length_breaks_the_link() {
+    // Shorter, longer, and none.
+    for changed in [1 << 20, 5 << 20, 6 << 20] {
+        let (near, far) = Socket::pair::<Changing, Changing>(Limits::default()).expect("pair");
+        let (message, length) = changing();
+        near.try_send(message).expect("an empty link takes the beginning");
+        length.store(changed, Ordering::SeqCst);
+        assert!(matches!(near.flush(), Err(TransportError::Broken)));
+        assert!(near.is_flushed());
+        assert!(is_dropped(&length));
+        assert!(matches!(near.send(changing().0, None), Err(TransportError::Broken)));
+        assert!(matches!(far.receive(None), Err(TransportError::Closed)));
+    }
+}
+
+// Law 2
+#[test]
+fn large_message_is_dropped_when_it_is_sent_or_cannot_be() {
+    let (near, far) = Socket::pair::<Changing, Changing>(Limits::default()).expect("pair");
+    let (message, length) = changing();
+    near.try_send(message).expect("an empty link takes the beginning");
+    assert!(!is_dropped(&length), "a part is to be sent");
+    thread::scope(|scope| {
+        let receiving = scope.spawn(|| far.receive(None).expect("receive").0.len());
+        while !near.flush().expect("flush") {
+            poll(&mut [PollFd::new(&near, PollFlags::OUT)], None).expect("poll");
+        }
+        assert_eq!(receiving.join().expect("it does not panic"), 4 << 20);
+    });
+    assert!(is_dropped(&length));
+
+    // The peer goes in the middle of one; one is over the limit; one is refused in time.
+    let (message, length) = changing();
+    near.try_send(message).expect("an empty link takes the beginning");
+    drop(far);
+    assert!(matches!(near.flush(), Err(TransportError::Closed)));
+    assert!(is_dropped(&length));
+    let (near, _far) =
+        Socket::pair::<Changing, Changing>(Limits::with_message_bytes((4 << 20) - 1)).expect("pair");
+    let (message, length) = changing();
+    assert!(matches!(near.send(message, None), Err(TransportError::TooBig { .. })));
+    assert!(is_dropped(&length));
+    let small = || Changing(vec![1], Arc::new(AtomicUsize::new(1)));
+    while near.try_send(small()).is_ok() {}
+    let (message, length) = changing();
+    length.store(1 << 20, Ordering::SeqCst);
+    assert!(matches!(near.send(message, Some(Duration::ZERO)), Err(TransportError::TimedOut)));
+    assert!(is_dropped(&length));
+}
+
 /// Panics when it is encoded or decoded, if it says so.
 #[derive(Debug, PartialEq)]
 struct Fragile(u8);
@@ -344,6 +573,53 @@ fn descriptors_travel_with_their_messages() {
         })
         .collect();
     assert_eq!(texts, ["a", "bd", "c", "e", "f", ""]);
+}
+
+#[test]
+fn descriptors_travel_with_large_messages_left_to_flush() {
+    let (near, far): (End, End) = Socket::pair(Limits::default()).expect("pair");
+    let pipes: Vec<_> = (0..4).map(|_| pipe()).collect();
+    // It is over in the middle of the message, which is accepted then.
+    near.send_with(Note::sample(1, 3 << 20), &[pipes[0].1.as_fd()], Some(Duration::ZERO))
+        .expect("there is room");
+    assert!(!near.is_flushed());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (seed, length) in [(2, 200_000), (3, 10), (4, 1 << 20)] {
+                let writer = pipes[seed as usize - 1].1.as_fd();
+                near.send_with(Note::sample(seed, length), &[writer], None).expect("somebody receives");
+            }
+        });
+        for (seed, length) in [(1, 3 << 20), (2, 200_000), (3, 10), (4, 1 << 20)] {
+            let (message, descriptors) = far.receive_with(None).expect("it was sent");
+            assert!(message == Note::sample(seed, length), "message {seed}");
+            assert_eq!(descriptors.len(), 1, "of message {seed}");
+            rustix::io::write(&descriptors[0], &[seed as u8]).expect("somebody reads");
+        }
+    });
+    for (seed, (reader, writer)) in (1..).zip(pipes) {
+        drop(writer);
+        assert_eq!(read_all(&reader), [seed]);
+    }
+}
+
+#[test]
+fn descriptors_that_come_in_the_middle_of_a_large_frame_belong_to_its_message() {
+    let (end, mut raw) = end_and_raw(Limits::default());
+    let (reader, writer) = pipe();
+    let bytes = [frame(&Note::sample(1, 300_000).0), frame(b"behind")].concat();
+    assert!(feed(&end, &mut raw, &bytes[..150_000]).is_empty());
+    send_raw(&raw, &bytes[150_000..150_001], &[writer.as_fd()]);
+    drop(writer);
+    assert!(feed(&end, &mut raw, &bytes[150_001..250_000]).is_empty());
+    raw.write_all(&bytes[250_000..]).expect("there is room");
+    let (message, descriptors) = end.receive_with(None).expect("it was sent");
+    assert!(message == Note::sample(1, 300_000));
+    assert_eq!(descriptors.len(), 1);
+    let (message, others) = end.receive_with(None).expect("it was sent");
+    assert_eq!((message, others.len()), (Note(b"behind".to_vec()), 0));
+    drop(descriptors);
+    assert_eq!(read_all(&reader), b"");
 }
 
 #[test]

@@ -60,7 +60,31 @@ pub use polysocket::{PolyEnd, Polysocket};
 pub use socket::{Peer, Socket, SocketAddress, SocketEnd, SocketListener};
 
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
-/// and call neither function.
+/// and call none of the functions.
+///
+/// Two are enough. A message that is bytes should have all four: then large ones are not copied.
+///
+/// ```
+/// use manycore_backends::transport::{BoxError, Message};
+///
+/// struct Block(Vec<u8>);
+///
+/// impl Message for Block {
+///     fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+///         out.extend_from_slice(&self.0);
+///         Ok(())
+///     }
+///     fn decode(bytes: &[u8]) -> Result<Block, BoxError> {
+///         Ok(Block(bytes.to_vec()))
+///     }
+///     fn as_bytes(&self) -> Option<&[u8]> {
+///         Some(&self.0)
+///     }
+///     fn decode_owned(bytes: Vec<u8>) -> Result<Block, BoxError> {
+///         Ok(Block(bytes))
+///     }
+/// }
+/// ```
 pub trait Message: Sized + Send + 'static {
     /// Appends the message to `out`.
     ///
@@ -74,6 +98,23 @@ pub trait Message: Sized + Send + 'static {
     /// # Errors
     /// Any error; it reaches the receiver as [`TransportError::Decode`].
     fn decode(bytes: &[u8]) -> Result<Self, BoxError>;
+
+    /// What [`encode`](Message::encode) appends, if the message holds it as it is. A large message is then sent from
+    /// where it lies, and dropped when all of it is sent, instead of being copied first.
+    ///
+    /// It must be the same at each call: if its length has changed, the link is [`TransportError::Broken`].
+    fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// As [`decode`](Message::decode), of bytes that a message may keep. Of large messages, which arrive in memory of their
+    /// own.
+    ///
+    /// # Errors
+    /// As [`decode`](Message::decode).
+    fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
+        Self::decode(&bytes)
+    }
 }
 
 /// An error of the caller's.

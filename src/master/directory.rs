@@ -7,8 +7,9 @@
 //! | `ledger` | the objects to be removed, see [`Ledger`] |
 //!
 //! A directory that is not chosen by the program is made for the run, under the name `run-` and 16 hexadecimal digits, in
-//! one directory for all runs of the user: `$XDG_RUNTIME_DIR/manycore`, or else `manycore-` and the number of the user in
-//! the directory for temporary files. Who makes one there cleans up after those masters there that are dead.
+//! one directory for all runs of the user: the first that can be used of `$XDG_RUNTIME_DIR/manycore`, `manycore-` and the
+//! number of the user in the directory for temporary files or in `/tmp`, and one in `/tmp` with a random name, which no
+//! later run finds. Who makes one there cleans up after those masters there that are dead.
 //!
 //! Whoever can write to these directories has a say in what is removed. So they belong to this user, and nobody else can
 //! write to them.
@@ -91,34 +92,56 @@ impl Directory {
             Err(error) => return Err(failed(error)),
         }
         // What was there before stays there, but for what is ours.
-        Directory::take(path, own)
+        Directory::take(path, own).inspect_err(|_| {
+            if own {
+                let _ = fs::remove_dir(path);
+            }
+        })
     }
 
     /// A directory that nobody else has. Cleans up after dead masters.
     pub(super) fn fresh() -> Result<Directory, DirectoryError> {
-        let place = place();
-        match DirBuilder::new().mode(0o700).create(&place) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(DirectoryError::Io { path: place, source });
-            }
-            _ => check_private(&place)?,
-        }
-        sweep(&place);
         let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let path = place.join(format!("run-{:016x}", random()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(source) => return Err(DirectoryError::Io { path, source }),
-            }
-            match Directory::take(&path, true) {
+        for place in places() {
+            match Directory::fresh_in(&place) {
                 Ok(directory) => return Ok(directory),
-                // Another run was sweeping, and took it for one that a dead master has left.
-                Err(error) => last = Some(error),
+                Err(error) => last = last.or(Some(error)),
             }
         }
-        Err(last.unwrap_or(DirectoryError::Io { path: place, source: io::ErrorKind::AlreadyExists.into() }))
+        // There is one place at least.
+        Err(last
+            .unwrap_or(DirectoryError::Io { path: PathBuf::new(), source: io::ErrorKind::NotFound.into() }))
+    }
+
+    fn fresh_in(place: &Path) -> Result<Directory, DirectoryError> {
+        match DirBuilder::new().mode(0o700).create(place) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(DirectoryError::Io { path: place.to_owned(), source });
+            }
+            _ => check_private(place)?,
+        }
+        sweep(place);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let path = place.join(format!("run-{:016x}", random()));
+            let made = DirBuilder::new().mode(0o700).create(&path);
+            let result = match made {
+                Ok(()) => Directory::take(&path, true).inspect_err(|_| drop(fs::remove_dir(&path))),
+                Err(source) => Err(DirectoryError::Io { path, source }),
+            };
+            match result {
+                // The name is taken, or another run was sweeping, and took it for one that a dead master has left.
+                Err(DirectoryError::InUse { .. }) if attempts < ATTEMPTS => {}
+                Err(DirectoryError::Io { source, .. })
+                    if attempts < ATTEMPTS
+                        && matches!(
+                            source.kind(),
+                            io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                        ) => {}
+                other => return other,
+            }
+        }
     }
 
     fn take(path: &Path, own: bool) -> Result<Directory, DirectoryError> {
@@ -167,12 +190,18 @@ impl Drop for Directory {
     }
 }
 
-/// The directory of all directories of runs.
-fn place() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("manycore"),
-        _ => std::env::temp_dir().join(format!("manycore-{}", effective_user())),
-    }
+/// Directories for all directories of the user's runs, the best first: others serve if that cannot be used, because it
+/// belongs to another user, or its path is too long for a socket in it.
+fn places() -> Vec<PathBuf> {
+    let name = format!("manycore-{}", effective_user());
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let mut places: Vec<PathBuf> = runtime.map(|path| path.join("manycore")).into_iter().collect();
+    let common = [std::env::temp_dir(), PathBuf::from("/tmp")];
+    places.extend(common.iter().filter(|place| place.is_absolute()).map(|place| place.join(&name)));
+    // One that nobody finds, and nobody has taken.
+    places.push(PathBuf::from(format!("/tmp/{name}-{:016x}", random())));
+    places.dedup();
+    places
 }
 
 /// Cleans up after masters that are dead.

@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Event, Interest, PollError, Poller};
-use manycore_backends::spawn::{Child, Exit, SpawnError, Spawner};
+use manycore_backends::spawn::{self, Child, Exit, SpawnError, Spawner};
 use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError, TrySendError};
 use serde_bytes::ByteBuf;
 
@@ -27,7 +27,7 @@ use super::{Options, RunError};
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
 use crate::wire::{Done, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker};
-use crate::worker::{CancelledBy, Outcome, Workers, child};
+use crate::worker::{CancelledBy, Outcome, StartError, Workers, child, shorten};
 
 type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
 type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;
@@ -38,20 +38,23 @@ const TURN: usize = 64;
 /// Messages that are looked through for a result when a link is given up: more than it can hold.
 const LAST_WORDS: usize = 1 << 17;
 
+/// How long that may take.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
+
 /// Replies that may wait for a worker before it is not listened to any more.
 const OUTBOX_MAX: usize = 1024;
 
 pub(crate) struct Jobs<P: Platform> {
     workers: Arc<Workers>,
     pub(super) options: Options,
-    poller: P::Poll,
+    pub(super) poller: P::Poll,
     spawner: P::Spawn,
     pub(super) running: BTreeMap<u64, Job<P>>,
     ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
     /// Who waits for whose end, and for nothing else.
-    waits: BTreeMap<u64, u64>,
+    pub(super) waits: BTreeMap<u64, u64>,
     next: u64,
     /// The worker with whose end the run begins to end.
     first: Option<u64>,
@@ -61,7 +64,7 @@ pub(crate) struct Jobs<P: Platform> {
     events: Vec<Event>,
     run: String,
     directory: Directory,
-    signals: Option<Signals>,
+    pub(super) signals: Signals,
 }
 
 /// What a pool is told of its members.
@@ -79,17 +82,19 @@ pub(super) struct Job<P: Platform> {
     link: Option<Arc<Link<P>>>,
     pub(super) child: Arc<ChildOf<P>>,
     /// What it told of its result.
-    outcome: Option<Outcome>,
+    pub(super) outcome: Option<Outcome>,
     /// Workers that are told when it ends.
     watchers: BTreeSet<u64>,
     /// Replies that the link had no room for.
-    outbox: VecDeque<Reply>,
+    pub(super) outbox: VecDeque<Reply>,
     /// Whether it is not listened to, because its outbox is full.
     muted: bool,
     /// What its link is polled for.
     interest: Interest,
     /// Whether it asks if it should stop.
     pub(super) listens: bool,
+    /// Whether it was told that it should.
+    pub(super) asked: bool,
     /// Who had it end.
     pub(super) cancelled: Option<CancelledBy>,
     /// When it is killed.
@@ -101,6 +106,9 @@ enum Watched {
     Link,
     Child,
 }
+
+/// The poll key for the end of the worker that this master is, if it is one that is a thread. No job has it, nor a signal.
+const KILLED: u64 = u64::MAX / 2;
 
 fn key(id: u64, watched: Watched) -> u64 {
     2 * id + matches!(watched, Watched::Child) as u64
@@ -126,7 +134,9 @@ impl<P: Platform> Jobs<P> {
             directory.register(resource)?;
         }
         let poller = P::Poll::new()?;
-        let signals = if options.signals { Some(Signals::watch(&poller)?) } else { None };
+        if let Some(bell) = spawn::kill_bell()? {
+            poller.add(KILLED, Arc::new(bell), Interest::READ)?;
+        }
         Ok(Jobs {
             workers: Arc::new(workers),
             options,
@@ -143,7 +153,7 @@ impl<P: Platform> Jobs<P> {
             events: Vec::new(),
             run: directory.name(),
             directory,
-            signals,
+            signals: Signals::default(),
         })
     }
 
@@ -155,6 +165,10 @@ impl<P: Platform> Jobs<P> {
 
     /// Begins a member of a pool.
     pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
+        let limit = self.options.worker_limit;
+        if self.running.len() >= limit {
+            return Err(RunError::Start(StartError::TooMany { limit }));
+        }
         self.begin(name, None, None)
     }
 
@@ -202,15 +216,26 @@ impl<P: Platform> Jobs<P> {
 
     /// Sleeps until something happens, and sees to it.
     pub(crate) fn turn(&mut self) -> Result<(), RunError> {
-        let timeout = self.time_left();
-        let timeout = if self.unheard.is_empty() { timeout } else { Some(std::time::Duration::ZERO) };
+        self.turn_within(self.time_left())
+    }
+
+    /// Sees to what has happened.
+    pub(crate) fn look(&mut self) -> Result<(), RunError> {
+        self.turn_within(Some(Duration::ZERO))
+    }
+
+    fn turn_within(&mut self, timeout: Option<Duration>) -> Result<(), RunError> {
+        // The master of a run in a worker that is a thread is where that worker can be killed.
+        spawn::checkpoint();
+        let timeout = if self.unheard.is_empty() { timeout } else { Some(Duration::ZERO) };
         let mut events = std::mem::take(&mut self.events);
         self.poller.wait(&mut events, timeout)?;
         for id in std::mem::take(&mut self.unheard) {
             self.listen(id)?;
         }
+        spawn::checkpoint();
         for event in &events {
-            if let Some(signal) = self.signals.as_ref().and_then(|signals| signals.taken(event.key)) {
+            if let Some(signal) = self.signals.taken(event.key) {
                 self.interrupt(signal)?;
                 continue;
             }
@@ -251,7 +276,6 @@ impl<P: Platform> Jobs<P> {
         let id = self.next;
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
-        // From here on an error ends the run, which kills the child.
         let job = Job {
             name: name.to_owned(),
             group,
@@ -264,12 +288,17 @@ impl<P: Platform> Jobs<P> {
             muted: false,
             interest: Interest::READ,
             listens: false,
+            asked: false,
             cancelled: None,
             kill_at: None,
         };
         self.running.insert(id, job);
-        self.poller.add(key(id, Watched::Link), ours, Interest::READ)?;
-        self.poller.add(key(id, Watched::Child), child, Interest::READ)?;
+        let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
+        let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
+        if let Err(error) = added {
+            self.give_up(id);
+            return Err(error.into());
+        }
         let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
         let orders = match argument {
             Some(argument) => Reply::Begin { worker, argument },
@@ -277,6 +306,17 @@ impl<P: Platform> Jobs<P> {
         };
         self.send(id, orders)?;
         Ok(id)
+    }
+
+    /// Ends a worker that was only just begun.
+    fn give_up(&mut self, id: u64) {
+        let _ = self.kill(id);
+        let Some(mut job) = self.running.remove(&id) else { return };
+        // A thread comes out of its wait by the end of file.
+        job.link = None;
+        let _ = self.poller.remove(key(id, Watched::Link));
+        let _ = job.child.wait();
+        let _ = self.poller.remove(key(id, Watched::Child));
     }
 
     /// Starts a worker for another.
@@ -290,7 +330,9 @@ impl<P: Platform> Jobs<P> {
             return Ok(Err(Refusal::ShuttingDown));
         }
         if self.workers.get(name).is_none() {
-            return Ok(Err(Refusal::Undefined { known: self.workers.names() }));
+            let mut known = self.workers.names();
+            shorten(&mut known);
+            return Ok(Err(Refusal::Undefined { known }));
         }
         let limit = self.options.worker_limit;
         if self.running.len() >= limit {
@@ -389,7 +431,9 @@ impl<P: Platform> Jobs<P> {
                 return Ok(());
             }
             Request::Done(done) => {
-                self.news.push_back(News::Done(id, done));
+                if self.running.get(&id).is_some_and(|job| job.member) {
+                    self.news.push_back(News::Done(id, done));
+                }
                 return Ok(());
             }
         };
@@ -451,10 +495,17 @@ impl<P: Platform> Jobs<P> {
     pub(super) fn unlink(&mut self, id: u64) -> Result<(), PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         let Some(link) = job.link.take() else { return Ok(()) };
+        let began = Instant::now();
         for _ in 0..LAST_WORDS {
+            // Who goes on writing there is not its worker.
+            if began.elapsed() > LAST_WORDS_TIME {
+                break;
+            }
             match link.try_receive() {
                 Ok(Some(ToMaster(Request::Finished { outcome }))) => job.outcome = Some(outcome),
-                Ok(Some(ToMaster(Request::Done(done)))) => self.news.push_back(News::Done(id, done)),
+                Ok(Some(ToMaster(Request::Done(done)))) if job.member => {
+                    self.news.push_back(News::Done(id, done));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }

@@ -2,12 +2,14 @@
 //!
 //! | line | meaning |
 //! |---|---|
+//! | `manycore ledger 1` | the first line: this file is one |
 //! | `+ <kind> <name>` | is to be removed |
 //! | `- <kind> <name>` | is not to be removed any more |
 //!
 //! Lines are only appended, one write each, before what they say is so; a last line without an end is what a killed
-//! writer has left, and does not count. The kinds, and how names are escaped, are those of [`Resource`]. What is written
-//! survives the process, not the machine; and after that most of the objects are gone, too.
+//! writer has left, and does not count. A write that fails in the middle is taken back. The kinds, and how names are
+//! escaped, are those of [`Resource`]. What is written survives the process, not the machine; and after that most of the
+//! objects are gone, too. A file with another first line is not ours, and is left alone.
 //!
 //! This module does not know whether the run is alive.
 
@@ -19,22 +21,32 @@ use std::path::PathBuf;
 
 use crate::resource::{Resource, ResourceError};
 
+/// The first line, with its end.
+const FIRST_LINE: &[u8] = b"manycore ledger 1\n";
+
 #[derive(Debug)]
 pub(super) struct Ledger {
     path: PathBuf,
     /// Made when there is something to write.
     file: Option<File>,
-    /// Whether a line may have been left without an end.
-    torn: bool,
+    /// Its length, in bytes.
+    length: u64,
     resources: BTreeSet<Resource>,
 }
 
 impl Ledger {
     /// The ledger at `path`, with nothing in it: what a dead run has left in it is removed now.
     pub(super) fn open(path: PathBuf) -> io::Result<Ledger> {
-        let mut ledger = Ledger { path, file: None, torn: false, resources: BTreeSet::new() };
+        let mut ledger = Ledger { path, file: None, length: 0, resources: BTreeSet::new() };
         match fs::read(&ledger.path) {
-            Ok(content) => ledger.read(&content),
+            Ok(content) => match content.strip_prefix(FIRST_LINE) {
+                Some(lines) => ledger.read(lines),
+                // Killed in its first write.
+                None if FIRST_LINE.starts_with(&content) => {}
+                None => {
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, "its `ledger` is not a run's"));
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -66,6 +78,7 @@ impl Ledger {
     }
 
     pub(super) fn release(&mut self, resource: &Resource, remove: bool) -> Result<(), ResourceError> {
+        resource.check()?;
         if remove {
             resource.remove()?;
         }
@@ -81,12 +94,15 @@ impl Ledger {
         if self.file.is_none() {
             let mut options = OpenOptions::new();
             self.file = Some(options.append(true).create(true).mode(0o600).open(&self.path).map_err(failed)?);
+            self.length = 0;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        let end = if self.torn { "\n" } else { "" };
-        let result = file.write_all(format!("{end}{sign} {}\n", resource.to_line()).as_bytes());
-        self.torn = result.is_err();
-        result.map_err(failed)
+        let mut line = if self.length == 0 { FIRST_LINE.to_vec() } else { Vec::new() };
+        line.extend_from_slice(format!("{sign} {}\n", resource.to_line()).as_bytes());
+        // What a write that has failed has left would be a name cut short.
+        file.set_len(self.length).and_then(|()| file.write_all(&line)).map_err(failed)?;
+        self.length += line.len() as u64;
+        Ok(())
     }
 
     /// Removes all objects, and then the file. Returns whether nothing is left; if something cannot be removed, it stays
@@ -97,10 +113,8 @@ impl Ledger {
             return false;
         }
         self.file = None;
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => false,
-            _ => true,
-        }
+        let removed = fs::remove_file(&self.path);
+        removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -109,7 +123,7 @@ mod tests {
     use super::*;
 
     fn ledger(content: &[u8]) -> BTreeSet<Resource> {
-        let mut ledger = Ledger { path: PathBuf::new(), file: None, torn: false, resources: BTreeSet::new() };
+        let mut ledger = Ledger { path: PathBuf::new(), file: None, length: 0, resources: BTreeSet::new() };
         ledger.read(content);
         ledger.resources
     }

@@ -226,11 +226,20 @@ impl<P: Platform> Runtime<P> {
         self.workers.add(first);
         let argument = encode_argument(first.name(), &argument, self.options.message_limit)?;
         let mut jobs = Jobs::<P>::new(self.workers, self.options)?;
+        jobs.watch_signals()?;
         let id = jobs.start_first(first.name(), argument)?;
         jobs.run()?;
+        // They do nothing until all is cleaned up.
+        let signals = jobs.take_signals();
         let finished = Finished::new(&jobs);
         let result = finished.join(crate::worker::WorkerId::new(id));
-        Ok(finish(&finished, result))
+        let value = finish(&finished, result);
+        drop(finished);
+        drop(jobs);
+        match signals.left() {
+            Some(signal) => Err(RunError::Interrupted { signal }),
+            None => Ok(value),
+        }
     }
 
     /// A pool of workers that do one kind of task: see [`Pool`].
@@ -241,6 +250,15 @@ impl<P: Platform> Runtime<P> {
     {
         self.workers.add(worker);
         Pool::over(worker, self.workers, self.options)
+    }
+}
+
+impl From<SpawnError> for RunError {
+    fn from(error: SpawnError) -> RunError {
+        match error {
+            SpawnError::NotEntered => RunError::NotEntered,
+            other => RunError::Spawn(other),
+        }
     }
 }
 
@@ -265,7 +283,12 @@ pub enum RunError {
     Start(#[from] StartError),
     /// A worker's process could not be begun or watched.
     #[error(transparent)]
-    Spawn(#[from] SpawnError),
+    Spawn(SpawnError),
+    /// Workers are this program run anew, and it has not said where they come in.
+    #[error(
+        "workers are this program run anew, and it has not said where they come in: call `Workers::enter` first in `main`, with all workers that are started; in tests of the standard harness, `Workers::enter_by_test`"
+    )]
+    NotEntered,
     /// The first worker has no result.
     #[error(transparent)]
     Join(#[from] JoinError),

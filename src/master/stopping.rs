@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use manycore_backends::poll::{Interest, Notifier, PollError, Poller, SignalWatch};
+use manycore_backends::poll::{Interest, Notifier, PollError, Poller, SignalWatch, is_signal_ignored};
 use manycore_backends::spawn::Child;
 
 use super::jobs::Jobs;
@@ -23,7 +23,7 @@ use super::{AtEnd, RunError};
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::{Reply, Whom};
-use crate::worker::{ASKING, CancelledBy};
+use crate::worker::{ASKING, CancelledBy, Outcome};
 
 /// The numbers of these signals, everywhere.
 const SIGKILL: i32 = 9;
@@ -43,21 +43,22 @@ pub(super) struct Stopping {
 }
 
 /// The signals that end a run, as descriptors.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Signals {
-    watched: Vec<(i32, Notifier, SignalWatch)>,
+    watched: Vec<(i32, Arc<Notifier>, SignalWatch)>,
 }
 
 impl Signals {
-    pub(super) fn watch(poller: &impl Poller) -> Result<Signals, PollError> {
-        let mut watched = Vec::new();
-        for signal in ASKING {
-            let notifier = Notifier::new()?;
+    /// Watches those that are not ignored: whoever has started this program may want it not to heed them.
+    fn watch(poller: &impl Poller) -> Result<Signals, PollError> {
+        let mut signals = Signals::default();
+        for signal in ASKING.into_iter().filter(|signal| !is_signal_ignored(*signal)) {
+            let notifier = Arc::new(Notifier::new()?);
             let watch = notifier.watch_signal(signal)?;
-            poller.add(signal_key(watched.len()), Arc::new(notifier.clone()), Interest::READ)?;
-            watched.push((signal, notifier, watch));
+            poller.add(signal_key(signals.watched.len()), Arc::clone(&notifier) as _, Interest::READ)?;
+            signals.watched.push((signal, notifier, watch));
         }
-        Ok(Signals { watched })
+        Ok(signals)
     }
 
     /// The signal that the poll key stands for, if it has arrived.
@@ -65,6 +66,12 @@ impl Signals {
         let (_, (signal, notifier, _)) =
             self.watched.iter().enumerate().find(|(index, _)| signal_key(*index) == key)?;
         notifier.consume().unwrap_or(false).then_some(*signal)
+    }
+
+    /// A signal that has arrived and was not taken.
+    pub(super) fn left(&self) -> Option<i32> {
+        let mut arrived = self.watched.iter().filter(|(_, notifier, _)| notifier.consume().unwrap_or(false));
+        arrived.next().map(|(signal, ..)| *signal)
     }
 }
 
@@ -74,6 +81,45 @@ fn signal_key(index: usize) -> u64 {
 }
 
 impl<P: Platform> Jobs<P> {
+    /// Has signals end the run from now on, if the program wants that.
+    pub(crate) fn watch_signals(&mut self) -> Result<(), PollError> {
+        if self.options.signals {
+            self.signals = Signals::watch(&self.poller)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the signals up, to be looked at a last time.
+    pub(super) fn take_signals(&mut self) -> Signals {
+        let signals = std::mem::take(&mut self.signals);
+        for index in 0..signals.watched.len() {
+            // It is there: it was added.
+            let _ = self.poller.remove(signal_key(index));
+        }
+        signals
+    }
+
+    /// Has signals do what they did before, and returns one that has arrived meanwhile.
+    pub(crate) fn unwatch_signals(&mut self) -> Option<i32> {
+        let left = self.take_signals().left();
+        self.stopping.interrupted = self.stopping.interrupted.or(left);
+        left
+    }
+
+    /// Kills a worker if it does not end by itself in the grace time.
+    pub(crate) fn kill_in_grace(&mut self, id: u64) {
+        self.kill_in(id, self.options.grace);
+    }
+
+    /// Kills a worker that does not keep to the protocol.
+    pub(crate) fn condemn(&mut self, id: u64, why: &str) -> Result<(), PollError> {
+        if let Some(job) = self.running.get_mut(&id) {
+            event!(warn, worker = id, why, "worker breaks the protocol");
+            job.outcome = Some(Outcome::Lost { message: why.to_owned() });
+        }
+        self.kill(id)
+    }
+
     /// Ends: the workers in `idle` are told by the end of file that nothing more comes, and have the grace time; all others
     /// are killed.
     pub(crate) fn close(&mut self, idle: impl IntoIterator<Item = u64>) -> Result<(), RunError> {
@@ -126,11 +172,28 @@ impl<P: Platform> Jobs<P> {
     /// Sends a worker a signal, and returns whether it was there and could be sent one.
     pub(super) fn signal(&mut self, id: u64, signal: i32) -> Result<bool, PollError> {
         let Some(job) = self.running.get(&id) else { return Ok(false) };
+        // What a process that asks does with these signals.
+        if !Self::PROCESSES && job.listens && ASKING.contains(&signal) {
+            self.ask_to_stop(id)?;
+            return Ok(true);
+        }
         let sent = job.child.kill(signal).is_ok();
-        if !Self::PROCESSES {
+        // What waits for it already wakes it as well.
+        if !Self::PROCESSES && job.outbox.is_empty() {
             self.send(id, Reply::Wake)?;
         }
         Ok(sent)
+    }
+
+    /// Tells a worker that it should stop, once.
+    fn ask_to_stop(&mut self, id: u64) -> Result<(), PollError> {
+        let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
+        if std::mem::replace(&mut job.asked, true) {
+            return Ok(());
+        }
+        // It comes out of its join.
+        self.waits.remove(&id);
+        self.send(id, Reply::Stop)
     }
 
     /// Has a worker end, and returns whether it was there.
@@ -143,7 +206,7 @@ impl<P: Platform> Jobs<P> {
             return Ok(true);
         }
         if job.listens {
-            self.send(id, Reply::Stop)?;
+            self.ask_to_stop(id)?;
         } else {
             // One that cannot be signalled is killed later, or has ended.
             self.signal(id, SIGTERM)?;
@@ -185,7 +248,7 @@ impl<P: Platform> Jobs<P> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         job.listens = true;
         // The signal that it was sent before it had said so is something that it heeds.
-        if job.cancelled.is_some() { self.send(id, Reply::Stop) } else { Ok(()) }
+        if job.cancelled.is_some() { self.ask_to_stop(id) } else { Ok(()) }
     }
 
     /// The first worker has ended.

@@ -24,7 +24,7 @@ const BATCHES_MAX: u32 = 64;
 pub(super) struct Batch {
     /// The number of the first argument.
     pub(super) first: usize,
-    /// The arguments, encoded, one after the other.
+    /// The arguments, in [parts](crate::wire::push_part).
     pub(super) arguments: Vec<u8>,
     /// Where each of them ends.
     pub(super) ends: Vec<usize>,

@@ -48,8 +48,11 @@ const AHEAD: usize = 1 << 16;
 /// A few workers that do many tasks of one kind: their arguments go to whichever worker has room, results come back.
 ///
 /// The workers are started with the first task, and stay until the pool is dropped; one that dies is replaced. A task that
-/// panics, returns an error or has its worker die is done again by another worker, as often as
-/// [`retries`](Pool::retries) says; then it has failed.
+/// panics, returns an error or has its worker die is done again, as often as [`retries`](Pool::retries) says; then it has
+/// failed.
+///
+/// Between two maps the pool heeds nothing, signals neither: they do what they did before. A pool in a worker is a run of
+/// its own, whose master that worker is.
 ///
 /// ```
 /// use manycore::{Runtime, Threaded, Worker};
@@ -186,8 +189,8 @@ where
         self
     }
 
-    /// How often a task that panicked, returned an error, or had its worker die is tried again, by another worker if there
-    /// is one. Default 0: a task is begun at most once.
+    /// How often a task that panicked, returned an error, or had its worker die is tried again, by another worker if one has
+    /// room. Default 0: a task is begun at most once.
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
         self.settings.retries = retries;
@@ -213,7 +216,7 @@ where
     /// Does a task for each argument, and returns the results in the order of the arguments.
     ///
     /// # Errors
-    /// [`PoolError::Task`] for the first task that failed: those that were not begun are not done then.
+    /// [`PoolError::Task`] for the first task that failed, as for [`each`](Pool::each) when it breaks off.
     /// [`PoolError::Argument`]; [`PoolError::Run`].
     pub fn map<I>(&mut self, arguments: I) -> Result<Vec<R>, PoolError>
     where
@@ -242,7 +245,8 @@ where
     }
 
     /// Does a task for each argument, and calls `take` with the number of the argument, from 0 on, and the result, as they
-    /// come, until it breaks off. Tasks that were not begun are not done then, those that were come to nothing.
+    /// come, until it breaks off. No more tasks are given to workers then; those that they have are done, and their results
+    /// dropped. The next map waits for that, dropping the pool does not.
     ///
     /// # Errors
     /// [`PoolError::Argument`]; [`PoolError::Run`].

@@ -24,7 +24,7 @@ use super::{Pool, PoolError, Progress};
 use crate::master::{Jobs, News, RunError};
 use crate::platform::Platform;
 use crate::wire::{self, Done, Ended};
-use crate::worker::{EndedWorker, JoinError, Outcome, append_argument};
+use crate::worker::{EndedWorker, JoinError, Outcome, push_argument};
 
 /// Arguments of a batch, in bytes, after which it takes no more.
 const ARGUMENTS_MAX: usize = 1 << 20;
@@ -34,8 +34,10 @@ const ARGUMENTS_MAX: usize = 1 << 20;
 pub(super) struct Member {
     /// The batches that it was given and has not finished, and how many tasks they are.
     given: VecDeque<(u64, usize)>,
-    /// Whether it has said that a task panicked: it does nothing more.
+    /// Whether it does nothing more: it has said that a task panicked, or was killed for talking nonsense.
     leaves: bool,
+    /// Whether it is killed for that: then it has failed with what it was at.
+    condemned: bool,
     /// The number of its process.
     process: u32,
 }
@@ -100,6 +102,22 @@ where
     }
 
     pub(super) fn go(mut self) -> Result<(), PoolError> {
+        let result = self.run();
+        // Between rounds they do what they did before.
+        let signal = self.jobs().unwatch_signals();
+        match signal {
+            Some(signal) if result.is_ok() => Err(RunError::Interrupted { signal }.into()),
+            _ => result,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), PoolError> {
+        self.jobs().watch_signals()?;
+        // Who has died since the last round is not given anything.
+        self.jobs().look()?;
+        while let Some(news) = self.jobs().next_news() {
+            let _ = self.tell(news)?;
+        }
         loop {
             self.hand_out()?;
             // Workers that have no room yet may be at something of a round that was broken off.
@@ -109,11 +127,7 @@ where
             self.jobs().turn()?;
             let before = self.progress;
             while let Some(news) = self.jobs().next_news() {
-                let flow = match news {
-                    News::Done(id, done) => self.hear(id, &done)?,
-                    News::Ended(ended) => self.bury(&ended),
-                };
-                if flow.is_break() {
+                if self.tell(news)?.is_break() {
                     return Ok(());
                 }
             }
@@ -125,6 +139,13 @@ where
                     tell(self.progress);
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, news: News) -> Result<ControlFlow<()>, PoolError> {
+        match news {
+            News::Done(id, done) => self.hear(id, &done),
+            News::Ended(ended) => Ok(self.bury(&ended)),
         }
     }
 
@@ -186,7 +207,8 @@ where
                 self.pool.members.insert(id, Member { process, ..Member::default() });
                 Ok(Some(id))
             }
-            Err(_) if others => {
+            // The system, or the limit of workers, has no room for it.
+            Err(RunError::Spawn(_) | RunError::Transport(_) | RunError::Start(_)) if others => {
                 self.full = true;
                 Ok(None)
             }
@@ -221,11 +243,11 @@ where
                 break;
             };
             let name = self.pool.worker.name();
-            append_argument(name, &argument, limit, &mut batch.arguments)
+            push_argument(name, &argument, limit, &mut batch.arguments)
                 .map_err(|error| PoolError::Argument { index: self.taken, error })?;
             batch.ends.push(batch.arguments.len());
             self.taken += 1;
-            if batch.arguments.len() > limit {
+            if batch.arguments.len() > limit && batch.len() > 1 {
                 // Together they are too many: the last one goes alone.
                 let last = batch.part(batch.len() - 1, batch.len());
                 batch = batch.part(0, batch.len() - 1);
@@ -249,44 +271,75 @@ where
     /// A worker tells of tasks.
     fn hear(&mut self, id: u64, done: &Done) -> Result<ControlFlow<()>, PoolError> {
         let Some(member) = self.pool.members.get_mut(&id) else { return Ok(ControlFlow::Continue(())) };
-        if done.last && member.given.front().is_some_and(|(number, _)| *number == done.batch) {
-            member.given.pop_front();
+        if member.condemned {
+            return Ok(ControlFlow::Continue(()));
         }
-        member.leaves |= matches!(done.failure, Some(Outcome::Panicked { .. }));
+        // It does its batches in order.
+        let given = match member.given.front() {
+            Some(given) if given.0 == done.batch => *given,
+            _ => return self.condemn(id, None),
+        };
         let process = member.process;
+        let worker = EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process };
+        if done.last {
+            let Some(member) = self.pool.members.get_mut(&id) else { return Ok(ControlFlow::Continue(())) };
+            member.given.pop_front();
+            if matches!(done.failure, Some(Outcome::Panicked { .. })) {
+                // It ends now; should something in its process hold it up, it is made to.
+                member.leaves = true;
+                self.jobs().kill_in_grace(id);
+            }
+        }
         // Else it is of a round that was broken off.
         let Some(mut batch) = self.under_way.remove(&done.batch) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let worker = EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process };
         let mut results = &done.results[..];
         for _ in 0..done.count {
-            if batch.done == batch.len() {
-                break;
-            }
+            let Some(result) = wire::take_part(&mut results).filter(|_| batch.done < batch.len()) else {
+                self.under_way.insert(done.batch, batch);
+                return self.condemn(id, done.last.then_some(given));
+            };
             let index = batch.first + batch.done;
             batch.done += 1;
-            let result = wire::take(&mut results)
+            let result = wire::from_bytes(result)
                 .map_err(|message| JoinError::WrongType { worker: worker.clone(), message });
             if self.deliver(index, result).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
+        // Of the last piece nothing is missing, unless a task has failed.
+        if done.last && (batch.done == batch.len()) == done.failure.is_some() {
+            self.under_way.insert(done.batch, batch);
+            return self.condemn(id, Some(given));
+        }
         if !done.last {
             self.under_way.insert(done.batch, batch);
             return Ok(ControlFlow::Continue(()));
         }
-        self.pool.pace.learn(done.count as usize, done.busy);
-        let Some(failure) = &done.failure else {
-            return Ok(ControlFlow::Continue(()));
-        };
-        let failed = batch.part(batch.done, (batch.done + 1).min(batch.len()));
-        let rest = batch.part((batch.done + 1).min(batch.len()), batch.len());
+        self.pool.pace.learn(batch.done, done.busy);
+        let Some(failure) = &done.failure else { return Ok(ControlFlow::Continue(())) };
+        let failed = batch.part(batch.done, batch.done + 1);
+        let rest = batch.part(batch.done + 1, batch.len());
         if rest.len() > 0 {
             self.left_over.push_back(rest);
         }
         let again = matches!(failure, Outcome::Failed { .. } | Outcome::Panicked { .. });
         Ok(self.fail(&worker, &failed, again, failure))
+    }
+
+    /// What a worker tells cannot be: it is killed, and has failed with what it was at, which is `given` if it has said that
+    /// that was over.
+    fn condemn(&mut self, id: u64, given: Option<(u64, usize)>) -> Result<ControlFlow<()>, PoolError> {
+        if let Some(member) = self.pool.members.get_mut(&id) {
+            member.leaves = true;
+            member.condemned = true;
+            if let Some(given) = given {
+                member.given.push_front(given);
+            }
+        }
+        self.jobs().condemn(id, "it told of tasks that it was not given, or not of those that it was")?;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// A worker has ended.
@@ -296,7 +349,7 @@ where
         let worker = EndedWorker { name, number: ended.id, process: ended.process };
         self.progress.replaced += 1;
         self.full = false;
-        let mut begun = !member.leaves;
+        let mut begun = !member.leaves || member.condemned;
         for (number, _) in member.given {
             let Some(batch) = self.under_way.remove(&number) else {
                 begun = false;

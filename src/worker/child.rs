@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 use std::time::Instant;
@@ -16,9 +17,10 @@ use manycore_backends::spawn::{self, Spawner};
 use manycore_backends::transport::Endpoint;
 use serde_bytes::ByteBuf;
 
+use super::workers::Erased;
 use super::{Context, Outcome, Workers};
 use crate::platform::{Platform, WorkerEnd};
-use crate::wire::{Done, Identity, Reply, Request, ToWorker};
+use crate::wire::{self, Done, Identity, Reply, Request, ToWorker};
 
 /// The exit code of a worker that panicked; the same as that of a Rust program.
 const PANICKED: i32 = 101;
@@ -47,29 +49,21 @@ pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i3
 /// Does one thing.
 fn work(context: &mut Context, argument: &[u8], workers: &Workers) -> i32 {
     let Identity { name, message_limit, .. } = context.identity().clone();
-    let mut outcome = match workers.get(&name) {
-        None => Outcome::Undefined { known: workers.names() },
-        Some(definition) => {
-            let mut result = Vec::new();
-            let (mut rest, context) = (argument, &mut *context);
-            match catch(|| definition(context, &mut rest, &mut result)) {
-                Ok(()) if rest.is_empty() => Outcome::Returned(ByteBuf::from(result)),
-                Ok(()) => Outcome::BadArgument { message: format!("{} bytes are left over", rest.len()) },
-                Err(outcome) => outcome,
-            }
-        }
+    let mut result = Vec::new();
+    let mut outcome = match run(context, workers.get(&name), workers, argument, &mut result) {
+        Ok(()) => Outcome::Returned(ByteBuf::from(result)),
+        Err(outcome) => outcome,
     };
-    // Who swallowed its own end has come to it now.
-    spawn::checkpoint();
     let code = if matches!(outcome, Outcome::Panicked { .. }) { PANICKED } else { 0 };
     outcome.limit(message_limit);
     // Nobody is left to be told if the master is gone.
-    if context.link().send(Request::Finished { outcome }).is_ok() { code } else { NO_MASTER }
+    if context.tell(Request::Finished { outcome }).is_ok() { code } else { NO_MASTER }
 }
 
 /// Does what comes, until the master says by the end of file that nothing more comes.
 fn serve(context: &mut Context, workers: &Workers) -> i32 {
     let Identity { name, message_limit, .. } = context.identity().clone();
+    let definition = workers.get(&name);
     while let Some((batch, count, arguments)) = context.next_tasks() {
         let mut failure = None;
         let began = Instant::now();
@@ -79,23 +73,20 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
         let mut told = 0;
         while done < count {
             let before = results.len();
-            let outcome = match workers.get(&name) {
-                None => Err(Outcome::Undefined { known: workers.names() }),
-                Some(definition) => {
-                    let (context, rest, results) = (&mut *context, &mut rest, &mut results);
-                    catch(|| definition(context, rest, results))
-                }
-            };
-            spawn::checkpoint();
-            let size = results.len() - before;
-            failure = match outcome {
-                Ok(()) if size > message_limit => Some(Outcome::TooBig { size, limit: message_limit }),
-                Ok(()) => None,
-                Err(outcome) => Some(outcome),
-            };
-            if let Some(failure) = &mut failure {
+            let mut outcome = Ok(());
+            let argument = wire::take_part(&mut rest).unwrap_or_default();
+            let size = wire::push_part(&mut results, message_limit, |results| {
+                outcome = run(context, definition, workers, argument, results);
+                Ok::<(), Infallible>(())
+            });
+            let Ok(size) = size;
+            if outcome.is_ok() && size > message_limit {
+                outcome = Err(Outcome::TooBig { size, limit: message_limit });
+            }
+            if let Err(mut outcome) = outcome {
                 results.truncate(before);
-                failure.limit(message_limit);
+                outcome.limit(message_limit);
+                failure = Some(outcome);
                 break;
             }
             // No message is larger than the largest result: what was before it goes first.
@@ -103,7 +94,7 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
                 let results = ByteBuf::from(results.drain(..before).collect::<Vec<u8>>());
                 let piece = Done { batch, count: done - told, results, failure: None, last: false, busy: 0 };
                 told = done;
-                if context.link().send(Request::Done(piece)).is_err() {
+                if context.tell(Request::Done(piece)).is_err() {
                     return NO_MASTER;
                 }
             }
@@ -118,7 +109,7 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
             last: true,
             busy: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         };
-        if context.link().send(Request::Done(piece)).is_err() {
+        if context.tell(Request::Done(piece)).is_err() {
             return NO_MASTER;
         }
         if panicked {
@@ -126,6 +117,23 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
         }
     }
     0
+}
+
+/// Runs a definition, if there is one, and appends the result.
+fn run(
+    context: &mut Context,
+    definition: Option<&Erased>,
+    workers: &Workers,
+    argument: &[u8],
+    result: &mut Vec<u8>,
+) -> Result<(), Outcome> {
+    let outcome = match definition {
+        None => Err(Outcome::Undefined { known: workers.names() }),
+        Some(definition) => catch(|| definition(context, argument, result)),
+    };
+    // Who swallowed its own end has come to it now.
+    spawn::checkpoint();
+    outcome
 }
 
 thread_local! {

@@ -4,30 +4,51 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use manycore_backends::poll::{Notifier, SignalWatch};
+use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, SignalWatch, poll_single};
 use manycore_backends::spawn;
-use manycore_backends::transport::{Endpoint, TransportError};
+use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
 use super::{MasterGone, StartError, Worker, WorkerId};
 use crate::resource::{Resource, ResourceError};
-use crate::wire::{self, Ended, Identity, Reply, Request, ToMaster, ToWorker, Whom};
+use crate::wire::{self, ENVELOPE, Ended, Identity, Reply, Request, ToMaster, ToWorker, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
 
+/// How often a worker looks whether there is room for what it says, where no descriptor can tell it.
+const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
+
 /// A worker's end of its link to the master, of any transport.
 pub(super) trait Link: AsFd + Send {
-    fn send(&self, request: Request) -> Result<(), TransportError>;
+    /// Accepts a request, or gives it back if there is no room.
+    fn try_send(&self, request: Request) -> Result<Option<Request>, TransportError>;
+    /// Whether all is out that was accepted.
+    fn flush(&self) -> Result<bool, TransportError>;
+    /// The descriptor, if it can be had.
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError>;
     fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError>;
 }
 
 impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
-    fn send(&self, request: Request) -> Result<(), TransportError> {
-        Endpoint::send(self, ToMaster(request), None)
+    fn try_send(&self, request: Request) -> Result<Option<Request>, TransportError> {
+        match Endpoint::try_send(self, ToMaster(request)) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(ToMaster(request))) => Ok(Some(request)),
+            Err(TrySendError::Failed(error)) => Err(error),
+            Err(other) => Err(TransportError::Encode(other.to_string().into())),
+        }
+    }
+
+    fn flush(&self) -> Result<bool, TransportError> {
+        if Endpoint::is_flushed(self) { Ok(true) } else { Endpoint::flush(self) }
+    }
+
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        Endpoint::descriptor(self)
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
@@ -89,10 +110,6 @@ impl Context {
             tasks: VecDeque::new(),
             names: 0,
         }
-    }
-
-    pub(super) fn link(&self) -> &dyn Link {
-        &*self.link
     }
 
     pub(super) fn identity(&self) -> &Identity {
@@ -157,7 +174,13 @@ impl Context {
         argument: A,
     ) -> Result<WorkerId<R>, StartError> {
         let name = worker.name();
-        let argument = encode_argument(name, &argument, self.identity.message_limit)?;
+        let limit = self.identity.message_limit;
+        let argument = encode_argument(name, &argument, limit)?;
+        // A name beside the argument: there is room for those of people.
+        let size = argument.len().saturating_add(group.as_ref().map_or(0, String::len));
+        if size > limit.saturating_add(ENVELOPE / 4) {
+            return Err(StartError::TooBig { name: name.to_owned(), size, limit });
+        }
         let gone = |error: TransportError| StartError::MasterGone { message: error.to_string() };
         self.ask(Request::Start { name: name.to_owned(), group, argument }).map_err(gone)?;
         loop {
@@ -234,7 +257,7 @@ impl Context {
     ///
     /// A request also makes the next join that waits return
     /// [`JoinError::Stopping`](super::JoinError::Stopping), once, unless this has told of it before; and it makes the
-    /// [descriptor](Context::as_fd) readable.
+    /// [descriptor](std::os::fd::AsFd) readable.
     pub fn should_stop(&mut self) -> bool {
         spawn::checkpoint();
         if !self.stop.listens {
@@ -243,7 +266,7 @@ impl Context {
                 // Without them requests come through the master only.
                 self.stop.signals = watch_signals().ok();
             }
-            let _ = self.link.send(Request::Listen);
+            let _ = self.tell(Request::Listen);
         }
         // What cannot be heard any more asks for nothing.
         while let Ok(reply) = self.hear(Some(Duration::ZERO)) {
@@ -276,6 +299,7 @@ impl Context {
     /// # Errors
     /// [`ResourceError::Remove`]; [`ResourceError::MasterGone`].
     pub fn remove(&mut self, resource: Resource) -> Result<(), ResourceError> {
+        resource.check()?;
         self.about_resource(Request::Release { resource, remove: true })
     }
 
@@ -284,6 +308,7 @@ impl Context {
     /// # Errors
     /// [`ResourceError::Ledger`]; [`ResourceError::MasterGone`].
     pub fn release(&mut self, resource: Resource) -> Result<(), ResourceError> {
+        resource.check()?;
         self.about_resource(Request::Release { resource, remove: false })
     }
 
@@ -315,16 +340,50 @@ impl Context {
         }
     }
 
+    /// Asks for something. A worker that was killed ends here.
     pub(super) fn ask(&mut self, request: Request) -> Result<(), TransportError> {
         spawn::checkpoint();
-        let result = self.link.send(request);
+        let result = self.tell(request);
         spawn::checkpoint();
         result
     }
 
-    /// What the master says next. A worker that was killed ends here.
+    /// Says something. If there is no room for it, hears and keeps what the master says meanwhile: it may say nothing more,
+    /// and not listen either, until some of that is heard.
+    pub(super) fn tell(&mut self, request: Request) -> Result<(), TransportError> {
+        let mut request = self.link.try_send(request)?;
+        while request.is_some() || !self.link.flush()? {
+            loop {
+                match self.link.receive(Some(Duration::ZERO)) {
+                    Ok(reply) => self.keep(reply),
+                    Err(TransportError::TimedOut) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            match self.link.descriptor() {
+                Ok(fd) => drop(poll_single(fd, Interest::READ | Interest::WRITE, None).map_err(poll_failed)?),
+                // There is none left for it: now and then will do.
+                Err(_) => match self.link.receive(Some(WITHOUT_DESCRIPTOR)) {
+                    Ok(reply) => self.keep(reply),
+                    Err(TransportError::TimedOut) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+            if let Some(again) = request {
+                request = self.link.try_send(again)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the master says next, or that a signal has asked this worker to stop. A worker that was killed ends here.
     pub(super) fn hear(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
-        let result = self.link.receive(timeout);
+        let result = match &self.stop.signals {
+            Some((notifier, _)) if timeout != Some(Duration::ZERO) && !self.stop.asked => {
+                hear_either(&*self.link, notifier, timeout)
+            }
+            _ => self.link.receive(timeout),
+        };
         spawn::checkpoint();
         result
     }
@@ -355,7 +414,37 @@ impl AsFd for Context {
     }
 }
 
-fn watch_signals() -> Result<(Notifier, Vec<SignalWatch>), manycore_backends::poll::PollError> {
+/// What the master says next, or that the notifier is set, which counts as its saying so.
+fn hear_either(
+    link: &dyn Link,
+    notifier: &Notifier,
+    timeout: Option<Duration>,
+) -> Result<Reply, TransportError> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut descriptors = PollArray::new(2);
+    descriptors.set(0, link.as_fd(), Interest::READ).map_err(poll_failed)?;
+    descriptors.set(1, notifier.as_fd(), Interest::READ).map_err(poll_failed)?;
+    loop {
+        match link.receive(Some(Duration::ZERO)) {
+            Err(TransportError::TimedOut) => {}
+            other => return other,
+        }
+        if notifier.wait(Some(Duration::ZERO)).map_err(poll_failed)? {
+            return Ok(Reply::Stop);
+        }
+        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if remaining == Some(Duration::ZERO) {
+            return Err(TransportError::TimedOut);
+        }
+        descriptors.restarting_wait(2, remaining).map_err(poll_failed)?;
+    }
+}
+
+fn poll_failed(error: PollError) -> TransportError {
+    TransportError::Io { op: "poll", source: std::io::Error::other(error) }
+}
+
+fn watch_signals() -> Result<(Notifier, Vec<SignalWatch>), PollError> {
     let notifier = Notifier::new()?;
     let watches = ASKING.iter().map(|signal| notifier.watch_signal(*signal)).collect::<Result<_, _>>()?;
     Ok((notifier, watches))
@@ -368,25 +457,27 @@ pub(crate) fn encode_argument(
     limit: usize,
 ) -> Result<ByteBuf, StartError> {
     let mut bytes = Vec::new();
-    append_argument(name, argument, limit, &mut bytes)?;
+    let result = wire::append(argument, &mut bytes);
+    check_argument(name, result.map(|()| bytes.len()), limit)?;
     Ok(ByteBuf::from(bytes))
 }
 
-/// Appends an encoded argument of at most `limit` bytes. After an error `bytes` is as it was.
-pub(crate) fn append_argument(
+/// Appends an encoded argument of at most `limit` bytes as a [part](wire::push_part). After an error `bytes` is as it was.
+pub(crate) fn push_argument(
     name: &str,
     argument: &impl Serialize,
     limit: usize,
     bytes: &mut Vec<u8>,
 ) -> Result<(), StartError> {
-    let before = bytes.len();
-    let result = wire::append(argument, bytes);
-    let size = bytes.len() - before;
-    let error = match result {
-        Ok(()) if size <= limit => return Ok(()),
-        Ok(()) => StartError::TooBig { name: name.to_owned(), size, limit },
-        Err(message) => StartError::Unserializable { name: name.to_owned(), message },
-    };
-    bytes.truncate(before);
-    Err(error)
+    let result = wire::push_part(bytes, limit, |bytes| wire::append(argument, bytes));
+    check_argument(name, result, limit)
+}
+
+fn check_argument(name: &str, size: Result<usize, String>, limit: usize) -> Result<(), StartError> {
+    let name = || name.to_owned();
+    match size {
+        Ok(size) if size > limit => Err(StartError::TooBig { name: name(), size, limit }),
+        Ok(_) => Ok(()),
+        Err(message) => Err(StartError::Unserializable { name: name(), message }),
+    }
 }

@@ -163,7 +163,7 @@ impl Context {
     }
 
     /// Has the master tell when the worker ends: then [`next_ended`](Context::next_ended) returns it, and until that is
-    /// asked the context's [descriptor](Context::as_fd) is readable. For who waits for other things, too.
+    /// asked the context's [descriptor](std::os::fd::AsFd) is readable. For who waits for other things, too.
     ///
     /// # Errors
     /// [`JoinError::MasterGone`]. That there is no such worker is not told.

@@ -33,10 +33,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{ToMaster, ToWorker};
 pub use context::Context;
-pub(crate) use context::{ASKING, append_argument, encode_argument};
+pub(crate) use context::{ASKING, encode_argument, push_argument};
 pub use error::{MasterGone, StartError};
-pub(crate) use outcome::Outcome;
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
+pub(crate) use outcome::{Outcome, shorten};
 pub use workers::Workers;
 
 /// The definition of a worker: its name, and the function that it runs. `A` is its argument, `R` its result;

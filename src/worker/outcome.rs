@@ -37,6 +37,7 @@ impl Outcome {
             Outcome::Returned(bytes) if bytes.len() > limit => {
                 *self = Outcome::TooBig { size: bytes.len(), limit };
             }
+            Outcome::Undefined { known } => shorten(known),
             Outcome::Failed { message }
             | Outcome::Panicked { message, .. }
             | Outcome::Unserializable { message }
@@ -49,6 +50,20 @@ impl Outcome {
             }
             _ => {}
         }
+    }
+}
+
+/// Makes a list of names fit into a message.
+pub(crate) fn shorten(names: &mut Vec<String>) {
+    let mut size = 0;
+    let fit = names.iter().take_while(|name| {
+        size += name.len();
+        size <= TEXT_MAX
+    });
+    let fit = fit.count();
+    if fit < names.len() {
+        names.truncate(fit);
+        names.push("...".to_owned());
     }
 }
 

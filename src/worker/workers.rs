@@ -16,8 +16,8 @@ use super::{Body, Context, Outcome, Worker, child};
 use crate::platform::{Platform, WorkerEnd};
 use crate::wire;
 
-/// A definition without its types: takes an argument from the bytes, and appends the result to others.
-type Erased = dyn Fn(&mut Context, &mut &[u8], &mut Vec<u8>) -> Result<(), Outcome> + Send + Sync;
+/// A definition without its types: from the bytes of an argument to those of a result, which it appends.
+pub(super) type Erased = dyn Fn(&mut Context, &[u8], &mut Vec<u8>) -> Result<(), Outcome> + Send + Sync;
 
 /// Definitions of workers, by name.
 ///
@@ -101,8 +101,8 @@ impl Workers {
             }
             return;
         }
-        let erased: Arc<Erased> = Arc::new(move |context, arguments, results| {
-            let argument = wire::take(arguments).map_err(|message| Outcome::BadArgument { message })?;
+        let erased: Arc<Erased> = Arc::new(move |context, argument, results| {
+            let argument = wire::from_bytes(argument).map_err(|message| Outcome::BadArgument { message })?;
             let result = match body {
                 Body::Plain(function) => function(context, argument),
                 Body::Fallible(function) => function(context, argument)

@@ -239,6 +239,50 @@ fn closed_reading_end_holds_no_message() {
     });
 }
 
+/// Who alone reads and finds the pipe readable is not told to wait: neither by a look at the ring, nor by what a descriptor
+/// says, whose waking may be all that orders him after the writer.
+#[test]
+fn single_reader_gets_what_the_pipe_says_is_there() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let flag = Arc::new(AtomicBool::new(false));
+        reader.add_bell(Bell::Flag(Arc::clone(&flag)));
+        let other = writer.clone();
+        let first = thread::spawn(move || other.try_write(1).expect("there is room"));
+        let second = thread::spawn(move || writer.try_write(2).expect("there is room"));
+        for _ in 0..3 {
+            if reader.pipe.is_readable() || flag.load(Ordering::Relaxed) {
+                assert!(!matches!(reader.try_read(), Err(PipeError::WouldBlock)));
+            }
+        }
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// The mirror of it: who alone writes and finds the pipe writable is not told to wait.
+#[test]
+fn single_writer_has_the_room_that_the_pipe_says_is_there() {
+    model(|| {
+        let (writer, reader) = pipe(2).unwrap();
+        let flag = Arc::new(AtomicBool::new(false));
+        writer.try_write(1).expect("there is room");
+        writer.try_write(2).expect("there is room");
+        writer.add_bell(Bell::Flag(Arc::clone(&flag)));
+        let other = reader.clone();
+        let first = thread::spawn(move || assert!(other.try_read().is_ok()));
+        let second = thread::spawn(move || assert!(reader.try_read().is_ok()));
+        for _ in 0..3 {
+            if writer.pipe.is_writable() || flag.load(Ordering::Relaxed) {
+                let result = writer.try_write(3);
+                assert!(!matches!(result, Err(WriteError { error: PipeError::WouldBlock, .. })));
+            }
+        }
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
 /// Two that close the reading end at once: it is empty for both.
 #[test]
 fn reading_end_is_empty_for_whoever_has_closed_it() {

@@ -47,28 +47,28 @@ pub(super) struct Batch {
     pub(super) lost: bool,
 }
 
-/// Sends bytes with descriptors.
+/// Sends bytes, the second part behind the first, with descriptors.
 pub(super) fn send_with(
     socket: BorrowedFd<'_>,
-    bytes: &[u8],
+    parts: [&[u8]; 2],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<usize, Errno> {
     let mut room = [MaybeUninit::uninit(); ROOM];
     let mut control = SendAncillaryBuffer::new(&mut room);
-    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::INVAL);
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+    sendmsg(socket, &parts.map(IoSlice::new), &mut control, flags)
 }
 
 impl Arrived {
-    /// Receives bytes, and remembers the descriptors that come with them.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, space: &mut [u8]) -> Result<usize, Errno> {
+    /// Receives bytes, the second part when the first is full, and remembers the descriptors that come with them.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, space: [&mut [u8]; 2]) -> Result<usize, Errno> {
         let mut room = [MaybeUninit::uninit(); ROOM];
         let mut control = RecvAncillaryBuffer::new(&mut room);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(socket, &mut [IoSliceMut::new(space)], &mut control, flags)?;
+        let received = recvmsg(socket, &mut space.map(IoSliceMut::new), &mut control, flags)?;
         self.bytes += received.bytes as u64;
         let mut batch = Batch { descriptors: Vec::new(), lost: received.flags.contains(ReturnFlags::CTRUNC) };
         for message in control.drain() {

@@ -1,7 +1,11 @@
 //! Messages over a connected pair of Unix stream sockets, each in a [frame].
 //!
-//! One descriptor per end; a small message costs one `sendto`, and one `recvfrom` (which takes as many as
+//! One descriptor per end; a small message costs one `sendto`, and one `recvmsg` (which takes as many as
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
+//!
+//! Large messages cost what their memory costs, and as often as it is touched for the first time. So one that
+//! [holds its bytes](Message::as_bytes) is sent from where it lies, and the endpoint keeps it until all of it is sent;
+//! and a payload is received where a message [may keep it](Message::decode_owned).
 //!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
@@ -12,6 +16,7 @@ mod credentials;
 mod descriptors;
 mod listener;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -31,6 +36,7 @@ pub use listener::{SocketAddress, SocketListener};
 
 use super::frame::{self, Reassembler};
 use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use crate::Portable;
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
 use descriptors::{Arrived, send_with};
 
@@ -74,16 +80,16 @@ impl Transport for Socket {
 
 /// One end of a [`Socket`] link.
 ///
-/// [`Message::encode`] and [`Message::decode`] run while a half of the end is locked: they must not use
-/// this end. A thread that sleeps on the descriptor by its own `poll` is not woken for messages that
+/// What a [`Message`] does, also dropping one that [holds its bytes](Message::as_bytes), runs while a half of the end is
+/// locked: it must not use this end. A thread that sleeps on the descriptor by its own `poll` is not woken for messages that
 /// another thread's receive has read along with its own (law 6); the blocking
 /// [`receive`](Endpoint::receive) is.
 pub struct SocketEnd<S, R> {
     fd: OwnedFd,
     limits: Limits,
-    /// [`OPEN`], or why the link has ended; leaves `OPEN` once, by the receiving half.
+    /// [`OPEN`], or why the link has ended; leaves `OPEN` once.
     fate: AtomicU32,
-    sending: Mutex<Sending>,
+    sending: Mutex<Sending<S>>,
     receiving: Mutex<Receiving>,
     messages: PhantomData<fn(S) -> R>,
 }
@@ -92,12 +98,14 @@ const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const BROKEN: u32 = 2;
 
-struct Sending {
-    /// Reused from message to message.
-    buffer: Vec<u8>,
-    /// The part of `buffer` that belongs to an accepted message and is still to be written.
+/// Messages of so many bytes are sent from where they lie, if they can be; less are faster copied.
+const LARGE_BYTES: usize = 64 << 10;
+
+struct Sending<S> {
+    frame: Frame<S>,
+    /// The part of the frame's buffer that belongs to an accepted message and is still to be written.
     rest: Range<usize>,
-    /// How many messages were accepted; `rest` is of the last one.
+    /// How many messages were accepted; what is in the frame is of the last one.
     accepted: u64,
     /// The kernel has said that the peer does not receive any more.
     closed: bool,
@@ -105,16 +113,60 @@ struct Sending {
     finished: bool,
 }
 
-impl Sending {
-    /// Encodes into `buffer`, with no rest there. Should encoding panic, there is still none.
-    fn encode<M: Message>(&mut self, message: &M, limits: Limits) -> Result<(), TransportError> {
+/// What is written of one message.
+struct Frame<S> {
+    /// All of the frame, or its header. Reused from message to message.
+    buffer: Vec<u8>,
+    /// What comes behind that.
+    body: Option<Body<S>>,
+}
+
+/// A message that is sent from where it lies.
+struct Body<S> {
+    message: S,
+    /// How many bytes it has, as was announced.
+    size: usize,
+    sent: usize,
+}
+
+impl<S: Message> Frame<S> {
+    fn new() -> Frame<S> {
+        Frame { buffer: Vec::new(), body: None }
+    }
+
+    /// What is still to be written of the message behind the buffer; `None` if it has not the bytes that it had.
+    fn unsent(&self) -> Option<&[u8]> {
+        let Some(body) = &self.body else { return Some(&[]) };
+        let bytes = body.message.as_bytes().filter(|bytes| bytes.len() == body.size)?;
+        Some(&bytes[body.sent..])
+    }
+}
+
+impl<S: Message> Sending<S> {
+    /// Makes the frame of a message, with no rest there; a large one is taken into it. Should encoding panic, there is
+    /// still none.
+    fn put(&mut self, message: &mut Option<S>, limits: Limits) -> Result<(), TransportError> {
         self.discard();
-        frame::append(message, limits.message_bytes, &mut self.buffer)
+        let Some(given) = message else { return Ok(()) };
+        match given.as_bytes().map(<[u8]>::len) {
+            Some(size) if size >= LARGE_BYTES => {
+                self.frame.buffer.extend_from_slice(&frame::header(size, limits.message_bytes)?);
+                self.frame.body = message.take().map(|message| Body { message, size, sent: 0 });
+                Ok(())
+            }
+            _ => frame::append(given, limits.message_bytes, &mut self.frame.buffer),
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.rest.is_empty() && self.frame.body.is_none()
     }
 
     fn discard(&mut self) {
         self.rest = 0..0;
-        frame::recycle(&mut self.buffer);
+        frame::recycle(&mut self.frame.buffer);
+        // Last: dropping the message may panic.
+        self.frame.body = None;
     }
 }
 
@@ -138,6 +190,8 @@ impl<S: Message, R: Message> TryFrom<OwnedFd> for SocketEnd<S, R> {
         SocketEnd::from_fd(fd, Limits::with_message_bytes(u32::MAX as usize))
     }
 }
+
+impl<S: Message, R: Message> Portable for SocketEnd<S, R> {}
 
 /// As [`SocketEnd::into_fd`].
 impl<S: Message, R: Message> From<SocketEnd<S, R>> for OwnedFd {
@@ -200,7 +254,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         if domain != AddressFamily::UNIX && !descriptors.is_empty() {
             return Err(failed("sendmsg", Errno::INVAL));
         }
-        self.send_all(&message, descriptors, timeout)
+        self.send_all(message, descriptors, timeout)
     }
 
     /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
@@ -228,7 +282,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             limits,
             fate: AtomicU32::new(OPEN),
             sending: Mutex::new(Sending {
-                buffer: Vec::new(),
+                frame: Frame::new(),
                 rest: 0..0,
                 accepted: 0,
                 closed: false,
@@ -246,7 +300,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
     /// Ends the link, and tells the peer and this end's own sleepers by the shutdown.
     fn end(&self, fate: u32) {
-        self.fate.store(fate, Ordering::Release);
+        let _ = self.fate.compare_exchange(OPEN, fate, Ordering::AcqRel, Ordering::Relaxed);
         // It fails only if the socket is disconnected already.
         let _ = shutdown(&self.fd, Shutdown::Both);
     }
@@ -254,7 +308,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// Writes the rest as far as that needs no waiting; true if nothing is left. The descriptors go with its first byte.
     fn write_rest(
         &self,
-        sending: &mut Sending,
+        sending: &mut Sending<S>,
         mut descriptors: &[BorrowedFd<'_>],
     ) -> Result<bool, TransportError> {
         let fate = self.fate.load(Ordering::Acquire);
@@ -262,16 +316,28 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             sending.discard();
             return Err(if fate == BROKEN { TransportError::Broken } else { TransportError::Closed });
         }
-        while !sending.rest.is_empty() {
-            let rest = &sending.buffer[sending.rest.clone()];
+        loop {
+            let rest = &sending.frame.buffer[sending.rest.clone()];
+            let Some(body) = sending.frame.unsent() else {
+                self.end(BROKEN);
+                sending.discard();
+                return Err(TransportError::Broken);
+            };
             // DONTWAIT, because whoever shares the socket can make it blocking.
-            let sent = match descriptors {
-                [] => send(&self.fd, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
-                some => send_with(self.fd.as_fd(), rest, some),
+            let sent = match (rest, body, descriptors) {
+                ([], [], _) => break,
+                (some, [], []) | ([], some, []) => {
+                    send(&self.fd, some, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+                }
+                _ => send_with(self.fd.as_fd(), [rest, body], descriptors),
             };
             match sent {
                 Ok(count) => {
-                    sending.rest.start += count;
+                    let of_rest = count.min(rest.len());
+                    sending.rest.start += of_rest;
+                    if let Some(body) = &mut sending.frame.body {
+                        body.sent += count - of_rest;
+                    }
                     descriptors = &[];
                 }
                 Err(Errno::AGAIN) => return Ok(false),
@@ -284,32 +350,41 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 Err(errno) => return Err(failed("send", errno)),
             }
         }
-        sending.discard();
         if sending.finished {
             // It fails only if the socket is disconnected already.
             let _ = shutdown(&self.fd, Shutdown::Write);
         }
+        sending.discard();
         Ok(true)
     }
 
     /// Writes the rest, to be followed by a message; true if that may follow.
-    fn make_way(&self, sending: &mut Sending) -> Result<bool, TransportError> {
+    fn make_way(&self, sending: &mut Sending<S>) -> Result<bool, TransportError> {
         let free = self.write_rest(sending, &[])?;
         if sending.finished { Err(TransportError::Finished) } else { Ok(free) }
     }
 
-    /// Writes the frame in the buffer, and accepts it if the socket takes at least one byte of it.
-    fn offer(&self, sending: &mut Sending, descriptors: &[BorrowedFd<'_>]) -> Result<bool, TransportError> {
-        sending.rest = 0..sending.buffer.len();
+    /// Writes the frame, and accepts it if the socket takes at least one byte of it. If not, it is the caller's to take
+    /// out.
+    fn offer(
+        &self,
+        sending: &mut Sending<S>,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<bool, TransportError> {
+        sending.rest = 0..sending.frame.buffer.len();
         let result = self.write_rest(sending, descriptors);
         let begun = sending.rest.start > 0;
         match result {
             Err(error @ (TransportError::Closed | TransportError::Broken)) => Err(error),
-            // Whatever stopped it in the middle, the message is on its way; the next flush will tell.
-            Ok(false) | Err(_) if !begun => {
+            Ok(false) if !begun => {
                 sending.rest = 0..0;
-                result
+                Ok(false)
             }
+            Err(error) if !begun => {
+                sending.discard();
+                Err(error)
+            }
+            // Whatever stopped it in the middle, the message is on its way; the next flush will tell.
             _ => {
                 sending.accepted += 1;
                 Ok(true)
@@ -322,7 +397,11 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         loop {
             match receiving.frames.take() {
                 Ok(Some(payload)) => {
-                    let message = R::decode(payload).map_err(TransportError::Decode);
+                    let message = match payload {
+                        Cow::Borrowed(bytes) => R::decode(bytes),
+                        Cow::Owned(bytes) => R::decode_owned(bytes),
+                    };
+                    let message = message.map_err(TransportError::Decode);
                     let batch = receiving.arrived.take(receiving.frames.held());
                     receiving.frames.trim();
                     if batch.lost {
@@ -348,8 +427,9 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             let missing = receiving.frames.missing();
             let mut space = receiving.frames.space();
             if receiving.sleepers > 0 {
-                let exactly = missing.min(space.len());
-                space = &mut space[..exactly];
+                let [first, _] = space;
+                let exactly = missing.min(first.len());
+                space = [&mut first[..exactly], &mut []];
             }
             match receiving.arrived.receive(self.fd.as_fd(), space) {
                 // Whether it receives is another matter, which sending will tell.
@@ -373,26 +453,27 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// What [`Endpoint::send`] promises, with descriptors.
     fn send_all(
         &self,
-        message: &S,
+        message: S,
         descriptors: &[BorrowedFd<'_>],
         timeout: Option<Duration>,
     ) -> Result<(), TransportError> {
         let deadline = deadline_after(timeout);
-        let mut encoded = None;
+        let mut message = Some(message);
+        let mut refused = None;
         let number = loop {
             let mut sending = lock(&self.sending);
             if self.make_way(&mut sending)? {
-                match encoded.take() {
-                    Some(frame) => sending.buffer = frame,
-                    None => sending.encode(message, self.limits)?,
+                match refused.take() {
+                    Some(frame) => sending.frame = frame,
+                    None => sending.put(&mut message, self.limits)?,
                 }
                 if self.offer(&mut sending, descriptors)? {
-                    if sending.rest.is_empty() {
+                    if sending.is_flushed() {
                         return Ok(());
                     }
                     break sending.accepted;
                 }
-                encoded = Some(mem::take(&mut sending.buffer));
+                refused = Some(mem::replace(&mut sending.frame, Frame::new()));
             }
             drop(sending);
             if !self.wait(PollFlags::OUT, deadline)? {
@@ -440,7 +521,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
 impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
-        self.send_all(&message, &[], timeout)
+        self.send_all(message, &[], timeout)
     }
 
     fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
@@ -448,12 +529,15 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
         if !self.make_way(&mut sending)? {
             return Err(TrySendError::Full(message));
         }
-        sending.encode(&message, self.limits)?;
+        let mut message = Some(message);
+        sending.put(&mut message, self.limits)?;
         if self.offer(&mut sending, &[])? {
             return Ok(());
         }
+        let body = sending.frame.body.take();
         sending.discard();
-        Err(TrySendError::Full(message))
+        let message = message.or(body.map(|body| body.message));
+        Err(TrySendError::Full(message.expect("it is here or was taken into the frame")))
     }
 
     fn flush(&self) -> Result<bool, TransportError> {
@@ -467,7 +551,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     }
 
     fn is_flushed(&self) -> bool {
-        lock(&self.sending).rest.is_empty() || self.fate.load(Ordering::Acquire) != OPEN
+        lock(&self.sending).is_flushed() || self.fate.load(Ordering::Acquire) != OPEN
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
