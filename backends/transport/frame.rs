@@ -550,4 +550,18 @@ mod tests {
         recycle(&mut buffer);
         assert!(buffer.is_empty() && buffer.capacity() <= KEPT_BYTES);
     }
+
+    #[test]
+    fn the_buffer_is_small_until_a_read_fills_it() {
+        let mut frames = Reassembler::new(100);
+        let frame = frame_of(b"ab");
+        for _ in 0..10_000 {
+            frames.push(&frame);
+            assert_eq!(frames.take().expect("in step").as_deref(), Some(&b"ab"[..]));
+            assert_eq!(frames.space()[0].len(), LEAST_SPACE_BYTES);
+        }
+        frames.push(&frame.repeat(LEAST_SPACE_BYTES / frame.len() + 1));
+        while frames.take().expect("in step").is_some() {}
+        assert!(frames.space()[0].len() >= CHUNK_BYTES - LEAST_SPACE_BYTES);
+    }
 }
