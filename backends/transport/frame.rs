@@ -26,7 +26,8 @@ use super::{Message, TransportError};
 /// Bytes in front of each payload.
 pub const HEADER_BYTES: usize = 4;
 
-/// The usual size of a buffer: one read takes many small frames.
+/// The usual size of a buffer: one read takes many small frames. Before a read has filled it, it has the least size: many
+/// links see a few small frames in all their life, and the first touch of each page takes the system microseconds.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A buffer that has grown over this is shrunk once it is empty. A payload for which it would have to gets memory of its
@@ -107,6 +108,8 @@ pub struct Reassembler {
     start: usize,
     end: usize,
     limit: usize,
+    /// The least size of the buffer.
+    least: usize,
     broken: bool,
 }
 
@@ -156,7 +159,15 @@ impl Large {
 impl Reassembler {
     /// A reassembler that accepts payloads of at most `limit` bytes. It allocates nothing yet.
     pub fn new(limit: usize) -> Reassembler {
-        Reassembler { large: None, buffer: Vec::new(), start: 0, end: 0, limit, broken: false }
+        Reassembler {
+            large: None,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            limit,
+            least: LEAST_SPACE_BYTES,
+            broken: false,
+        }
     }
 
     /// Takes the next payload out, or `None` if it has not arrived whole. One that has got memory of its own is owned.
@@ -240,7 +251,7 @@ impl Reassembler {
             _ if is_apart => LEAST_SPACE_BYTES,
             missing => missing.clamp(LEAST_SPACE_BYTES, MOST_SPACE_BYTES),
         };
-        if self.buffer.len() - self.end < wanted {
+        if self.buffer.len() - self.end < wanted || self.buffer.len() < self.least {
             self.grow(self.end + wanted);
         }
         let space = &mut self.buffer[self.end..];
@@ -284,6 +295,9 @@ impl Reassembler {
         }
         assert!(count <= self.buffer.len() - self.end, "more bytes than there was space for");
         self.end += count;
+        if self.end == self.buffer.len() {
+            self.least = CHUNK_BYTES;
+        }
     }
 
     /// Gives memory back if nothing is held and the buffer has become unusually large.
@@ -317,7 +331,7 @@ impl Reassembler {
     /// Makes the buffer at least `length` bytes long. Capacity doubles, so that a frame in many pieces is
     /// copied a constant number of times, but not past the end of a frame that is under way.
     fn grow(&mut self, length: usize) {
-        let length = length.max(CHUNK_BYTES);
+        let length = length.max(self.least);
         if length > self.buffer.capacity() {
             let doubled = self.buffer.capacity().saturating_mul(2);
             let useful = match self.missing_in_buffer() {
@@ -535,5 +549,19 @@ mod tests {
         let mut buffer = vec![0; 10 << 20];
         recycle(&mut buffer);
         assert!(buffer.is_empty() && buffer.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn the_buffer_is_small_until_a_read_fills_it() {
+        let mut frames = Reassembler::new(100);
+        let frame = frame_of(b"ab");
+        for _ in 0..10_000 {
+            frames.push(&frame);
+            assert_eq!(frames.take().expect("in step").as_deref(), Some(&b"ab"[..]));
+            assert_eq!(frames.space()[0].len(), LEAST_SPACE_BYTES);
+        }
+        frames.push(&frame.repeat(LEAST_SPACE_BYTES / frame.len() + 1));
+        while frames.take().expect("in step").is_some() {}
+        assert!(frames.space()[0].len() >= CHUNK_BYTES - LEAST_SPACE_BYTES);
     }
 }
