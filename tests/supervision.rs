@@ -49,8 +49,17 @@ fn main() {
         names_are_unique
         two_runs_cannot_have_one_directory
         workers_killed_at_random_are_told_of_exactly
+        a_pool_between_two_maps_heeds_no_signal
+        a_signal_during_the_end_is_told
+        an_ignored_signal_stays_ignored
     };
-    let others: [TestCase; 4] = [
+    let others: [TestCase; 7] = [
+        ("a_file_that_is_no_ledger_is_left_alone", a_file_that_is_no_ledger_is_left_alone),
+        (
+            "a_ledger_that_cannot_be_written_names_nothing_else",
+            a_ledger_that_cannot_be_written_names_nothing_else,
+        ),
+        ("a_place_that_cannot_be_used_is_passed_over", a_place_that_cannot_be_used_is_passed_over),
         ("a_directory_that_others_can_write_to_is_refused", a_directory_that_others_can_write_to_is_refused),
         (
             "a_directory_is_made_and_removed_or_left_as_it_was",
@@ -82,6 +91,7 @@ fn workers() -> Workers {
         .with(&RELAY)
         .with(&MAKES)
         .with(&LEAVES_A_CHILD)
+        .with(&FILLS)
         .with(&JOINS_LEAVER)
 }
 
@@ -570,6 +580,173 @@ const JOINS_LEAVER: Worker<(), bool> = Worker::fallible("joins leaver", |context
 
 fn what_a_killed_worker_left_open_stops_nobody() {
     assert!(runtime::<Forked>().run(&JOINS_LEAVER, ()).unwrap());
+}
+
+/// A process that does what `body` does, and then is told by the returned pipe's end that it may go on.
+fn program(body: impl FnOnce(&dyn Fn()) -> i32 + Send + 'static) -> (ChildProcess, std::os::fd::OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&writer);
+    let program = Fork.fork(&[writer.as_fd()], move || {
+        body(&|| std::fs::write(format!("/proc/self/fd/{number}"), "x").unwrap())
+    });
+    (program.unwrap(), reader)
+}
+
+fn wait_for_word(reader: &std::os::fd::OwnedFd) {
+    assert_eq!(rustix::io::read(reader, &mut [0; 1]).unwrap(), 1);
+}
+
+fn a_pool_between_two_maps_heeds_no_signal<P: Platform>() {
+    leaving_nothing(|| {
+        let (program, reader) = program(|tell| {
+            let mut pool = runtime::<P>().pool(&ADD).workers(2);
+            assert_eq!(pool.map([(1.0, 2.0), (3.0, 4.0)]).unwrap(), [3.0, 7.0]);
+            tell();
+            loop {
+                std::thread::park();
+            }
+        });
+        wait_for_word(&reader);
+        program.kill(SIGINT).unwrap();
+        assert!(matches!(program.wait().unwrap(), Exit::Signal { signal: SIGINT, .. }));
+    });
+}
+
+fn a_signal_during_the_end_is_told<P: Platform>() {
+    leaving_nothing(|| {
+        let (program, _reader) = program(|_| {
+            let result = runtime::<P>().run_then(&ADD, (1.0, 2.0), |_, sum| {
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+                    .unwrap();
+                sum
+            });
+            match result {
+                Err(RunError::Interrupted { signal }) => signal,
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(program.wait().unwrap(), Exit::Code(SIGTERM));
+    });
+}
+
+fn an_ignored_signal_stays_ignored<P: Platform>() {
+    leaving_nothing(|| {
+        let board = Board::new();
+        let name = board.name.clone();
+        let (program, reader) = program(move |tell| {
+            // As a shell has it for what it starts in the background.
+            ignore_interrupts();
+            tell();
+            match runtime::<P>().run(&WAITS_FOR, name) {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("{error}");
+                    99
+                }
+            }
+        });
+        wait_for_word(&reader);
+        board.wait_for(1);
+        program.kill(SIGINT).unwrap();
+        post(&board.name, 2).unwrap();
+        assert_eq!(program.wait().unwrap(), Exit::Code(0));
+    });
+}
+
+fn ignore_interrupts() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed.
+    #[allow(unsafe_code)]
+    unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();
+}
+
+fn a_file_that_is_no_ledger_is_left_alone() {
+    leaving_nothing(|| {
+        let place = directory();
+        let ledger = place.path().join("ledger");
+        let run = || Runtime::new().directory(place.path()).run(&ADD, (1.0, 2.0));
+        for content in ["my own accounts\n", "+ file /tmp\n", "manycore ledger 2\n"] {
+            std::fs::write(&ledger, content).unwrap();
+            let error = run().unwrap_err();
+            assert!(matches!(error, RunError::Directory(DirectoryError::Io { .. })), "{error}");
+            assert_eq!(std::fs::read_to_string(&ledger).unwrap(), content);
+        }
+        // What a run has left that was killed in its first write.
+        for content in ["", "manycore led", "manycore ledger 1\n", "manycore ledger 1\n+ file /tm"] {
+            std::fs::write(&ledger, content).unwrap();
+            run().unwrap();
+            assert!(!ledger.exists());
+        }
+    });
+}
+
+/// Registers names that are in part too long for the room there is.
+const FILLS: Worker<(PathBuf, PathBuf), ()> = Worker::fallible("fills", |context, (short, long)| {
+    context.register(Resource::File(short.clone().into()))?;
+    assert!(matches!(context.register(Resource::File(long.into())), Err(ResourceError::Ledger { .. })));
+    // There is room for this one still.
+    context.register(Resource::File(short.with_extension("2").into()))?;
+    // The master dies without a word.
+    let master = rustix::process::getppid().unwrap();
+    rustix::process::kill_process(master, rustix::process::Signal::KILL)?;
+    Ok(())
+});
+
+fn a_ledger_that_cannot_be_written_names_nothing_else() {
+    leaving_nothing(|| {
+        let place = directory();
+        let precious = place.path().join("precious");
+        let (long, path) = (place.path().join("precious-and-what-follows-it"), place.path().join("run"));
+        std::fs::write(&precious, "mine").unwrap();
+        for room in 0..20 {
+            let run_path = path.clone();
+            let short = place.path().join("x");
+            let long = long.clone();
+            let first_line = "manycore ledger 1\n".len();
+            let line = |path: &Path| Resource::File(path.into()).to_string().len() + 3;
+            let limit = first_line + line(&short) + line(&short) + 2 + room;
+            let program = Fork.fork(&[], move || {
+                use rustix::process::{Resource as Limited, Rlimit, setrlimit};
+                {
+                    use nix::sys::signal::{SigHandler, Signal, signal};
+                    // SAFETY: no handler is installed.
+                    #[allow(unsafe_code)]
+                    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
+                }
+                setrlimit(Limited::Fsize, Rlimit { current: Some(limit as u64), maximum: None }).unwrap();
+                drop(Runtime::new().directory(&run_path).run(&FILLS, (short, long)));
+                0
+            });
+            program.unwrap().wait().unwrap();
+            drop(Runtime::new().directory(&path).run(&ADD, (1.0, 2.0)));
+            assert!(precious.exists(), "with room for {limit} bytes");
+        }
+    });
+}
+
+fn a_place_that_cannot_be_used_is_passed_over() {
+    for runtime_directory in ["/proc", "relative", "/nonexistent"] {
+        manycore_backends::testing::spawn::in_a_unit(move || {
+            let place = directory();
+            let deep = place.path().join("d".repeat(100));
+            std::fs::create_dir(&deep).unwrap();
+            // SAFETY: this process has one thread.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::env::set_var("XDG_RUNTIME_DIR", runtime_directory)
+            };
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::env::set_var("TMPDIR", &deep)
+            };
+            assert_eq!(Runtime::new().run(&ADD, (1.0, 2.0)).unwrap(), 3.0);
+            let left: Vec<_> = std::fs::read_dir(&deep).unwrap().flatten().collect();
+            let runs: usize = left.iter().map(|place| std::fs::read_dir(place.path()).unwrap().count()).sum();
+            assert_eq!(runs, 0, "no directory of a run is left where none can be");
+            place.close().unwrap();
+        });
+    }
 }
 
 /// Starts a worker and joins it, as often as it is told.
