@@ -12,8 +12,8 @@ use manycore::{Execed, Forked, Platform, RunError, Runtime, Threaded, Worker, Wo
 const SQUARE: Worker<u64, u64> = Worker::new("square", |_, number| number * number);
 
 const SUM: Worker<u64, u64> = Worker::fallible("sum of squares", |context, count| {
-    let workers = (1..=count).map(|number| context.start(&SQUARE, number)).collect::<Result<Vec<_>, _>>()?;
-    workers.into_iter().map(|worker| Ok(context.join(worker)?)).sum()
+    let workers = context.start_all(&SQUARE, 1..=count)?;
+    Ok(context.join_all(workers)?.into_iter().sum())
 });
 
 fn workers() -> Workers {

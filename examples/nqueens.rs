@@ -24,10 +24,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use manycore::{
-    Context, Execed, Failure, Forked, Platform, Resource, Runtime, ShmMap, TableOptions, Threaded, Worker,
-    WorkerId, Workers,
-};
+use manycore::{Execed, Forked, Platform, Runtime, ShmMap, TableOptions, Threaded, Worker, Workers};
 use serde::{Deserialize, Serialize};
 
 const USAGE: &str = "\
@@ -180,23 +177,12 @@ impl Rows {
 }
 
 const JOIN: Worker<Vec<Rows>, usize> = Worker::fallible("join", |context, parts| {
-    let workers = start_all(context, &FIND, parts)?;
-    let mut all = BTreeSet::new();
-    for worker in workers {
-        all.append(&mut context.join(worker)?);
-    }
+    let workers = context.start_all(&FIND, parts)?;
+    let all: BTreeSet<u64> = context.join_all(workers)?.into_iter().flatten().collect();
     Ok(all.len())
 });
 
 const FIND: Worker<Rows, BTreeSet<u64>> = Worker::new("find", |_, rows| rows.representatives().collect());
-
-fn start_all<A: Serialize, R>(
-    context: &mut Context,
-    worker: &Worker<A, R>,
-    arguments: Vec<A>,
-) -> Result<Vec<WorkerId<R>>, Failure> {
-    arguments.into_iter().map(|argument| Ok(context.start(worker, argument)?)).collect()
-}
 
 /// A set in shared memory.
 type Set<P> = ShmMap<u64, (), <P as Platform>::Shm, <P as Platform>::Lock>;
@@ -208,19 +194,16 @@ fn count_tables<P: Platform>() -> Worker<(usize, Vec<Rows>), usize> {
         for _ in 0..count {
             let name = context.unique_name("nqueens");
             // Whatever happens from here on, the run removes it.
-            context.register(Resource::PosixShm(OsString::from(&name)))?;
+            context.register_shm::<P::Shm>(&name)?;
             tables.push(TableOptions::new().create(&name)?.into());
             names.push(name);
         }
-        let parts = parts.into_iter().map(|rows| (names.clone(), rows)).collect();
-        for worker in start_all(context, &fill_tables::<P>(), parts)? {
-            context.join(worker)?;
-        }
+        let parts = parts.into_iter().map(|rows| (names.clone(), rows));
+        let workers = context.start_all(&fill_tables::<P>(), parts)?;
+        context.join_all(workers)?;
         let mut sum = 0;
         for table in &tables {
             sum += table.length()?;
-            // On threads it is no object of the system, and nothing that the run could remove.
-            table.unlink()?;
         }
         Ok(sum)
     })

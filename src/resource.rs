@@ -6,6 +6,7 @@
 //!
 //! This module creates no objects, and keeps no list of them: the master's ledger does.
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use manycore_backends::posix::semaphore::{NamedSemaphore, SemaphoreError};
 use manycore_backends::shm::ShmError;
-use manycore_backends::{File, PosixShm, ShmBackend};
+use manycore_backends::{File, Heap, PosixShm, ShmBackend};
 use serde::{Deserialize, Serialize};
 
 /// An object with a name that outlives the processes that use it.
@@ -27,6 +28,9 @@ pub enum Resource {
     File(OsString),
     /// A named POSIX semaphore, by its name.
     Semaphore(OsString),
+    /// An object in the memory of the run's process, such as a table in [`Heap`], by its name: for workers that are threads.
+    /// It goes with the process in any case.
+    Heap(OsString),
 }
 
 impl fmt::Display for Resource {
@@ -35,6 +39,7 @@ impl fmt::Display for Resource {
             Resource::PosixShm(name) => write!(f, "shared memory {}", name.to_string_lossy()),
             Resource::File(path) => write!(f, "file {}", path.to_string_lossy()),
             Resource::Semaphore(name) => write!(f, "semaphore {}", name.to_string_lossy()),
+            Resource::Heap(name) => write!(f, "memory {}", name.to_string_lossy()),
         }
     }
 }
@@ -49,6 +54,9 @@ pub enum ResourceError {
     /// The name is longer than any can be.
     #[error("a name of {0} bytes is too long: at most 4096")]
     TooLong(usize),
+    /// Objects of this shared memory, which is not one of the library's, cannot be removed by name later.
+    #[error("objects of {0} cannot be registered: remove them when the run has ended")]
+    Unsupported(String),
     /// The run could not write down that the object is to be removed.
     #[error("the run's ledger cannot be written: {message}")]
     Ledger {
@@ -75,6 +83,24 @@ pub enum ResourceError {
 const NAME_MAX: usize = 4096;
 
 impl Resource {
+    /// The object `name` of the shared memory `B`.
+    ///
+    /// # Errors
+    /// [`ResourceError::Unsupported`] if `B` is not [`PosixShm`], [`File`] or [`Heap`].
+    pub fn shm<B: ShmBackend>(name: impl Into<OsString>) -> Result<Resource, ResourceError> {
+        let name = name.into();
+        let backend = TypeId::of::<B>();
+        if backend == TypeId::of::<PosixShm>() {
+            Ok(Resource::PosixShm(name))
+        } else if backend == TypeId::of::<File>() {
+            Ok(Resource::File(name))
+        } else if backend == TypeId::of::<Heap>() {
+            Ok(Resource::Heap(name))
+        } else {
+            Err(ResourceError::Unsupported(std::any::type_name::<B>().to_owned()))
+        }
+    }
+
     /// Removes the object. That there is none is no error.
     pub(crate) fn remove(&self) -> Result<(), ResourceError> {
         let result = match self {
@@ -90,13 +116,20 @@ impl Resource {
                 Ok(()) | Err(SemaphoreError::NotFound { .. }) => Ok(()),
                 Err(error) => Err(error.to_string()),
             },
+            Resource::Heap(name) => match Heap::unlink(name) {
+                Ok(()) | Err(ShmError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
         };
         result.map_err(|message| ResourceError::Remove { resource: self.clone(), message })
     }
 
     /// Whether it means the same object to everyone.
     pub(crate) fn check(&self) -> Result<(), ResourceError> {
-        let (Resource::PosixShm(name) | Resource::File(name) | Resource::Semaphore(name)) = self;
+        let (Resource::PosixShm(name)
+        | Resource::File(name)
+        | Resource::Semaphore(name)
+        | Resource::Heap(name)) = self;
         match self {
             _ if name.len() > NAME_MAX => Err(ResourceError::TooLong(name.len())),
             Resource::File(path) if !Path::new(path).is_absolute() => {
@@ -112,6 +145,7 @@ impl Resource {
             Resource::PosixShm(name) => ("shm", name),
             Resource::File(path) => ("file", path),
             Resource::Semaphore(name) => ("semaphore", name),
+            Resource::Heap(name) => ("heap", name),
         };
         let mut line = format!("{kind} ");
         for byte in name.as_bytes() {
@@ -143,6 +177,7 @@ impl Resource {
             "shm" => Some(Resource::PosixShm(name)),
             "file" => Some(Resource::File(name)),
             "semaphore" => Some(Resource::Semaphore(name)),
+            "heap" => Some(Resource::Heap(name)),
             _ => None,
         }
     }
@@ -160,6 +195,7 @@ mod tests {
         for resource in [
             Resource::PosixShm(odd.clone()),
             Resource::File(odd.clone()),
+            Resource::Heap(odd.clone()),
             Resource::Semaphore(odd),
             Resource::PosixShm(OsString::new()),
         ] {

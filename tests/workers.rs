@@ -56,6 +56,7 @@ fn main() {
         a_signal_is_a_request_to_who_asks
         who_gave_up_a_join_is_waited_for_by_others
         a_master_in_a_worker_ends_with_it
+        many_are_started_at_once_or_none
     };
     tests.push(("the_story_is_the_same_on_all_platforms", the_story_is_the_same_on_all_platforms));
     tests.push(("what_enter_was_not_told_is_said", what_enter_was_not_told_is_said));
@@ -91,6 +92,7 @@ fn workers() -> Workers {
         .with(&LATE)
         .with(&LEAVES_LATE)
         .with(&NESTED)
+        .with(&STARTS_ALL)
         .with(&FLOODS)
         .with(&DEAF)
         .with(&NEST)
@@ -756,4 +758,34 @@ fn a_master_in_a_worker_ends_with_it<P: Platform>() {
     for grace in [0, LONG] {
         leaving_nothing(|| runtime::<P>().run(&KILLS_NEST, grace)).unwrap();
     }
+}
+
+const STARTS_ALL: Worker<u32, f64> = Worker::fallible("starts all", |context, count| {
+    let workers = context.start_all(&ADD, (1..=count).map(|number| (f64::from(number), 0.0)))?;
+    assert!(workers.windows(2).all(|pair| pair[0] < pair[1]));
+    let sum = context.join_all(workers)?.into_iter().sum();
+    assert_eq!(context.start_all(&ADD, [])?, []);
+    // There is room for five beside this one.
+    assert_eq!(context.start_all(&SPINS, [(); 6]), Err(StartError::TooMany { limit: 6 }));
+    let first = u64::from(count) + 1;
+    for number in first..first + 5 {
+        assert!(matches!(context.join(id::<()>(number)), Err(JoinError::Cancelled { .. })));
+    }
+    let spins = context.start_all(&SPINS, [(); 5])?;
+    context.terminate_others(Duration::ZERO)?;
+    assert!(matches!(context.join_all(spins), Err(JoinError::Cancelled { .. })));
+    Ok(sum)
+});
+
+fn many_are_started_at_once_or_none<P: Platform>() {
+    let sum = leaving_nothing(|| runtime::<P>().worker_limit(6).run(&STARTS_ALL, 5)).unwrap();
+    assert_eq!(sum, 15.0);
+    let sum = leaving_nothing(|| {
+        let starts = Worker::<u32, f64>::fallible("starts many at once", |context, count| {
+            let workers = context.start_all(&ADD, (1..=count).map(|number| (f64::from(number), 0.0)))?;
+            Ok(context.join_all(workers)?.into_iter().sum())
+        });
+        Runtime::<Threaded>::default().with(&ADD).run(&starts, 300)
+    });
+    assert_eq!(sum.unwrap(), f64::from(300 * 301 / 2));
 }

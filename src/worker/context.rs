@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, SignalWatch, poll_single};
-use manycore_backends::spawn;
 use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
+use manycore_backends::{ShmBackend, spawn};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
 use super::{MasterGone, StartError, Worker, WorkerId};
 use crate::resource::{Resource, ResourceError};
-use crate::wire::{self, ENVELOPE, Ended, Identity, Reply, Request, ToMaster, ToWorker, Whom};
+use crate::wire::{self, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
+
+/// How many workers are asked for before the first answer is heard.
+const ASKED_MAX: usize = 64;
 
 /// How often a worker looks whether there is room for what it says, where no descriptor can tell it.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
@@ -71,6 +74,8 @@ pub struct Context {
     stop: Stop,
     /// Tasks for this member of a pool that came while it waited for something else.
     tasks: VecDeque<(u64, u32, ByteBuf)>,
+    /// Answers to requests to start, in their order.
+    starts: VecDeque<Result<u64, Refusal>>,
     /// Names given out by [`unique_name`](Context::unique_name).
     names: u64,
 }
@@ -108,6 +113,7 @@ impl Context {
             awaited: BTreeSet::new(),
             stop: Stop::default(),
             tasks: VecDeque::new(),
+            starts: VecDeque::new(),
             names: 0,
         }
     }
@@ -167,12 +173,73 @@ impl Context {
         self.start_in_group(Some(group.to_owned()), worker, argument)
     }
 
+    /// Starts a worker for each argument, and asks for all of them before it hears of the first, which takes less time than
+    /// one by one.
+    ///
+    /// # Errors
+    /// [`StartError`]; those that were started are killed then.
+    pub fn start_all<A, R>(
+        &mut self,
+        worker: &Worker<A, R>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<WorkerId<R>>, StartError>
+    where
+        A: Serialize,
+    {
+        let (mut workers, mut failed, mut asked) = (Vec::new(), None, 0);
+        for argument in arguments {
+            match self.ask_to_start(None, worker, argument) {
+                Ok(()) => asked += 1,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            if asked >= ASKED_MAX {
+                asked -= 1;
+                match self.hear_started(worker) {
+                    Ok(id) => workers.push(id),
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+        }
+        for _ in 0..asked {
+            match self.hear_started(worker) {
+                Ok(id) => workers.push(id),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        match failed {
+            None => Ok(workers),
+            Some(error) => {
+                for worker in workers {
+                    // If the master is gone, so are they.
+                    let _ = self.terminate(worker, Duration::ZERO);
+                }
+                Err(error)
+            }
+        }
+    }
+
     fn start_in_group<A: Serialize, R>(
         &mut self,
         group: Option<String>,
         worker: &Worker<A, R>,
         argument: A,
     ) -> Result<WorkerId<R>, StartError> {
+        self.ask_to_start(group, worker, argument)?;
+        self.hear_started(worker)
+    }
+
+    fn ask_to_start<A: Serialize, R>(
+        &mut self,
+        group: Option<String>,
+        worker: &Worker<A, R>,
+        argument: A,
+    ) -> Result<(), StartError> {
         let name = worker.name();
         let limit = self.identity.message_limit;
         let argument = encode_argument(name, &argument, limit)?;
@@ -181,13 +248,21 @@ impl Context {
         if size > limit.saturating_add(ENVELOPE / 4) {
             return Err(StartError::TooBig { name: name.to_owned(), size, limit });
         }
-        let gone = |error: TransportError| StartError::MasterGone { message: error.to_string() };
-        self.ask(Request::Start { name: name.to_owned(), group, argument }).map_err(gone)?;
+        let request = Request::Start { name: name.to_owned(), group, argument };
+        self.ask(request).map_err(|error| StartError::MasterGone { message: error.to_string() })
+    }
+
+    /// The answer to the oldest request to start that is not answered yet.
+    fn hear_started<A, R>(&mut self, worker: &Worker<A, R>) -> Result<WorkerId<R>, StartError> {
         loop {
-            match self.hear(None).map_err(gone)? {
-                Reply::Started { id } => return Ok(WorkerId::new(id)),
-                Reply::Refused { refusal } => return Err(StartError::refused(name, refusal)),
-                reply => self.keep(reply),
+            if let Some(reply) = self.starts.pop_front() {
+                return reply
+                    .map(WorkerId::new)
+                    .map_err(|refusal| StartError::refused(worker.name(), refusal));
+            }
+            match self.hear(None) {
+                Ok(reply) => self.keep(reply),
+                Err(error) => return Err(StartError::MasterGone { message: error.to_string() }),
             }
         }
     }
@@ -299,6 +374,15 @@ impl Context {
         self.about_resource(Request::Register { resource })
     }
 
+    /// Registers an object of the platform's shared memory, such as a table, by its name. On threads, it is in the memory of
+    /// the process, and is removed from there.
+    ///
+    /// # Errors
+    /// As [`register`](Context::register); [`ResourceError::Unsupported`].
+    pub fn register_shm<B: ShmBackend>(&mut self, name: &str) -> Result<(), ResourceError> {
+        self.register(Resource::shm::<B>(name)?)
+    }
+
     /// Removes a registered object now. That there is none is no error.
     ///
     /// # Errors
@@ -404,6 +488,8 @@ impl Context {
                 self.watched.remove(&id);
             }
             Reply::Stop => self.stop.asked = true,
+            Reply::Started { id } => self.starts.push_back(Ok(id)),
+            Reply::Refused { refusal } => self.starts.push_back(Err(refusal)),
             Reply::Tasks { batch, count, arguments } => self.tasks.push_back((batch, count, arguments)),
             _ => {}
         }

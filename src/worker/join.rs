@@ -26,6 +26,17 @@ impl Context {
         }
     }
 
+    /// Joins all the workers, and returns their results in the same order.
+    ///
+    /// # Errors
+    /// [`JoinError`] of the first in the list that has no result; the others go on.
+    pub fn join_all<R: DeserializeOwned>(
+        &mut self,
+        workers: impl IntoIterator<Item = WorkerId<R>>,
+    ) -> Result<Vec<R>, JoinError> {
+        workers.into_iter().map(|worker| self.join(worker)).collect()
+    }
+
     /// Joins, but waits at most `timeout`: `None` if nothing was heard of the worker's end until then.
     ///
     /// # Errors
