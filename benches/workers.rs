@@ -51,11 +51,9 @@ const MEASURE: Worker<Plan, Duration> = Worker::fallible("measure", |context, (c
     let start = Instant::now();
     for first in (0..count).step_by(at_once as usize) {
         let numbers = first..count.min(first + at_once);
-        let workers =
-            numbers.clone().map(|number| context.start(&SQUARE, number)).collect::<Result<Vec<_>, _>>()?;
-        for (number, worker) in numbers.zip(workers) {
-            assert_eq!(context.join(worker)?, number * number);
-        }
+        let workers = context.start_all(&SQUARE, numbers.clone())?;
+        let squares = context.join_all(workers)?;
+        assert!(squares.into_iter().eq(numbers.map(|number| number * number)));
     }
     let elapsed = start.elapsed();
     drop(memory);

@@ -34,6 +34,13 @@ impl Context {
         &mut self,
         workers: impl IntoIterator<Item = WorkerId<R>>,
     ) -> Result<Vec<R>, JoinError> {
+        let workers: Vec<WorkerId<R>> = workers.into_iter().collect();
+        // All are asked for before the first is waited for.
+        for worker in &workers {
+            if !self.ended.contains_key(&worker.id) && self.watched.insert(worker.id) {
+                self.ask(Request::Watch { id: worker.id, blocking: false }).map_err(master_gone)?;
+            }
+        }
         workers.into_iter().map(|worker| self.join(worker)).collect()
     }
 
