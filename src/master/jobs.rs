@@ -8,7 +8,7 @@
 //! link is writable again. A worker that asks without end is served in turns with the others, and not listened
 //! to while its outbox is full.
 //!
-//! How jobs are made to end is in [`stopping`](super::stopping).
+//! How jobs are begun is in [`starting`](super::starting), how they are made to end in [`stopping`](super::stopping).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error as _;
@@ -29,8 +29,8 @@ use crate::trace::event;
 use crate::wire::{Done, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{CancelledBy, Outcome, StartError, Workers, child, shorten};
 
-type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
-type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;
+pub(super) type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
+pub(super) type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;
 
 /// Requests of one worker that are served before it is the turn of others.
 const TURN: usize = 64;
@@ -45,24 +45,24 @@ const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
 const OUTBOX_MAX: usize = 1024;
 
 pub(crate) struct Jobs<P: Platform> {
-    workers: Arc<Workers>,
+    pub(super) workers: Arc<Workers>,
     pub(super) options: Options,
     pub(super) poller: P::Poll,
-    spawner: P::Spawn,
+    pub(super) spawner: P::Spawn,
     pub(super) running: BTreeMap<u64, Job<P>>,
     ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
     /// Who waits for whose end, and for nothing else.
     pub(super) waits: BTreeMap<u64, u64>,
-    next: u64,
+    pub(super) next: u64,
     /// The worker with whose end the run begins to end.
-    first: Option<u64>,
+    pub(super) first: Option<u64>,
     pub(super) stopping: Stopping,
     /// What the members of pools have done, and which have ended.
     news: VecDeque<News>,
     events: Vec<Event>,
-    run: String,
+    pub(super) run: String,
     directory: Directory,
     pub(super) signals: Signals,
 }
@@ -74,23 +74,23 @@ pub(crate) enum News {
 }
 
 pub(super) struct Job<P: Platform> {
-    name: String,
+    pub(super) name: String,
     pub(super) group: Option<String>,
     /// Whether it is a member of a pool.
-    member: bool,
+    pub(super) member: bool,
     /// `None` when it was given up: then the worker is told so by its end of file.
-    link: Option<Arc<Link<P>>>,
+    pub(super) link: Option<Arc<Link<P>>>,
     pub(super) child: Arc<ChildOf<P>>,
     /// What it told of its result.
     pub(super) outcome: Option<Outcome>,
     /// Workers that are told when it ends.
-    watchers: BTreeSet<u64>,
+    pub(super) watchers: BTreeSet<u64>,
     /// Replies that the link had no room for.
     pub(super) outbox: VecDeque<Reply>,
     /// Whether it is not listened to, because its outbox is full.
-    muted: bool,
+    pub(super) muted: bool,
     /// What its link is polled for.
-    interest: Interest,
+    pub(super) interest: Interest,
     /// Whether it asks if it should stop.
     pub(super) listens: bool,
     pub(super) stop: Stop,
@@ -110,7 +110,7 @@ pub(super) enum Stop {
 }
 
 /// Which descriptor of a job a poll key stands for.
-enum Watched {
+pub(super) enum Watched {
     Link,
     Child,
 }
@@ -118,7 +118,7 @@ enum Watched {
 /// The poll key for the end of the worker that this master is, if it is one that is a thread. No job has it, nor a signal.
 const KILLED: u64 = u64::MAX / 2;
 
-fn key(id: u64, watched: Watched) -> u64 {
+pub(super) fn key(id: u64, watched: Watched) -> u64 {
     2 * id + matches!(watched, Watched::Child) as u64
 }
 
@@ -163,21 +163,6 @@ impl<P: Platform> Jobs<P> {
             directory,
             signals: Signals::default(),
         })
-    }
-
-    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<u64, RunError> {
-        let id = self.begin(name, None, Some(argument))?;
-        self.first = Some(id);
-        Ok(id)
-    }
-
-    /// Begins a member of a pool.
-    pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
-        let limit = self.options.worker_limit;
-        if self.running.len() >= limit {
-            return Err(RunError::Start(StartError::TooMany { limit }));
-        }
-        self.begin(name, None, None)
     }
 
     /// Has a member of a pool do tasks, after those that it was given before.
@@ -263,97 +248,6 @@ impl<P: Platform> Jobs<P> {
     /// How a worker ended, if it has.
     pub(super) fn ended(&self, id: u64) -> Option<&Arc<Ended>> {
         self.ended.get(&id)
-    }
-
-    /// Begins a worker, and tells it what to do; a member of a pool has no argument.
-    fn begin(
-        &mut self,
-        name: &str,
-        group: Option<String>,
-        argument: Option<ByteBuf>,
-    ) -> Result<u64, RunError> {
-        let message_limit = self.options.message_limit;
-        let limits = Limits::with_message_bytes(message_limit.saturating_add(ENVELOPE));
-        let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
-        // What has no descriptor until it is asked says now that it can have none.
-        ours.descriptor()?;
-        let ours = Arc::new(ours);
-        let workers = Arc::clone(&self.workers);
-        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers))?;
-        let child = Arc::new(child);
-        let id = self.next;
-        self.next += 1;
-        event!(debug, worker = id, name, process = child.id(), "worker started");
-        let job = Job {
-            name: name.to_owned(),
-            group,
-            member: argument.is_none(),
-            link: Some(Arc::clone(&ours)),
-            child: Arc::clone(&child),
-            outcome: None,
-            watchers: BTreeSet::new(),
-            outbox: VecDeque::new(),
-            muted: false,
-            interest: Interest::READ,
-            listens: false,
-            stop: Stop::Untold,
-            cancelled: None,
-            kill_at: None,
-        };
-        self.running.insert(id, job);
-        let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
-        let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
-        if let Err(error) = added {
-            self.give_up(id);
-            return Err(error.into());
-        }
-        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
-        let orders = match argument {
-            Some(argument) => Reply::Begin { worker, argument },
-            None => Reply::Serve { worker },
-        };
-        self.send(id, orders)?;
-        Ok(id)
-    }
-
-    /// Ends a worker that was only just begun.
-    fn give_up(&mut self, id: u64) {
-        let _ = self.kill(id);
-        let Some(mut job) = self.running.remove(&id) else { return };
-        // A thread comes out of its wait by the end of file.
-        job.link = None;
-        let _ = self.poller.remove(key(id, Watched::Link));
-        let _ = job.child.wait();
-        let _ = self.poller.remove(key(id, Watched::Child));
-    }
-
-    /// Starts a worker for another.
-    fn start(
-        &mut self,
-        name: &str,
-        group: Option<String>,
-        argument: ByteBuf,
-    ) -> Result<Result<u64, Refusal>, PollError> {
-        if self.stopping.refusing {
-            return Ok(Err(Refusal::ShuttingDown));
-        }
-        if self.workers.get(name).is_none() {
-            let mut known = self.workers.names();
-            shorten(&mut known);
-            return Ok(Err(Refusal::Undefined { known }));
-        }
-        let limit = self.options.worker_limit;
-        if self.running.len() >= limit {
-            return Ok(Err(Refusal::TooMany { limit }));
-        }
-        match self.begin(name, group, Some(argument)) {
-            Ok(id) => Ok(Ok(id)),
-            Err(RunError::Poll(error)) => Err(error),
-            Err(error) => {
-                event!(warn, name, %error, "worker not started");
-                Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) }))
-            }
-        }
     }
 
     /// Takes what a worker has said, as much as is served in one turn.
@@ -579,13 +473,4 @@ impl<P: Platform> Drop for Jobs<P> {
             let _ = job.child.wait();
         }
     }
-}
-
-fn errno(error: &RunError) -> Option<i32> {
-    let source = match error {
-        RunError::Spawn(SpawnError::Io { source, .. }) => Some(source),
-        RunError::Transport(TransportError::Io { source, .. }) => Some(source),
-        other => other.source().and_then(|source| source.downcast_ref::<io::Error>()),
-    };
-    source.and_then(io::Error::raw_os_error)
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod` | [`Runtime`]: what may run, and running it |
 //! | `jobs` | the supervising loop |
+//! | `starting` | how workers are begun |
 //! | `stopping` | how workers are made to end |
 //! | `finished` | what is left when all have ended |
 //! | `directory` | the run's directory, and cleaning up after dead runs |
@@ -19,6 +20,7 @@ mod directory;
 mod finished;
 mod jobs;
 mod ledger;
+mod starting;
 mod stopping;
 
 use std::marker::PhantomData;

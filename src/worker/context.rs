@@ -1,4 +1,5 @@
-//! [`Context`]: what a running worker can ask for. How it joins others is in [`join`](super::join).
+//! [`Context`]: what a running worker can ask for. How it starts others is in [`start`](super::start), how it joins them in
+//! [`join`](super::join).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -18,9 +19,6 @@ use crate::wire::{self, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMa
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
-
-/// How many workers are asked for before the first answer is heard.
-const ASKED_MAX: usize = 64;
 
 /// How often a worker looks whether there is room for what it says, where no descriptor can tell it.
 const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
@@ -62,7 +60,7 @@ impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
 pub struct Context {
-    identity: Identity,
+    pub(super) identity: Identity,
     is_process: bool,
     link: Box<dyn Link>,
     /// Ends that the master has told of.
@@ -75,7 +73,7 @@ pub struct Context {
     /// Tasks for this member of a pool that came while it waited for something else.
     tasks: VecDeque<(u64, u32, ByteBuf)>,
     /// Answers to requests to start, in their order.
-    starts: VecDeque<Result<u64, Refusal>>,
+    pub(super) starts: VecDeque<Result<u64, Refusal>>,
     /// Names given out by [`unique_name`](Context::unique_name).
     names: u64,
 }
@@ -143,128 +141,6 @@ impl Context {
     pub fn unique_name(&mut self, prefix: &str) -> String {
         self.names += 1;
         format!("{prefix}-{}-{}-{}", self.identity.run, self.identity.id, self.names)
-    }
-
-    /// Starts another worker. It is a child of the master, whoever asks; this one can end before it.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn start<A, R>(&mut self, worker: &Worker<A, R>, argument: A) -> Result<WorkerId<R>, StartError>
-    where
-        A: Serialize,
-    {
-        self.start_in_group(None, worker, argument)
-    }
-
-    /// Starts another worker as one of a group, which can be [ended](Context::terminate_group) together. A group is
-    /// nothing but a name.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn start_in<A, R>(
-        &mut self,
-        group: &str,
-        worker: &Worker<A, R>,
-        argument: A,
-    ) -> Result<WorkerId<R>, StartError>
-    where
-        A: Serialize,
-    {
-        self.start_in_group(Some(group.to_owned()), worker, argument)
-    }
-
-    /// Starts a worker for each argument, and asks for all of them before it hears of the first, which takes less time than
-    /// one by one.
-    ///
-    /// # Errors
-    /// [`StartError`]; those that were started are killed then.
-    pub fn start_all<A, R>(
-        &mut self,
-        worker: &Worker<A, R>,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Result<Vec<WorkerId<R>>, StartError>
-    where
-        A: Serialize,
-    {
-        let (mut workers, mut failed, mut asked) = (Vec::new(), None, 0);
-        for argument in arguments {
-            match self.ask_to_start(None, worker, argument) {
-                Ok(()) => asked += 1,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            if asked >= ASKED_MAX {
-                asked -= 1;
-                match self.hear_started(worker) {
-                    Ok(id) => workers.push(id),
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-        }
-        for _ in 0..asked {
-            match self.hear_started(worker) {
-                Ok(id) => workers.push(id),
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        match failed {
-            None => Ok(workers),
-            Some(error) => {
-                for worker in workers {
-                    // If the master is gone, so are they.
-                    let _ = self.terminate(worker, Duration::ZERO);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn start_in_group<A: Serialize, R>(
-        &mut self,
-        group: Option<String>,
-        worker: &Worker<A, R>,
-        argument: A,
-    ) -> Result<WorkerId<R>, StartError> {
-        self.ask_to_start(group, worker, argument)?;
-        self.hear_started(worker)
-    }
-
-    fn ask_to_start<A: Serialize, R>(
-        &mut self,
-        group: Option<String>,
-        worker: &Worker<A, R>,
-        argument: A,
-    ) -> Result<(), StartError> {
-        let name = worker.name();
-        let limit = self.identity.message_limit;
-        let argument = encode_argument(name, &argument, limit)?;
-        // A name beside the argument: there is room for those of people.
-        let size = argument.len().saturating_add(group.as_ref().map_or(0, String::len));
-        if size > limit.saturating_add(ENVELOPE / 4) {
-            return Err(StartError::TooBig { name: name.to_owned(), size, limit });
-        }
-        let request = Request::Start { name: name.to_owned(), group, argument };
-        self.ask(request).map_err(|error| StartError::MasterGone { message: error.to_string() })
-    }
-
-    /// The answer to the oldest request to start that is not answered yet.
-    fn hear_started<A, R>(&mut self, worker: &Worker<A, R>) -> Result<WorkerId<R>, StartError> {
-        loop {
-            if let Some(reply) = self.starts.pop_front() {
-                return reply
-                    .map(WorkerId::new)
-                    .map_err(|refusal| StartError::refused(worker.name(), refusal));
-            }
-            match self.hear(None) {
-                Ok(reply) => self.keep(reply),
-                Err(error) => return Err(StartError::MasterGone { message: error.to_string() }),
-            }
-        }
     }
 
     /// Has a worker end: one that has ever asked whether it [should stop](Context::should_stop) is told to; any other
@@ -539,36 +415,4 @@ fn watch_signals() -> Result<(Notifier, Vec<SignalWatch>), PollError> {
     let notifier = Notifier::new()?;
     let watches = ASKING.iter().map(|signal| notifier.watch_signal(*signal)).collect::<Result<_, _>>()?;
     Ok((notifier, watches))
-}
-
-/// Encodes an argument of at most `limit` bytes.
-pub(crate) fn encode_argument(
-    name: &str,
-    argument: &impl Serialize,
-    limit: usize,
-) -> Result<ByteBuf, StartError> {
-    let mut bytes = Vec::new();
-    let result = wire::append(argument, &mut bytes);
-    check_argument(name, result.map(|()| bytes.len()), limit)?;
-    Ok(ByteBuf::from(bytes))
-}
-
-/// Appends an encoded argument of at most `limit` bytes as a [part](wire::push_part). After an error `bytes` is as it was.
-pub(crate) fn push_argument(
-    name: &str,
-    argument: &impl Serialize,
-    limit: usize,
-    bytes: &mut Vec<u8>,
-) -> Result<(), StartError> {
-    let result = wire::push_part(bytes, limit, |bytes| wire::append(argument, bytes));
-    check_argument(name, result, limit)
-}
-
-fn check_argument(name: &str, size: Result<usize, String>, limit: usize) -> Result<(), StartError> {
-    let name = || name.to_owned();
-    match size {
-        Ok(size) if size > limit => Err(StartError::TooBig { name: name(), size, limit }),
-        Ok(_) => Ok(()),
-        Err(message) => Err(StartError::Unserializable { name: name(), message }),
-    }
 }

@@ -6,7 +6,8 @@
 //! | `mod` | defining a worker |
 //! | `outcome` | how it can end, and what joiners are told |
 //! | `workers` | all definitions by name, and where the life of a worker's program begins |
-//! | `context` | what a running worker can ask for: start, terminate, register |
+//! | `context` | what a running worker can ask for: terminate, register |
+//! | `start` | asking for other workers |
 //! | `join` | waiting for the ends of others |
 //! | `child` | what runs in the worker's process around its body |
 //! | `error` | why a worker was not started |
@@ -21,6 +22,7 @@ mod context;
 mod error;
 mod join;
 mod outcome;
+mod start;
 mod workers;
 
 use std::cmp::Ordering;
@@ -33,10 +35,11 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{ToMaster, ToWorker};
 pub use context::Context;
-pub(crate) use context::{ASKING, encode_argument, push_argument};
+pub(crate) use context::ASKING;
 pub use error::{MasterGone, StartError};
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
 pub(crate) use outcome::{Outcome, shorten};
+pub(crate) use start::{encode_argument, push_argument};
 pub use workers::Workers;
 
 /// The definition of a worker: its name, and the function that it runs. `A` is its argument, `R` its result;

@@ -1,0 +1,137 @@
+//! How workers are begun: a link, a unit of work that has the other end, and its orders.
+//!
+//! This module does not decide who may ask for that.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+
+use manycore_backends::poll::{Interest, PollError, Poller};
+use manycore_backends::spawn::{Child, SpawnError, Spawner};
+use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError};
+use serde_bytes::ByteBuf;
+
+use super::RunError;
+use super::jobs::{Job, Jobs, Stop, Watched, key};
+use crate::platform::Platform;
+use crate::trace::event;
+use crate::wire::{ENVELOPE, Identity, Refusal, Reply, ToMaster, ToWorker};
+use crate::worker::{StartError, child, shorten};
+
+impl<P: Platform> Jobs<P> {
+    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<u64, RunError> {
+        let id = self.begin(name, None, Some(argument))?;
+        self.first = Some(id);
+        Ok(id)
+    }
+
+    /// Begins a member of a pool.
+    pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
+        let limit = self.options.worker_limit;
+        if self.running.len() >= limit {
+            return Err(RunError::Start(StartError::TooMany { limit }));
+        }
+        self.begin(name, None, None)
+    }
+
+    /// Begins a worker, and tells it what to do; a member of a pool has no argument.
+    fn begin(
+        &mut self,
+        name: &str,
+        group: Option<String>,
+        argument: Option<ByteBuf>,
+    ) -> Result<u64, RunError> {
+        let message_limit = self.options.message_limit;
+        let limits = Limits::with_message_bytes(message_limit.saturating_add(ENVELOPE));
+        let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
+        // What has no descriptor until it is asked says now that it can have none.
+        ours.descriptor()?;
+        let ours = Arc::new(ours);
+        let workers = Arc::clone(&self.workers);
+        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers))?;
+        let child = Arc::new(child);
+        let id = self.next;
+        self.next += 1;
+        event!(debug, worker = id, name, process = child.id(), "worker started");
+        let job = Job {
+            name: name.to_owned(),
+            group,
+            member: argument.is_none(),
+            link: Some(Arc::clone(&ours)),
+            child: Arc::clone(&child),
+            outcome: None,
+            watchers: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            muted: false,
+            interest: Interest::READ,
+            listens: false,
+            stop: Stop::Untold,
+            cancelled: None,
+            kill_at: None,
+        };
+        self.running.insert(id, job);
+        let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
+        let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
+        if let Err(error) = added {
+            self.give_up(id);
+            return Err(error.into());
+        }
+        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
+        let orders = match argument {
+            Some(argument) => Reply::Begin { worker, argument },
+            None => Reply::Serve { worker },
+        };
+        self.send(id, orders)?;
+        Ok(id)
+    }
+
+    /// Ends a worker that was only just begun.
+    fn give_up(&mut self, id: u64) {
+        let _ = self.kill(id);
+        let Some(mut job) = self.running.remove(&id) else { return };
+        // A thread comes out of its wait by the end of file.
+        job.link = None;
+        let _ = self.poller.remove(key(id, Watched::Link));
+        let _ = job.child.wait();
+        let _ = self.poller.remove(key(id, Watched::Child));
+    }
+
+    /// Starts a worker for another.
+    fn start(
+        &mut self,
+        name: &str,
+        group: Option<String>,
+        argument: ByteBuf,
+    ) -> Result<Result<u64, Refusal>, PollError> {
+        if self.stopping.refusing {
+            return Ok(Err(Refusal::ShuttingDown));
+        }
+        if self.workers.get(name).is_none() {
+            let mut known = self.workers.names();
+            shorten(&mut known);
+            return Ok(Err(Refusal::Undefined { known }));
+        }
+        let limit = self.options.worker_limit;
+        if self.running.len() >= limit {
+            return Ok(Err(Refusal::TooMany { limit }));
+        }
+        match self.begin(name, group, Some(argument)) {
+            Ok(id) => Ok(Ok(id)),
+            Err(RunError::Poll(error)) => Err(error),
+            Err(error) => {
+                event!(warn, name, %error, "worker not started");
+                Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) }))
+            }
+        }
+    }
+}
+
+fn errno(error: &RunError) -> Option<i32> {
+    let source = match error {
+        RunError::Spawn(SpawnError::Io { source, .. }) => Some(source),
+        RunError::Transport(TransportError::Io { source, .. }) => Some(source),
+        other => other.source().and_then(|source| source.downcast_ref::<io::Error>()),
+    };
+    source.and_then(io::Error::raw_os_error)
+}
