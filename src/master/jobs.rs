@@ -11,14 +11,12 @@
 //! How jobs are begun is in [`starting`](super::starting), how they are made to end in [`stopping`](super::stopping).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::error::Error as _;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Event, Interest, PollError, Poller};
-use manycore_backends::spawn::{self, Child, Exit, SpawnError, Spawner};
-use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError, TrySendError};
+use manycore_backends::spawn::{self, Child, Exit, Spawner};
+use manycore_backends::transport::{Endpoint, Transport, TrySendError};
 use serde_bytes::ByteBuf;
 
 use super::directory::Directory;
@@ -26,8 +24,8 @@ use super::stopping::{Signals, Stopping};
 use super::{Options, RunError};
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
-use crate::wire::{Done, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker};
-use crate::worker::{CancelledBy, Outcome, StartError, Workers, child, shorten};
+use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
+use crate::worker::{CancelledBy, Outcome, Workers};
 
 pub(super) type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
 pub(super) type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::Child;

@@ -98,7 +98,7 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Starts a worker for another.
-    fn start(
+    pub(super) fn start(
         &mut self,
         name: &str,
         group: Option<String>,

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, SignalWatch, poll_single};
 use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
 use manycore_backends::{ShmBackend, spawn};
-use serde::Serialize;
 use serde_bytes::ByteBuf;
 
-use super::{MasterGone, StartError, Worker, WorkerId};
+use super::{MasterGone, WorkerId};
 use crate::resource::{Resource, ResourceError};
-use crate::wire::{self, ENVELOPE, Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker, Whom};
+use crate::wire::{Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];

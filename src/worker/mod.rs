@@ -34,8 +34,8 @@ use std::panic::Location;
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{ToMaster, ToWorker};
-pub use context::Context;
 pub(crate) use context::ASKING;
+pub use context::Context;
 pub use error::{MasterGone, StartError};
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
 pub(crate) use outcome::{Outcome, shorten};
