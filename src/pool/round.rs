@@ -115,6 +115,10 @@ where
         self.jobs().watch_signals()?;
         // Who has died since the last round is not given anything.
         self.jobs().look()?;
+        // A run that a signal has ended stays so.
+        if let Some(signal) = self.jobs().interrupted() {
+            return Err(RunError::Interrupted { signal }.into());
+        }
         while let Some(news) = self.jobs().next_news() {
             let _ = self.tell(news)?;
         }

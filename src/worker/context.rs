@@ -258,7 +258,7 @@ impl Context {
         self.register(Resource::shm::<B>(name)?)
     }
 
-    /// Removes a registered object now. That there is none is no error.
+    /// Removes an object now, and not at the end of the run any more. That there is none is no error.
     ///
     /// # Errors
     /// [`ResourceError::Remove`]; [`ResourceError::MasterGone`].
@@ -293,9 +293,13 @@ impl Context {
         spawn::exit(code)
     }
 
-    /// The next tasks for a member of a pool: a number, how many, and their arguments. `None` when there are no more.
+    /// The next tasks for a member of a pool: a number, how many, and their arguments. `None` when there are no more, or it
+    /// should stop.
     pub(super) fn next_tasks(&mut self) -> Option<(u64, u32, ByteBuf)> {
         loop {
+            if self.stop.asked {
+                return None;
+            }
             if let Some(tasks) = self.tasks.pop_front() {
                 return Some(tasks);
             }
