@@ -176,17 +176,29 @@ fn scribbled<B: Subject>()
 where
     Futex: LockMethod<B>,
 {
+    // What takes time is waiting for owners that are not there: so several at once, each with an object of its own.
+    std::thread::scope(|scope| {
+        for density in 0..6 {
+            scope.spawn(move || scribbled_as_densely::<B>(density));
+        }
+    });
+}
+
+/// With words that have fewer bits the larger `density` is; 0 has all of them.
+fn scribbled_as_densely<B: Subject>(density: u32)
+where
+    Futex: LockMethod<B>,
+{
     let name = Fresh::<B>::name();
     let object = B::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
     object.grow(4096).unwrap();
     let method = <Futex as LockMethod<B>>::attach(&object).unwrap();
     let lock = |mode, wait| Guard::lock(&method, &object, mode, wait).unwrap();
-    let mut random = 1u32;
-    for round in 0..60 {
-        // From few bits to all of them.
+    let mut random = density + 1;
+    for _ in 0..10 {
         for at in AREA {
             let mut word = u32::MAX;
-            for _ in 0..round % 6 {
+            for _ in 0..density {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 word &= random ^ random >> 16;
             }
