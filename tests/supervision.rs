@@ -558,28 +558,31 @@ fn a_worker_that_runs_the_program_anew_has_only_its_link() {
 }
 
 /// Leaves a process behind that has the link, and is killed itself.
-const LEAVES_A_CHILD: Worker<(), ()> = Worker::fallible("leaves a child", |context, ()| {
+const LEAVES_A_CHILD: Worker<String, ()> = Worker::fallible("leaves a child", |context, board| {
     let holder = Fork.fork(&[context.as_fd()], || {
         rustix::process::set_parent_process_death_signal(None).unwrap();
         loop {
             std::thread::park();
         }
     })?;
-    let board = name("holder");
-    let _: ShmTable = TableOptions::new().create(&board)?;
+    post(&board, holder.id() as i32)?;
     std::mem::forget(holder);
-    ShmTable::<PosixShm>::open(&board)?.unlink()?;
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     Ok(())
 });
 
-const JOINS_LEAVER: Worker<(), bool> = Worker::fallible("joins leaver", |context, ()| {
-    let worker = context.start(&LEAVES_A_CHILD, ())?;
+const JOINS_LEAVER: Worker<String, bool> = Worker::fallible("joins leaver", |context, board| {
+    let worker = context.start(&LEAVES_A_CHILD, board)?;
     Ok(matches!(context.join(worker), Err(JoinError::Killed { signal: SIGKILL, .. })))
 });
 
 fn what_a_killed_worker_left_open_stops_nobody() {
-    assert!(runtime::<Forked>().run(&JOINS_LEAVER, ()).unwrap());
+    let board = Board::new();
+    assert!(runtime::<Forked>().run(&JOINS_LEAVER, board.name.clone()).unwrap());
+    for holder in board.processes() {
+        // It may have died with the worker, if that was faster.
+        let _ = rustix::process::kill_process(Pid::from_raw(holder).unwrap(), rustix::process::Signal::KILL);
+    }
 }
 
 /// A process that does what `body` does, and then is told by the returned pipe's end that it may go on.
