@@ -19,17 +19,10 @@ use serde::{Deserialize, Serialize};
 
 #[path = "census/mod.rs"]
 mod census;
+#[path = "platforms/mod.rs"]
+mod platforms;
 use census::leaving_nothing;
-
-macro_rules! on_all_platforms {
-    ($($test:ident)*) => {
-        vec![$(
-            (concat!("forked::", stringify!($test)), $test::<Forked> as fn()),
-            (concat!("execed::", stringify!($test)), $test::<Execed> as fn()),
-            (concat!("threaded::", stringify!($test)), $test::<Threaded> as fn()),
-        )*]
-    };
-}
+use platforms::on_all_platforms;
 
 fn main() {
     workers().enter::<Execed>();
