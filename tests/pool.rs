@@ -12,7 +12,7 @@ use std::time::Duration;
 use manycore::poll::{Event, Interest, PollError, Ready, Source};
 use manycore::{
     Execed, Failure, Fork, Forked, Futex, JoinError, Platform, Poll, Poller, Polysocket, Pool, PoolError,
-    PosixShm, Progress, RunError, Runtime, Socket, Thread, Threaded, With, Worker, Workers,
+    PosixShm, Progress, RunError, Runtime, Socket, Thread, With, Worker, Workers,
 };
 use manycore_backends::testing::{TestCase, run_tests};
 use serde::{Deserialize, Serialize};
