@@ -14,7 +14,7 @@ use manycore::shm::PosixShm;
 use manycore::spawn::{Child, ChildProcess, Exit, Fork};
 use manycore::{
     Context, Execed, Failure, Forked, JoinError, Platform, Resource, ResourceError, RunError, Runtime,
-    ShmBackend, ShmTable, TableOptions, Threaded, Worker, WorkerId, Workers,
+    ShmBackend, ShmTable, TableOptions, Worker, WorkerId, Workers,
 };
 use manycore_backends::testing::{TestCase, run_tests};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
