@@ -71,6 +71,7 @@ fn workers() -> Workers {
         .with(&LAZY)
         .with(&TALKS_NONSENSE)
         .with(&NUMBER)
+        .with(&LINGERS)
 }
 
 fn runtime<P: Platform>() -> Runtime<P> {
@@ -170,8 +171,22 @@ fn a_broken_off_map_is_followed_by_another<P: Platform>() {
             assert_eq!(count, 100);
         }
         assert_eq!(pool.map(3..6).unwrap(), [9, 16, 25]);
+        // When the next one begins, the only worker has no room: it has told of a part of its batch only.
+        let mut pool = runtime::<P>().pool(&LINGERS).workers(1).batch(4);
+        pool.each(0..8, |_, _| ControlFlow::Break(())).unwrap();
+        assert_eq!(pool.map([0, 1]).unwrap().len(), 2);
     });
 }
+
+/// Has large results, and takes its time for the last of four.
+const LINGERS: Worker<u32, String> = Worker::new("lingers", |_, number| {
+    if number == 3 {
+        for _ in 0..100_000 {
+            std::thread::yield_now();
+        }
+    }
+    "x".repeat(400_000)
+});
 
 fn each_failure_is_told_and_the_others_go_on<P: Platform>() {
     leaving_nothing(|| {

@@ -698,6 +698,10 @@ fn a_ledger_that_cannot_be_written_names_nothing_else() {
             let run_path = path.clone();
             let short = place.path().join("x");
             let long = long.clone();
+            let registered = [short.clone(), short.with_extension("2")];
+            for path in &registered {
+                std::fs::write(path, "to be removed").unwrap();
+            }
             let first_line = "manycore ledger 1\n".len();
             let line = |path: &Path| Resource::File(path.into()).to_string().len() + 3;
             let limit = first_line + line(&short) + line(&short) + 2 + room;
@@ -716,6 +720,7 @@ fn a_ledger_that_cannot_be_written_names_nothing_else() {
             program.unwrap().wait().unwrap();
             drop(Runtime::new().directory(&path).run(&ADD, (1.0, 2.0)));
             assert!(precious.exists(), "with room for {limit} bytes");
+            assert!(!registered.iter().any(|path| path.exists()), "with room for {limit} bytes");
         }
     });
 }
