@@ -614,7 +614,11 @@ fn a_poller_that_refuses_leaves_nobody() {
                         assert_eq!(squares.len(), 30);
                         went_well += 1;
                     }
-                    Err(error) => assert!(matches!(error, PoolError::Run(RunError::Poll(_))), "{error}"),
+                    Err(error) => {
+                        assert!(matches!(error, PoolError::Run(RunError::Poll(_))), "{error}");
+                        // It refuses once.
+                        assert_eq!(pool.map(0..30).unwrap().len(), 30);
+                    }
                 }
             });
         }

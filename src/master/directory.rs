@@ -108,9 +108,9 @@ impl Directory {
                 Err(error) => last = last.or(Some(error)),
             }
         }
-        // There is one place at least.
-        Err(last
-            .unwrap_or(DirectoryError::Io { path: PathBuf::new(), source: io::ErrorKind::NotFound.into() }))
+        // One that no later run finds, and nobody has taken.
+        let path = PathBuf::from(format!("/tmp/manycore-{}-{:016x}", effective_user(), random()));
+        Directory::at(&path).map_err(|error| last.unwrap_or(error))
     }
 
     fn fresh_in(place: &Path) -> Result<Directory, DirectoryError> {
@@ -198,8 +198,6 @@ fn places() -> Vec<PathBuf> {
     let mut places: Vec<PathBuf> = runtime.map(|path| path.join("manycore")).into_iter().collect();
     let common = [std::env::temp_dir(), PathBuf::from("/tmp")];
     places.extend(common.iter().filter(|place| place.is_absolute()).map(|place| place.join(&name)));
-    // One that nobody finds, and nobody has taken.
-    places.push(PathBuf::from(format!("/tmp/{name}-{:016x}", random())));
     places.dedup();
     places
 }

@@ -34,7 +34,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::platform::{Forked, Platform};
-use crate::pool::Pool;
 use crate::resource::{Resource, ResourceError};
 use crate::wire::ENVELOPE;
 use crate::worker::{JoinError, StartError, Worker, Workers, encode_argument};
@@ -244,14 +243,14 @@ impl<P: Platform> Runtime<P> {
         }
     }
 
-    /// A pool of workers that do one kind of task: see [`Pool`].
-    pub fn pool<A, R>(mut self, worker: &Worker<A, R>) -> Pool<A, R, P>
+    /// What may run, with another worker defined, and how.
+    pub(crate) fn into_parts<A, R>(mut self, worker: &Worker<A, R>) -> (Workers, Options)
     where
-        A: Serialize + DeserializeOwned + 'static,
-        R: Serialize + DeserializeOwned + 'static,
+        A: DeserializeOwned + 'static,
+        R: Serialize + 'static,
     {
         self.workers.add(worker);
-        Pool::over(worker, self.workers, self.options)
+        (self.workers, self.options)
     }
 }
 

@@ -49,16 +49,16 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Watches those that are not ignored: whoever has started this program may want it not to heed them.
-    fn watch(poller: &impl Poller) -> Result<Signals, PollError> {
-        let mut signals = Signals::default();
+    /// Watches those that are not ignored: whoever has started this program may want it not to heed them. After an error
+    /// some are watched.
+    fn watch(&mut self, poller: &impl Poller) -> Result<(), PollError> {
         for signal in ASKING.into_iter().filter(|signal| !is_signal_ignored(*signal)) {
             let notifier = Arc::new(Notifier::new()?);
             let watch = notifier.watch_signal(signal)?;
-            poller.add(signal_key(signals.watched.len()), Arc::clone(&notifier) as _, Interest::READ)?;
-            signals.watched.push((signal, notifier, watch));
+            poller.add(signal_key(self.watched.len()), Arc::clone(&notifier) as _, Interest::READ)?;
+            self.watched.push((signal, notifier, watch));
         }
-        Ok(signals)
+        Ok(())
     }
 
     /// The signal that the poll key stands for, if it has arrived.
@@ -83,10 +83,10 @@ fn signal_key(index: usize) -> u64 {
 impl<P: Platform> Jobs<P> {
     /// Has signals end the run from now on, if the program wants that.
     pub(crate) fn watch_signals(&mut self) -> Result<(), PollError> {
-        if self.options.signals {
-            self.signals = Signals::watch(&self.poller)?;
+        if !self.options.signals {
+            return Ok(());
         }
-        Ok(())
+        self.signals.watch(&self.poller).inspect_err(|_| drop(self.take_signals()))
     }
 
     /// Gives the signals up, to be looked at a last time.

@@ -151,6 +151,27 @@ impl<A, R, P: Platform> fmt::Debug for Pool<A, R, P> {
     }
 }
 
+impl<P: Platform> Runtime<P> {
+    /// A pool of workers that do one kind of task: see [`Pool`].
+    pub fn pool<A, R>(self, worker: &Worker<A, R>) -> Pool<A, R, P>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Pool {
+            worker: *worker,
+            setup: Some(self.into_parts(worker)),
+            jobs: None,
+            members: BTreeMap::new(),
+            settings: Settings { workers: cores, retries: 0, batch: None },
+            pace: Pace::default(),
+            next_batch: 0,
+            on_progress: None,
+        }
+    }
+}
+
 impl<A, R> Pool<A, R>
 where
     A: Serialize + DeserializeOwned + 'static,
@@ -168,20 +189,6 @@ where
     A: Serialize + DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    pub(crate) fn over(worker: &Worker<A, R>, workers: Workers, options: Options) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Pool {
-            worker: *worker,
-            setup: Some((workers, options)),
-            jobs: None,
-            members: BTreeMap::new(),
-            settings: Settings { workers: cores, retries: 0, batch: None },
-            pace: Pace::default(),
-            next_batch: 0,
-            on_progress: None,
-        }
-    }
-
     /// How many workers there are; at least 1. Default: as many as cores.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
