@@ -8,6 +8,10 @@
 //! The transport limits the size of a message before it is read; here the depth of nesting is limited, and
 //! strings and arrays are read as they come, whatever length they announce.
 //!
+//! | file | concern |
+//! |---|---|
+//! | `mod` | what workers and their master say, and values as bytes |
+//!
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
 use std::io;
