@@ -12,6 +12,7 @@ use crate::array::ArrayError;
 use crate::codec::CodecError;
 use crate::map::MapError;
 use crate::master::RunError;
+use crate::named::NamedError;
 use crate::pool::PoolError;
 use crate::resource::ResourceError;
 use crate::table::TableError;
@@ -30,6 +31,8 @@ pub enum Error {
     Join(#[from] JoinError),
     /// A pool could not do a task.
     Pool(#[from] PoolError),
+    /// An operation on a named object was not done.
+    Named(#[from] NamedError),
     /// The master is gone, and the run with it.
     MasterGone(#[from] MasterGone),
     /// An object could not be registered or removed.

@@ -22,6 +22,7 @@ use serde_bytes::ByteBuf;
 use super::directory::Directory;
 use super::stopping::{Signals, Stopping};
 use super::{Options, RunError};
+use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
 use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
@@ -53,6 +54,7 @@ pub(crate) struct Jobs<P: Platform> {
     unheard: BTreeSet<u64>,
     /// Who waits for whose end, and for nothing else.
     pub(super) waits: BTreeMap<u64, u64>,
+    pub(super) named: Registry,
     pub(super) next: u64,
     /// The worker with whose end the run begins to end.
     pub(super) first: Option<u64>,
@@ -145,13 +147,13 @@ impl<P: Platform> Jobs<P> {
         }
         Ok(Jobs {
             workers: Arc::new(workers),
-            options,
             poller,
             spawner: P::Spawn::default(),
             running: BTreeMap::new(),
             ended: BTreeMap::new(),
             unheard: BTreeSet::new(),
             waits: BTreeMap::new(),
+            named: Registry::new(options.object_limit),
             next: 0,
             first: None,
             stopping: Stopping::default(),
@@ -159,6 +161,7 @@ impl<P: Platform> Jobs<P> {
             events: Vec::new(),
             run: directory.name(),
             directory,
+            options,
             signals: Signals::default(),
         })
     }
@@ -240,12 +243,12 @@ impl<P: Platform> Jobs<P> {
             }
         }
         self.events = events;
-        self.kill_the_overdue()
+        self.keep_time()
     }
 
-    /// How a worker ended, if it has.
-    pub(super) fn ended(&self, id: u64) -> Option<&Arc<Ended>> {
-        self.ended.get(&id)
+    /// How workers ended, and the named objects.
+    pub(super) fn what_is_left(&mut self) -> (&BTreeMap<u64, Arc<Ended>>, &mut Registry) {
+        (&self.ended, &mut self.named)
     }
 
     /// Takes what a worker has said, as much as is served in one turn.
@@ -275,12 +278,26 @@ impl<P: Platform> Jobs<P> {
             if worker == id {
                 return true;
             }
-            at = self.waits.get(&worker).copied();
+            at = self.waits_on(worker);
         }
         false
     }
 
+    /// Whom a worker waits for, and for nothing else. Who is told to stop comes back by itself.
+    fn waits_on(&self, worker: u64) -> Option<u64> {
+        let job = self.running.get(&worker)?;
+        if job.stop == Stop::Told {
+            return None;
+        }
+        self.waits.get(&worker).copied().or_else(|| self.named.waits_for(worker))
+    }
+
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
+        if let Request::Told(told) = request {
+            // That of a guard that is dropped in another thread, for one, says nothing of what the worker waits for.
+            self.named.tell(id, told);
+            return self.send_named();
+        }
         self.waits.remove(&id);
         let reply = match request {
             Request::Start { name, group, argument } => match self.start(&name, group, argument)? {
@@ -325,6 +342,15 @@ impl<P: Platform> Jobs<P> {
                 Reply::Terminating { count: u64::from(self.signal(wanted, signal)?) }
             }
             Request::Listen => return self.hear_listener(id),
+            Request::Named(call) => {
+                self.named.ask(id, call);
+                if let Some(holder) = self.waits_on(id).filter(|holder| self.waits_for(*holder, id)) {
+                    self.named.refuse(id, holder);
+                }
+                return self.send_named();
+            }
+            // Dealt with before.
+            Request::Told(_) => return Ok(()),
             Request::Register { resource } => {
                 Reply::Registered { error: self.directory.register(&resource).err() }
             }
@@ -345,6 +371,20 @@ impl<P: Platform> Jobs<P> {
             }
         };
         self.send(id, reply)
+    }
+
+    /// Says what is to be said of named objects.
+    fn send_named(&mut self) -> Result<(), PollError> {
+        for (party, reply) in self.named.take_replies() {
+            self.send(party, reply)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the named objects that nobody has used for too long.
+    pub(super) fn expire(&mut self, now: Instant) -> Result<(), PollError> {
+        self.named.expire(now);
+        self.send_named()
     }
 
     fn say_ended(&self, id: u64) -> Reply {
@@ -402,6 +442,7 @@ impl<P: Platform> Jobs<P> {
     pub(super) fn unlink(&mut self, id: u64) -> Result<(), PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         let Some(link) = job.link.take() else { return Ok(()) };
+        let mut told = Vec::new();
         let began = Instant::now();
         for _ in 0..LAST_WORDS {
             // Who goes on writing there is not its worker.
@@ -413,12 +454,18 @@ impl<P: Platform> Jobs<P> {
                 Ok(Some(ToMaster(Request::Done(done)))) if job.member => {
                     self.news.push_back(News::Done(id, done));
                 }
+                // What it said counts; what it asked for, and never heard an answer to, does not.
+                Ok(Some(ToMaster(Request::Told(last)))) => told.push(last),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
         }
         job.outbox.clear();
-        self.poller.remove(key(id, Watched::Link)).map(drop)
+        self.poller.remove(key(id, Watched::Link))?;
+        for last in told {
+            self.named.tell(id, last);
+        }
+        self.send_named()
     }
 
     /// Sees to a child that has ended.
@@ -436,6 +483,8 @@ impl<P: Platform> Jobs<P> {
         self.waits.remove(&id);
         self.poller.remove(key(id, Watched::Child))?;
         let Some(job) = self.running.remove(&id) else { return Ok(()) };
+        self.named.end(id);
+        self.send_named()?;
         self.kill_no_more(id, job.kill_at);
         let cancelled = job.cancelled.map(|by| Outcome::Cancelled { by });
         let outcome = job.outcome.or(cancelled).unwrap_or(outcome);

@@ -64,6 +64,7 @@ pub struct Runtime<P: Platform = Forked> {
 pub(crate) struct Options {
     pub(crate) message_limit: usize,
     worker_limit: usize,
+    object_limit: usize,
     at_end: AtEnd,
     grace: Duration,
     signals: bool,
@@ -107,6 +108,7 @@ impl<P: Platform> Default for Runtime<P> {
             options: Options {
                 message_limit: 64 << 20,
                 worker_limit: 10_000,
+                object_limit: 1_000_000,
                 at_end: AtEnd::default(),
                 grace: Duration::from_secs(2),
                 signals: true,
@@ -144,6 +146,12 @@ impl<P: Platform> Runtime<P> {
     /// How many workers may run at once. Default 10 000.
     pub fn worker_limit(mut self, workers: usize) -> Self {
         self.options.worker_limit = workers;
+        self
+    }
+
+    /// How many [named objects](crate::named) there may be at once. Default 1 000 000.
+    pub fn object_limit(mut self, objects: usize) -> Self {
+        self.options.object_limit = objects;
         self
     }
 
@@ -218,7 +226,7 @@ impl<P: Platform> Runtime<P> {
         mut self,
         first: &Worker<A, R>,
         argument: A,
-        finish: impl FnOnce(&Finished<'_>, Result<R, JoinError>) -> T,
+        finish: impl FnOnce(&mut Finished<'_>, Result<R, JoinError>) -> T,
     ) -> Result<T, RunError>
     where
         A: Serialize + DeserializeOwned + 'static,
@@ -232,9 +240,9 @@ impl<P: Platform> Runtime<P> {
         jobs.run()?;
         // They do nothing until all is cleaned up.
         let signals = jobs.take_signals();
-        let finished = Finished::new(&jobs);
+        let mut finished = Finished::new(&mut jobs);
         let result = finished.join(crate::worker::WorkerId::new(id));
-        let value = finish(&finished, result);
+        let value = finish(&mut finished, result);
         drop(finished);
         drop(jobs);
         match signals.left() {

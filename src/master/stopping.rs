@@ -142,8 +142,8 @@ impl<P: Platform> Jobs<P> {
 
     /// How long nothing has to be done if nothing happens.
     pub(super) fn time_left(&self) -> Option<Duration> {
-        let next =
-            self.stopping.kills.first().map(|(at, _)| *at).into_iter().chain(self.stopping.end_at).min();
+        let kill = self.stopping.kills.first().map(|(at, _)| *at);
+        let next = kill.into_iter().chain(self.stopping.end_at).chain(self.named.deadline()).min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -285,11 +285,14 @@ impl<P: Platform> Jobs<P> {
         Ok(())
     }
 
-    pub(super) fn kill_the_overdue(&mut self) -> Result<(), RunError> {
-        if self.stopping.kills.is_empty() && self.stopping.end_at.is_none() {
+    /// Sees to what is due: objects that expire, workers that are killed, the end.
+    pub(super) fn keep_time(&mut self) -> Result<(), RunError> {
+        let nothing = self.stopping.kills.is_empty() && self.stopping.end_at.is_none();
+        if nothing && self.named.deadline().is_none() {
             return Ok(());
         }
         let now = Instant::now();
+        self.expire(now)?;
         if self.stopping.end_at.take_if(|at| *at <= now).is_some() {
             self.terminate_all(&CancelledBy::EndOfRun)?;
         }

@@ -11,8 +11,11 @@
 //! | file | concern |
 //! |---|---|
 //! | `mod` | what workers and their master say, and values as bytes |
+//! | `named` | what they say of named objects |
 //!
 //! This module gives no meaning to the messages: `worker` and `master` do.
+
+pub(crate) mod named;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use self::named::{Answer, Call, Told};
 use crate::resource::{Resource, ResourceError};
 use crate::worker::Outcome;
 
@@ -60,6 +64,10 @@ pub(crate) enum Request {
     Register { resource: Resource },
     /// Remove this object now, if `remove`, and not at the end of the run any more; answered by `Registered`.
     Release { resource: Resource, remove: bool },
+    /// Something about a named object; answered by `Named`.
+    Named(Call),
+    /// Something about named objects; not answered.
+    Told(Told),
     /// The sender's body has returned; not answered.
     Finished { outcome: Outcome },
     /// Some tasks of a pool are done; not answered.
@@ -140,6 +148,15 @@ pub(crate) enum Reply {
     /// An object is registered or released, or why not.
     Registered {
         error: Option<ResourceError>,
+    },
+    /// The answer to the call with this number.
+    Named {
+        number: u64,
+        answer: Answer,
+    },
+    /// What is watched by this number need not be waited for.
+    Ready {
+        watch: u64,
     },
 }
 

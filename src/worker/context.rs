@@ -4,64 +4,30 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, SignalWatch, poll_single};
-use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
+use manycore_backends::poll::{Notifier, PollError, SignalWatch};
+use manycore_backends::transport::TransportError;
 use manycore_backends::{ShmBackend, spawn};
 use serde_bytes::ByteBuf;
 
+use super::line::{Line, Link, Tell};
 use super::{MasterGone, WorkerId};
 use crate::resource::{Resource, ResourceError};
-use crate::wire::{Ended, Identity, Refusal, Reply, Request, ToMaster, ToWorker, Whom};
+use crate::wire::{Ended, Identity, Refusal, Reply, Request, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
-
-/// How often a worker looks whether there is room for what it says, where no descriptor can tell it.
-const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(1);
-
-/// A worker's end of its link to the master, of any transport.
-pub(super) trait Link: AsFd + Send {
-    /// Accepts a request, or gives it back if there is no room.
-    fn try_send(&self, request: Request) -> Result<Option<Request>, TransportError>;
-    /// Whether all is out that was accepted.
-    fn flush(&self) -> Result<bool, TransportError>;
-    /// The descriptor, if it can be had.
-    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError>;
-    fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError>;
-}
-
-impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
-    fn try_send(&self, request: Request) -> Result<Option<Request>, TransportError> {
-        match Endpoint::try_send(self, ToMaster(request)) {
-            Ok(()) => Ok(None),
-            Err(TrySendError::Full(ToMaster(request))) => Ok(Some(request)),
-            Err(TrySendError::Failed(error)) => Err(error),
-            Err(other) => Err(TransportError::Encode(other.to_string().into())),
-        }
-    }
-
-    fn flush(&self) -> Result<bool, TransportError> {
-        if Endpoint::is_flushed(self) { Ok(true) } else { Endpoint::flush(self) }
-    }
-
-    fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
-        Endpoint::descriptor(self)
-    }
-
-    fn receive(&self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
-        Endpoint::receive(self, timeout).map(|reply| reply.0)
-    }
-}
 
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
 pub struct Context {
     pub(super) identity: Identity,
     is_process: bool,
-    link: Box<dyn Link>,
+    line: Arc<Line>,
+    /// What guards could not say.
+    unsaid: mpsc::Receiver<Request>,
     /// Ends that the master has told of.
     pub(super) ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers whose end the master was asked to tell.
@@ -75,6 +41,14 @@ pub struct Context {
     pub(super) starts: VecDeque<Result<u64, Refusal>>,
     /// Names given out by [`unique_name`](Context::unique_name).
     names: u64,
+    /// Calls about named objects so far.
+    pub(super) calls: u64,
+    /// What is watched of named objects, and was not told of yet.
+    pub(crate) watches: BTreeSet<u64>,
+    /// What the master has told of that.
+    pub(crate) ready: BTreeSet<u64>,
+    /// Watches that [`next_ready`](Context::next_ready) tells of.
+    pub(crate) awaited_objects: BTreeSet<u64>,
 }
 
 /// What a worker knows of being asked to stop.
@@ -101,10 +75,12 @@ impl fmt::Debug for Context {
 
 impl Context {
     pub(super) fn new(identity: Identity, is_process: bool, link: Box<dyn Link>) -> Context {
+        let (line, unsaid) = Line::new(link);
         Context {
             identity,
             is_process,
-            link,
+            line: Arc::new(line),
+            unsaid,
             ended: BTreeMap::new(),
             watched: BTreeSet::new(),
             awaited: BTreeSet::new(),
@@ -112,10 +88,19 @@ impl Context {
             tasks: VecDeque::new(),
             starts: VecDeque::new(),
             names: 0,
+            calls: 0,
+            watches: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            awaited_objects: BTreeSet::new(),
         }
     }
 
-    pub(super) fn identity(&self) -> &Identity {
+    /// Whom guards tell that they are dropped.
+    pub(crate) fn teller(&self) -> Arc<dyn Tell> {
+        Arc::clone(&self.line) as _
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
@@ -238,6 +223,11 @@ impl Context {
         news
     }
 
+    /// Whether what this worker waits for is not worth waiting for any more.
+    pub(super) fn should_come_back(&self) -> bool {
+        self.stop.asked && !self.stop.told
+    }
+
     /// Has an object removed at the end of the run, however it ends: also if the program is killed, by the next run with
     /// the same directory, or of the same user. Best done before the object is created, with a
     /// [unique name](Context::unique_name): that there is none is no error.
@@ -316,41 +306,30 @@ impl Context {
         result
     }
 
-    /// Says something. If there is no room for it, hears and keeps what the master says meanwhile: it may say nothing more,
-    /// and not listen either, until some of that is heard.
+    /// Says something, and what guards have left to be said.
     pub(super) fn tell(&mut self, request: Request) -> Result<(), TransportError> {
-        let mut request = self.link.try_send(request)?;
-        while request.is_some() || !self.link.flush()? {
-            loop {
-                match self.link.receive(Some(Duration::ZERO)) {
-                    Ok(reply) => self.keep(reply),
-                    Err(TransportError::TimedOut) => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            match self.link.descriptor() {
-                Ok(fd) => drop(poll_single(fd, Interest::READ | Interest::WRITE, None).map_err(poll_failed)?),
-                // There is none left for it: now and then will do.
-                Err(_) => match self.link.receive(Some(WITHOUT_DESCRIPTOR)) {
-                    Ok(reply) => self.keep(reply),
-                    Err(TransportError::TimedOut) => {}
-                    Err(error) => return Err(error),
-                },
-            }
-            if let Some(again) = request {
-                request = self.link.try_send(again)?;
-            }
+        while let Ok(unsaid) = self.unsaid.try_recv() {
+            self.say(unsaid)?;
         }
-        Ok(())
+        self.say(request)
+    }
+
+    fn say(&mut self, request: Request) -> Result<(), TransportError> {
+        let mut heard = Vec::new();
+        let result = self.line.say(request, |reply| heard.push(reply));
+        for reply in heard {
+            self.keep(reply);
+        }
+        result
     }
 
     /// What the master says next, or that a signal has asked this worker to stop. A worker that was killed ends here.
     pub(super) fn hear(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
         let result = match &self.stop.signals {
             Some((notifier, _)) if timeout != Some(Duration::ZERO) && !self.stop.asked => {
-                hear_either(&*self.link, notifier, timeout)
+                self.line.hear_either(notifier, timeout)
             }
-            _ => self.link.receive(timeout),
+            _ => self.line.hear(timeout),
         };
         spawn::checkpoint();
         result
@@ -369,6 +348,7 @@ impl Context {
             Reply::Stop => self.stop.asked = true,
             Reply::Started { id } => self.starts.push_back(Ok(id)),
             Reply::Refused { refusal } => self.starts.push_back(Err(refusal)),
+            Reply::Ready { watch } if self.watches.contains(&watch) => drop(self.ready.insert(watch)),
             Reply::Tasks { batch, count, arguments } => self.tasks.push_back((batch, count, arguments)),
             _ => {}
         }
@@ -380,38 +360,8 @@ impl Context {
 /// not: ask [`next_ended`](Context::next_ended) until it returns `None`, and `should_stop`, before waiting for it.
 impl AsFd for Context {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.as_fd()
+        self.line.as_fd()
     }
-}
-
-/// What the master says next, or that the notifier is set, which counts as its saying so.
-fn hear_either(
-    link: &dyn Link,
-    notifier: &Notifier,
-    timeout: Option<Duration>,
-) -> Result<Reply, TransportError> {
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut descriptors = PollArray::new(2);
-    descriptors.set(0, link.as_fd(), Interest::READ).map_err(poll_failed)?;
-    descriptors.set(1, notifier.as_fd(), Interest::READ).map_err(poll_failed)?;
-    loop {
-        match link.receive(Some(Duration::ZERO)) {
-            Err(TransportError::TimedOut) => {}
-            other => return other,
-        }
-        if notifier.wait(Some(Duration::ZERO)).map_err(poll_failed)? {
-            return Ok(Reply::Stop);
-        }
-        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if remaining == Some(Duration::ZERO) {
-            return Err(TransportError::TimedOut);
-        }
-        descriptors.restarting_wait(2, remaining).map_err(poll_failed)?;
-    }
-}
-
-fn poll_failed(error: PollError) -> TransportError {
-    TransportError::Io { op: "poll", source: std::io::Error::other(error) }
 }
 
 fn watch_signals() -> Result<(Notifier, Vec<SignalWatch>), PollError> {

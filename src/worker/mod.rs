@@ -7,6 +7,8 @@
 //! | `outcome` | how it can end, and what joiners are told |
 //! | `workers` | all definitions by name, and where the life of a worker's program begins |
 //! | `context` | what a running worker can ask for: terminate, register |
+//! | `line` | its end of the link to the master |
+//! | `calls` | how it asks for something about named objects |
 //! | `start` | asking for other workers |
 //! | `join` | waiting for the ends of others |
 //! | `child` | what runs in the worker's process around its body |
@@ -17,10 +19,12 @@
 //!
 //! This module does not start processes; the [master](crate::master) does, whoever asks.
 
+mod calls;
 pub(crate) mod child;
 mod context;
 mod error;
 mod join;
+mod line;
 mod outcome;
 mod start;
 mod workers;
@@ -34,9 +38,11 @@ use std::panic::Location;
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::{ToMaster, ToWorker};
+pub(crate) use calls::{CallError, Patience};
 pub(crate) use context::ASKING;
 pub use context::Context;
 pub use error::{MasterGone, StartError};
+pub(crate) use line::Tell;
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
 pub(crate) use outcome::{Outcome, shorten};
 pub(crate) use start::{encode_argument, push_argument};
