@@ -395,7 +395,7 @@ fn registered_objects_are_removed_at_the_end<P: Platform>() {
     leaving_nothing(|| {
         let place = directory();
         let objects = Objects::new(&place);
-        let finish = |_: &manycore::Finished<'_>, result: Result<(), JoinError>| {
+        let finish = |_: &mut manycore::Finished<'_>, result: Result<(), JoinError>| {
             result.unwrap();
             objects.are_there()
         };
