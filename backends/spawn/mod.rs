@@ -54,7 +54,7 @@ mod fork;
 mod plan;
 mod start;
 mod thread;
-mod unit;
+pub(crate) mod unit;
 mod watch;
 
 use std::fmt;

@@ -40,9 +40,48 @@ thread_local! {
 /// caught.
 #[inline]
 pub fn checkpoint() {
+    #[cfg(feature = "testing")]
+    injected::step();
     let decided = OWN.try_with(|own| own.borrow().as_ref().is_some_and(|fate| fate.word() != 0));
     if decided == Ok(true) && !std::thread::panicking() {
         resume_unwind(Box::new(Ending));
+    }
+}
+
+/// Deaths for tests: see [`die_at_checkpoint`](crate::testing::spawn::die_at_checkpoint).
+#[cfg(feature = "testing")]
+pub(crate) mod injected {
+    use std::cell::Cell;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::OWN;
+
+    thread_local! {
+        /// Checkpoints of the calling thread until it dies; 0 if it does not.
+        static LEFT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn die_in(checkpoints: u64) {
+        LEFT.set(checkpoints);
+    }
+
+    pub(super) fn step() {
+        // Thread-locals may be gone, when other destructors run.
+        let dies = LEFT.try_with(|left| {
+            let before = left.get();
+            left.set(before.saturating_sub(1));
+            before == 1
+        });
+        if dies != Ok(true) {
+            return;
+        }
+        let fate = OWN.try_with(|own| own.borrow().clone()).ok().flatten();
+        match fate {
+            Some(fate) => fate.kill(Signal::KILL.as_raw()),
+            // If it cannot be, the test sees that nobody has died.
+            None => drop(kill_process(getpid(), Signal::KILL)),
+        }
     }
 }
 

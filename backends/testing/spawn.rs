@@ -34,6 +34,14 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, 
 
 use crate::spawn::{Child, Exit, Fork, SpawnError, Spawner, checkpoint, exit};
 
+/// Has the calling thread's unit die by `SIGKILL` at its `checkpoints`-th [`checkpoint`](crate::spawn::checkpoint) from now
+/// on, as if somebody had killed it there: a process at once, a thread by unwinding. 0 takes that back.
+///
+/// So a test can let a unit die at each step of an operation, one after the other, until the operation is over before.
+pub fn die_at_checkpoint(checkpoints: u64) {
+    crate::spawn::unit::injected::die_in(checkpoints);
+}
+
 /// The whole suite: a name for each function, and the function for the spawner `S`.
 pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
     macro_rules! list {

@@ -1,7 +1,7 @@
 //! [`Finished`]: what is left of a run when all its workers have ended.
 
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 
 use serde::de::DeserializeOwned;
 
@@ -27,7 +27,7 @@ struct Queue(mpsc::Sender<Told>);
 
 impl Tell for Queue {
     fn tell(&self, told: Told) {
-        // A guard that outlives the run has nobody to tell.
+        // Its other end is there as long as this is.
         let _ = self.0.send(told);
     }
 }
@@ -97,8 +97,9 @@ impl Calls for Finished<'_> {
         answered.ok_or_else(|| NamedError::MasterGone { message: "it has no answer".to_owned() })
     }
 
-    fn teller(&self) -> Arc<dyn Tell> {
-        Arc::clone(&self.told.0) as _
+    fn teller(&self) -> Weak<dyn Tell> {
+        let queue = Arc::downgrade(&self.told.0);
+        queue
     }
 
     fn limit(&self) -> usize {

@@ -25,6 +25,7 @@ use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
+use crate::wire::named::Call;
 use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{CancelledBy, Outcome, Workers};
 
@@ -96,6 +97,8 @@ pub(super) struct Job<P: Platform> {
     pub(super) stop: Stop,
     /// Who had it end.
     pub(super) cancelled: Option<CancelledBy>,
+    /// Whether it was killed, and has not ended yet.
+    pub(super) killed: bool,
     /// When it is killed.
     pub(super) kill_at: Option<Instant>,
 }
@@ -283,10 +286,11 @@ impl<P: Platform> Jobs<P> {
         false
     }
 
-    /// Whom a worker waits for, and for nothing else. Who is told to stop comes back by itself.
+    /// Whom a worker waits for, and for nothing else. Who is told to stop comes back by itself, and who is killed does not
+    /// go on waiting.
     fn waits_on(&self, worker: u64) -> Option<u64> {
         let job = self.running.get(&worker)?;
-        if job.stop == Stop::Told {
+        if job.stop == Stop::Told || job.killed || job.kill_at.is_some() {
             return None;
         }
         self.waits.get(&worker).copied().or_else(|| self.named.waits_for(worker))
@@ -299,6 +303,9 @@ impl<P: Platform> Jobs<P> {
             return self.send_named();
         }
         self.waits.remove(&id);
+        if let Request::Named(call) = request {
+            return self.serve_named(id, call);
+        }
         let reply = match request {
             Request::Start { name, group, argument } => match self.start(&name, group, argument)? {
                 Ok(id) => Reply::Started { id },
@@ -342,15 +349,8 @@ impl<P: Platform> Jobs<P> {
                 Reply::Terminating { count: u64::from(self.signal(wanted, signal)?) }
             }
             Request::Listen => return self.hear_listener(id),
-            Request::Named(call) => {
-                self.named.ask(id, call);
-                if let Some(holder) = self.waits_on(id).filter(|holder| self.waits_for(*holder, id)) {
-                    self.named.refuse(id, holder);
-                }
-                return self.send_named();
-            }
             // Dealt with before.
-            Request::Told(_) => return Ok(()),
+            Request::Named(_) | Request::Told(_) => return Ok(()),
             Request::Register { resource } => {
                 Reply::Registered { error: self.directory.register(&resource).err() }
             }
@@ -371,6 +371,18 @@ impl<P: Platform> Jobs<P> {
             }
         };
         self.send(id, reply)
+    }
+
+    fn serve_named(&mut self, id: u64, call: Call) -> Result<(), PollError> {
+        // It would not hear the answer, and leave behind what it was given.
+        if self.running.get(&id).is_some_and(|job| job.killed) {
+            return Ok(());
+        }
+        self.named.ask(id, call);
+        if let Some(holder) = self.waits_on(id).filter(|holder| self.waits_for(*holder, id)) {
+            self.named.refuse(id, holder);
+        }
+        self.send_named()
     }
 
     /// Says what is to be said of named objects.

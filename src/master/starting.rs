@@ -68,6 +68,7 @@ impl<P: Platform> Jobs<P> {
             listens: false,
             stop: Stop::Untold,
             cancelled: None,
+            killed: false,
             kill_at: None,
         };
         self.running.insert(id, job);

@@ -171,13 +171,14 @@ impl<P: Platform> Jobs<P> {
 
     /// Sends a worker a signal, and returns whether it was there and could be sent one.
     pub(super) fn signal(&mut self, id: u64, signal: i32) -> Result<bool, PollError> {
-        let Some(job) = self.running.get(&id) else { return Ok(false) };
+        let Some(job) = self.running.get_mut(&id) else { return Ok(false) };
         // What a process that asks does with these signals.
         if !Self::PROCESSES && job.listens && ASKING.contains(&signal) {
             self.ask_to_stop(id)?;
             return Ok(true);
         }
         let sent = job.child.kill(signal).is_ok();
+        job.killed |= sent && signal == SIGKILL;
         // What waits for it already wakes it as well.
         if !Self::PROCESSES && job.outbox.is_empty() {
             self.send(id, Reply::Wake)?;
@@ -234,8 +235,9 @@ impl<P: Platform> Jobs<P> {
     }
 
     pub(super) fn kill(&mut self, id: u64) -> Result<(), PollError> {
-        if let Some(job) = self.running.get(&id) {
+        if let Some(job) = self.running.get_mut(&id) {
             let _ = job.child.kill(SIGKILL);
+            job.killed = true;
             if !Self::PROCESSES {
                 self.unlink(id)?;
             }

@@ -103,7 +103,7 @@ mod semaphore;
 mod sharedvar;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -121,7 +121,7 @@ pub use sharedvar::{SharedVar, VarOptions, Version};
 pub use crate::wire::named::ObjectInfo;
 
 use crate::wire;
-use crate::wire::named::{Answer, Bytes, Operation};
+use crate::wire::named::{Answer, Bytes, Operation, Told};
 use crate::worker::{CallError, Context, Patience, Tell};
 
 /// From where named objects are used: a worker's [`Context`], or [`Finished`](crate::Finished), the end of a run. A type of
@@ -137,8 +137,8 @@ pub struct Calling<'caller>(&'caller mut dyn Calls);
 pub(crate) trait Calls {
     /// The answer to something that never waits.
     fn ask(&mut self, operation: Operation) -> Result<Answer, NamedError>;
-    /// Whom guards tell that they are dropped.
-    fn teller(&self) -> Arc<dyn Tell>;
+    /// Whom guards tell that they are dropped, as long as this is there.
+    fn teller(&self) -> Weak<dyn Tell>;
     /// The largest value, in bytes.
     fn limit(&self) -> usize;
 }
@@ -166,7 +166,7 @@ impl Calls for Context {
         Ok(self.call(operation, Patience::No)?)
     }
 
-    fn teller(&self) -> Arc<dyn Tell> {
+    fn teller(&self) -> Weak<dyn Tell> {
         Context::teller(self)
     }
 
@@ -181,6 +181,13 @@ impl From<CallError> for NamedError {
             CallError::Stopping => NamedError::Stopping,
             CallError::MasterGone(error) => NamedError::MasterGone { message: error.to_string() },
         }
+    }
+}
+
+/// Tells what a guard has to tell. If nobody is there any more, nobody cares.
+fn tell(teller: &Weak<dyn Tell>, told: Told) {
+    if let Some(teller) = teller.upgrade() {
+        teller.tell(told);
     }
 }
 

@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
-use super::{Caller, Calls, NamedError, Object, Readiness};
+use super::{Caller, Calls, NamedError, Object, Readiness, tell};
 use crate::wire::named::{Answer, Condition, OfMutex, Operation, Told};
 use crate::worker::{Context, Patience, Tell};
 
@@ -122,7 +122,7 @@ impl Mutex {
         self.guard(answer, Calls::teller(context))
     }
 
-    fn guard(&self, answer: Answer, teller: Arc<dyn Tell>) -> Result<Option<MutexGuard>, NamedError> {
+    fn guard(&self, answer: Answer, teller: Weak<dyn Tell>) -> Result<Option<MutexGuard>, NamedError> {
         match answer {
             Answer::Locked { fence, abandoned, .. } => {
                 Ok(Some(MutexGuard { name: self.name.clone(), fence, abandoned, teller }))
@@ -152,11 +152,12 @@ pub struct MutexGuard {
     name: Cow<'static, str>,
     fence: u64,
     abandoned: bool,
-    teller: Arc<dyn Tell>,
+    teller: Weak<dyn Tell>,
 }
 
 impl MutexGuard {
-    /// Whether the holder before ended, or panicked, while it held the mutex: what that protects may be half done.
+    /// Whether the holder before ended, or panicked, while it held the mutex: what that protects may be half done. (It is
+    /// said, too, of one that was killed from outside at the very moment when it was given the mutex.)
     pub fn was_abandoned(&self) -> bool {
         self.abandoned
     }
@@ -179,7 +180,7 @@ impl MutexGuard {
 impl Drop for MutexGuard {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name).into_owned();
-        self.teller.tell(Told::Unlock { name, fence: self.fence, abandoned: std::thread::panicking() });
+        tell(&self.teller, Told::Unlock { name, fence: self.fence, abandoned: std::thread::panicking() });
     }
 }
 

@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
-use super::{Caller, Calls, NamedError, Object, Readiness};
+use super::{Caller, Calls, NamedError, Object, Readiness, tell};
 use crate::wire::named::{Answer, Condition, OfSemaphore, Operation, Told};
 use crate::worker::{Context, Patience, Tell};
 
@@ -213,7 +213,7 @@ impl Semaphore {
         Readiness::new(Condition::Available { name: self.name.clone().into_owned(), units })
     }
 
-    fn permit(&self, teller: Arc<dyn Tell>, units: u64) -> Permit {
+    fn permit(&self, teller: Weak<dyn Tell>, units: u64) -> Permit {
         Permit { name: self.name.clone(), units, teller }
     }
 
@@ -249,7 +249,7 @@ impl Semaphore {
 pub struct Permit {
     name: Cow<'static, str>,
     units: u64,
-    teller: Arc<dyn Tell>,
+    teller: Weak<dyn Tell>,
 }
 
 impl Permit {
@@ -267,7 +267,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name).into_owned();
-        self.teller.tell(Told::Increment { name, by: self.units });
+        tell(&self.teller, Told::Increment { name, by: self.units });
     }
 }
 

@@ -5,13 +5,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Weak;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::{fingerprint, written};
-use super::{Cached, Caller, Calls, NamedError, Object, Readiness};
+use super::{Cached, Caller, Calls, NamedError, Object, Readiness, tell};
 use crate::wire::named::{Answer, Condition, OfVariable, Operation, Told, VariableOptions};
 use crate::worker::{Context, Patience, Tell};
 
@@ -377,12 +378,12 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
 /// A value that this worker is to compute. Dropping it says that it does not.
 struct Computing<'name> {
     name: &'name str,
-    teller: std::sync::Arc<dyn Tell>,
+    teller: Weak<dyn Tell>,
 }
 
 impl Drop for Computing<'_> {
     fn drop(&mut self) {
-        self.teller.tell(Told::Uncomputed { name: self.name.to_owned() });
+        tell(&self.teller, Told::Uncomputed { name: self.name.to_owned() });
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use manycore_backends::poll::{Notifier, PollError, SignalWatch};
@@ -95,9 +95,10 @@ impl Context {
         }
     }
 
-    /// Whom guards tell that they are dropped.
-    pub(crate) fn teller(&self) -> Arc<dyn Tell> {
-        Arc::clone(&self.line) as _
+    /// Whom guards tell that they are dropped, as long as this is there.
+    pub(crate) fn teller(&self) -> Weak<dyn Tell> {
+        let line = Arc::downgrade(&self.line);
+        line
     }
 
     pub(crate) fn identity(&self) -> &Identity {
