@@ -74,6 +74,11 @@ impl Parties {
         self.all.entry(party).or_default()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     pub(super) fn reply(&mut self, party: u64, number: u64, answer: Answer) {
         self.replies.push((party, Reply::Named { number, answer }));
     }
