@@ -227,7 +227,10 @@ fn program(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let target = test.parent().and_then(Path::parent).unwrap();
     let program = target.join("examples").join(name);
-    assert!(program.exists(), "`cargo test` builds the examples; with `--test`, say `--examples` before");
+    assert!(
+        program.exists(),
+        "`cargo test` builds the examples; before `cargo test --test`, `cargo build --examples` does"
+    );
     #[allow(clippy::disallowed_methods, reason = "the program is looked at from outside")]
     Command::new(program)
 }
