@@ -8,6 +8,7 @@
 //! | `joined` | each worker finds the solutions of some rows of the first column, and returns what they turn into; the first worker joins them all |
 //! | `table` | each worker adds them to a map in shared memory, which the first worker counts in the end |
 //! | `two-tables` | the same with two maps, so that workers wait less for each other |
+//! | `mailboxes` | each worker sends them to a mailbox, many in a message, and the first worker receives them |
 //! | `pool` | a pool counts solutions that are the least of their eight, a task for each pair of rows in the first two columns |
 //!
 //! ```sh
@@ -24,11 +25,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use manycore::{Execed, Forked, Platform, Runtime, ShmMap, TableOptions, Threaded, Worker, Workers};
+use manycore::{
+    AtEnd, Execed, Forked, Mailbox, Platform, Runtime, ShmMap, TableOptions, Threaded, Worker, WorkerId,
+    Workers,
+};
 use serde::{Deserialize, Serialize};
 
 const USAGE: &str = "\
-usage: nqueens N [--variant sequential|joined|table|two-tables|pool] [--platform forked|execed|threaded] [--workers W]
+usage: nqueens N [--variant sequential|joined|table|two-tables|mailboxes|pool] [--platform forked|execed|threaded] [--workers W]
 
 Counts the ways to place N queens (1 to 16), up to symmetry.
 
@@ -41,6 +45,7 @@ enum Variant {
     Sequential,
     Joined,
     Tables(usize),
+    Mailboxes,
     Pool,
 }
 
@@ -87,6 +92,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
                     "joined" => Variant::Joined,
                     "table" => Variant::Tables(1),
                     "two-tables" => Variant::Tables(2),
+                    "mailboxes" => Variant::Mailboxes,
                     "pool" => Variant::Pool,
                     other => return Err(format!("no variant {other:?}")),
                 }
@@ -115,7 +121,15 @@ fn number(text: &str, most: usize) -> Result<usize, String> {
 }
 
 fn workers<P: Platform>() -> Workers {
-    Workers::new().with(&JOIN).with(&FIND).with(&count_tables::<P>()).with(&fill_tables::<P>()).with(&COUNT)
+    Workers::new()
+        .with(&JOIN)
+        .with(&FIND)
+        .with(&count_tables::<P>())
+        .with(&fill_tables::<P>())
+        .with(&RECEIVE)
+        .with(&SEND)
+        .with(&CLOSE)
+        .with(&COUNT)
 }
 
 fn solve<P: Platform>(options: &Options) -> Result<usize, Box<dyn Error>> {
@@ -128,6 +142,8 @@ fn solve<P: Platform>(options: &Options) -> Result<usize, Box<dyn Error>> {
         }
         Variant::Joined => runtime.run(&JOIN, of_rows)?,
         Variant::Tables(count) => runtime.run(&count_tables::<P>(), (count, of_rows))?,
+        // If the first worker fails, nobody else has to wait until it receives any more.
+        Variant::Mailboxes => runtime.at_end(AtEnd::Terminate).run(&RECEIVE, of_rows)?,
         Variant::Pool => {
             let tasks: Vec<_> =
                 (0..size).flat_map(|one| (0..size).map(move |other| (size, one, other))).collect();
@@ -225,6 +241,39 @@ fn fill_tables<P: Platform>() -> Worker<(Vec<String>, Rows), ()> {
         Ok(())
     })
 }
+
+const FOUND: Mailbox<Vec<u64>> = Mailbox::with_capacity("found", 16);
+
+/// Boards in a message.
+const BATCH: usize = 1000;
+
+const RECEIVE: Worker<Vec<Rows>, usize> = Worker::fallible("receive", |context, parts| {
+    let senders = context.start_all(&SEND, parts)?;
+    let closes = context.start(&CLOSE, senders)?;
+    let mut all = BTreeSet::new();
+    while let Some(boards) = FOUND.next(context)? {
+        all.extend(boards);
+    }
+    // It fails if a sender has: then this is not all.
+    context.join(closes)?;
+    Ok(all.len())
+});
+
+const SEND: Worker<Rows, ()> = Worker::fallible("send", |context, rows| {
+    let mut boards = rows.representatives().peekable();
+    while boards.peek().is_some() {
+        FOUND.send(context, &boards.by_ref().take(BATCH).collect())?;
+    }
+    Ok(())
+});
+
+/// Closes the mailbox when all senders have ended, or one has failed.
+const CLOSE: Worker<Vec<WorkerId<()>>, ()> = Worker::fallible("close", |context, senders| {
+    let joined = context.join_all(senders);
+    FOUND.close(context)?;
+    joined?;
+    Ok(())
+});
 
 /// Of all solutions with the queens of the first two columns in these rows, how many are the least of their eight.
 const COUNT: Worker<(u8, u8, u8), usize> = Worker::new("count", |_, (size, one, other)| {
