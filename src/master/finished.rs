@@ -98,8 +98,7 @@ impl Calls for Finished<'_> {
     }
 
     fn teller(&self) -> Weak<dyn Tell> {
-        let queue = Arc::downgrade(&self.told.0);
-        queue
+        Arc::downgrade(&(Arc::clone(&self.told.0) as Arc<dyn Tell>))
     }
 
     fn limit(&self) -> usize {

@@ -25,7 +25,7 @@ use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
-use crate::wire::named::Call;
+use crate::wire::named::{Call, Condition, Told};
 use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{CancelledBy, Outcome, Workers};
 
@@ -56,6 +56,8 @@ pub(crate) struct Jobs<P: Platform> {
     /// Who waits for whose end, and for nothing else.
     pub(super) waits: BTreeMap<u64, u64>,
     pub(super) named: Registry,
+    /// Whose end is watched among other things, by the watcher and its number for that.
+    end_watches: BTreeMap<(u64, u64), u64>,
     pub(super) next: u64,
     /// The worker with whose end the run begins to end.
     pub(super) first: Option<u64>,
@@ -86,6 +88,8 @@ pub(super) struct Job<P: Platform> {
     pub(super) outcome: Option<Outcome>,
     /// Workers that are told when it ends.
     pub(super) watchers: BTreeSet<u64>,
+    /// Workers that watch for that among other things, and their numbers for it.
+    pub(super) end_watches: BTreeSet<(u64, u64)>,
     /// Replies that the link had no room for.
     pub(super) outbox: VecDeque<Reply>,
     /// Whether it is not listened to, because its outbox is full.
@@ -157,6 +161,7 @@ impl<P: Platform> Jobs<P> {
             unheard: BTreeSet::new(),
             waits: BTreeMap::new(),
             named: Registry::new(options.object_limit),
+            end_watches: BTreeMap::new(),
             next: 0,
             first: None,
             stopping: Stopping::default(),
@@ -299,8 +304,7 @@ impl<P: Platform> Jobs<P> {
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
         if let Request::Told(told) = request {
             // That of a guard that is dropped in another thread, for one, says nothing of what the worker waits for.
-            self.named.tell(id, told);
-            return self.send_named();
+            return self.hear_told(id, told);
         }
         self.waits.remove(&id);
         if let Request::Named(call) = request {
@@ -371,6 +375,31 @@ impl<P: Platform> Jobs<P> {
             }
         };
         self.send(id, reply)
+    }
+
+    fn hear_told(&mut self, id: u64, told: Told) -> Result<(), PollError> {
+        match &told {
+            Told::Watch { watch, condition: Condition::Ended { id: wanted } } => {
+                let at = (id, *watch);
+                match self.running.get_mut(wanted) {
+                    Some(job) => {
+                        job.end_watches.insert(at);
+                        self.end_watches.insert(at, *wanted);
+                        return Ok(());
+                    }
+                    None => return self.send(id, Reply::Ready { watch: *watch }),
+                }
+            }
+            Told::Unwatch { watch } => {
+                let wanted = self.end_watches.remove(&(id, *watch));
+                if let Some(job) = wanted.and_then(|wanted| self.running.get_mut(&wanted)) {
+                    job.end_watches.remove(&(id, *watch));
+                }
+            }
+            _ => {}
+        }
+        self.named.tell(id, told);
+        self.send_named()
     }
 
     fn serve_named(&mut self, id: u64, call: Call) -> Result<(), PollError> {
@@ -511,6 +540,18 @@ impl<P: Platform> Jobs<P> {
                 self.waits.remove(&watcher);
             }
             self.send(watcher, Reply::Ended { ended: Arc::clone(&ended) })?;
+        }
+        for (watcher, watch) in job.end_watches {
+            self.end_watches.remove(&(watcher, watch));
+            self.send(watcher, Reply::Ready { watch })?;
+        }
+        let own: Vec<_> =
+            self.end_watches.range((id, 0)..=(id, u64::MAX)).map(|(at, job)| (*at, *job)).collect();
+        for (at, wanted) in own {
+            self.end_watches.remove(&at);
+            if let Some(job) = self.running.get_mut(&wanted) {
+                job.end_watches.remove(&at);
+            }
         }
         if job.member {
             self.news.push_back(News::Ended(ended));

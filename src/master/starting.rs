@@ -62,6 +62,7 @@ impl<P: Platform> Jobs<P> {
             child: Arc::clone(&child),
             outcome: None,
             watchers: BTreeSet::new(),
+            end_watches: BTreeSet::new(),
             outbox: VecDeque::new(),
             muted: false,
             interest: Interest::READ,

@@ -45,7 +45,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub(super) fn new(condition: Condition) -> Readiness {
+    pub(crate) fn new(condition: Condition) -> Readiness {
         Readiness { condition }
     }
 }

@@ -139,11 +139,27 @@ pub(crate) enum Told {
 /// What can be waited for at several objects at once: that an operation would not wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Condition {
-    Newer { name: String, than: u64 },
-    Lockable { name: String },
-    Available { name: String, units: u64 },
-    Receivable { name: String },
-    Sendable { name: String },
+    Newer {
+        name: String,
+        than: u64,
+    },
+    Lockable {
+        name: String,
+    },
+    Available {
+        name: String,
+        units: u64,
+    },
+    Receivable {
+        name: String,
+    },
+    Sendable {
+        name: String,
+    },
+    /// A worker has ended.
+    Ended {
+        id: u64,
+    },
 }
 
 /// The answer to a [`Call`].

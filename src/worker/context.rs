@@ -97,8 +97,7 @@ impl Context {
 
     /// Whom guards tell that they are dropped, as long as this is there.
     pub(crate) fn teller(&self) -> Weak<dyn Tell> {
-        let line = Arc::downgrade(&self.line);
-        line
+        Arc::downgrade(&(Arc::clone(&self.line) as Arc<dyn Tell>))
     }
 
     pub(crate) fn identity(&self) -> &Identity {

@@ -147,6 +147,8 @@ impl Registry {
                     Condition::Available { name, units } => self.semaphores.watch(&name, at, units),
                     Condition::Receivable { name } => self.mailboxes.watch(&name, at, false),
                     Condition::Sendable { name } => self.mailboxes.watch(&name, at, true),
+                    // The master knows that better.
+                    Condition::Ended { .. } => None,
                 };
                 match place {
                     Some(place) => parties.watch(at, place),
