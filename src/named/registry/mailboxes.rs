@@ -8,7 +8,8 @@ use crate::wire::named::{Answer, Bytes, ObjectInfo, OfMailbox};
 
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
-    all: HashMap<String, Mailbox>,
+    /// Boxed, as a hash table has room for more than there are.
+    all: HashMap<String, Box<Mailbox>>,
     /// How many messages were accepted and mailboxes made: the next of either has this number.
     sequence: u64,
 }
@@ -44,7 +45,8 @@ impl Mailboxes {
                 OfMailbox::Open { .. } if !room => Said::Full,
                 OfMailbox::Open { type_name } => {
                     let since = self.next();
-                    self.all.insert(name.to_owned(), Mailbox::new(kind, type_name, capacity, since));
+                    let mailbox = Mailbox::new(kind, type_name, capacity, since);
+                    self.all.insert(name.to_owned(), Box::new(mailbox));
                     Answer::Created(true).into()
                 }
                 OfMailbox::Delete => Answer::Removed(false).into(),
@@ -149,7 +151,7 @@ impl Mailboxes {
     pub(super) fn objects(&self) -> Vec<ObjectInfo> {
         let mut all: Vec<_> = self.all.iter().collect();
         all.sort_unstable_by_key(|(name, _)| *name);
-        let object = |(name, mailbox): (&String, &Mailbox)| ObjectInfo::Mailbox {
+        let object = |(name, mailbox): (&String, &Box<Mailbox>)| ObjectInfo::Mailbox {
             name: name.clone(),
             type_name: mailbox.type_name.clone(),
             messages: mailbox.messages.len() as u64,

@@ -9,7 +9,8 @@ use crate::wire::named::{Answer, Bytes, ObjectInfo, OfVariable, VariableOptions}
 
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    all: HashMap<String, Variable>,
+    /// Boxed, as a hash table has room for more than there are.
+    all: HashMap<String, Box<Variable>>,
     /// The last version that was given out, of any variable: so that one that is deleted and made anew has no old one.
     version: u64,
     /// Variables that expire, and when they do if they were not used since that was written.
@@ -168,7 +169,7 @@ impl Variables {
         if options.owned {
             parties.get(party).owned.insert(name.to_owned());
         }
-        self.all.insert(name.to_owned(), variable);
+        self.all.insert(name.to_owned(), Box::new(variable));
         Answer::Created(true)
     }
 
@@ -278,7 +279,7 @@ impl Variables {
     pub(super) fn objects(&self) -> Vec<ObjectInfo> {
         let mut all: Vec<_> = self.all.iter().collect();
         all.sort_unstable_by_key(|(name, _)| *name);
-        let object = |(name, variable): (&String, &Variable)| ObjectInfo::Variable {
+        let object = |(name, variable): (&String, &Box<Variable>)| ObjectInfo::Variable {
             name: name.clone(),
             type_name: variable.type_name.clone(),
             version: variable.version,
