@@ -76,8 +76,12 @@
 //! that they compute, do not hang: the last one of them gets [`NamedError::Deadlock`]. Waits with a time limit are not
 //! looked at for that, nor are semaphores and mailboxes, as anybody may come and give what is waited for.
 //!
-//! Several objects at once are waited for by [`Context::wait_any`], or by the context's
-//! [descriptor](std::os::fd::AsFd): see [`Readiness`].
+//! Several objects at once, and ends of [workers](crate::WorkerId::ended), are waited for by [`Context::wait_any`], or by the
+//! context's [descriptor](std::os::fd::AsFd): see [`Readiness`].
+//!
+//! A mailbox does not end by itself when those who send to it have ended: somebody [closes](Mailbox::close) it. A run
+//! whose first worker fails [waits for the others](crate::AtEnd) by default, who may wait for messages then: such programs
+//! choose [`AtEnd::Terminate`](crate::AtEnd::Terminate).
 //!
 //! | file | concern |
 //! |---|---|
