@@ -349,7 +349,7 @@ fn variables(context: &mut Context) -> Result<(), Failure> {
     assert_eq!(NUMBER.get(context), Ok(4));
     assert_eq!(
         played(context, vec![Step::Get, Step::Set(9), Step::Delete, Step::Get])?,
-        ["4", "()", "true", "there is no variable `number`, or not any more"]
+        ["4", "()", "true", "there is no variable `number`, or not any more: it is to be created first"]
     );
     Ok(())
 }
@@ -1176,8 +1176,8 @@ fn destroying(context: &mut Context) -> Result<(), Failure> {
         for told in context.join_all(waiting)? {
             // It may have come late.
             let known = [
-                "semaphore `units` was removed by another worker",
-                "there is no semaphore `units`, or not any more",
+                "semaphore `units` was removed by another worker while this one waited",
+                "there is no semaphore `units`, or not any more: it is to be created first",
             ];
             assert!(known.contains(&told[1].as_str()), "{told:?}");
         }
@@ -1295,7 +1295,7 @@ fn deleting(context: &mut Context) -> Result<(), Failure> {
     if told[1] == "()" {
         assert_eq!(BOX.receive(context), Ok(2));
     } else {
-        assert_eq!(told[1], "mailbox `box` was removed by another worker");
+        assert_eq!(told[1], "mailbox `box` was removed by another worker while this one waited");
         assert_eq!(BOX.try_receive(context), Ok(None), "what was in it is gone");
     }
     Ok(())

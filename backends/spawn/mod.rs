@@ -66,7 +66,7 @@ pub use command::{Command, Directory, Group, Step};
 pub use exec::Exec;
 pub use fork::Fork;
 pub use thread::{Thread, ThreadChild};
-pub use unit::{KillBell, checkpoint, exit, is_ending, is_killed, kill_bell};
+pub use unit::{KillBell, checkpoint, exit, is_ending, is_killed, is_over, kill_bell};
 pub use watch::{ChildProcess, WatchBy};
 
 /// The exit code of a unit that panicked (law 4).

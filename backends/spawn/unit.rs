@@ -93,6 +93,12 @@ pub fn is_killed() -> bool {
     killed == Ok(true)
 }
 
+/// Whether the calling thread is a unit whose end is decided: it was [killed](super::Child::kill), or has called [`exit`].
+/// What runs in it now is what the unwinding runs, which would not run in a process. In a process always false.
+pub fn is_over() -> bool {
+    OWN.try_with(|own| own.borrow().as_ref().is_some_and(|fate| fate.word() != 0)) == Ok(true)
+}
+
 /// A descriptor that is readable from the moment on that the calling thread, a unit, was [killed](super::Child::kill): for
 /// who waits for descriptors, and comes to a [`checkpoint`] then. `None` in threads that are no units, and in processes.
 ///

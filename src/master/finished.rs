@@ -30,6 +30,10 @@ impl Tell for Queue {
         // Its other end is there as long as this is.
         let _ = self.0.send(told);
     }
+
+    fn tell_later(&self, told: Told) {
+        self.tell(told);
+    }
 }
 
 impl fmt::Debug for Finished<'_> {
@@ -62,9 +66,16 @@ impl<'run> Finished<'run> {
         (self.ended)(number).ok_or(JoinError::Unknown { number })?.result()
     }
 
-    /// The named objects, by kind and name.
-    pub fn objects(&self) -> Vec<ObjectInfo> {
+    /// The named objects, by kind and name. What is held here is said to be held by worker `u64::MAX`.
+    pub fn objects(&mut self) -> Vec<ObjectInfo> {
+        self.hear_guards();
         self.named.objects()
+    }
+
+    fn hear_guards(&mut self) {
+        while let Ok(told) = self.told.1.try_recv() {
+            self.named.tell(MASTER, told);
+        }
     }
 }
 
@@ -76,9 +87,7 @@ impl Caller for Finished<'_> {
 
 impl Calls for Finished<'_> {
     fn ask(&mut self, operation: Operation) -> Result<Answer, NamedError> {
-        while let Ok(told) = self.told.1.try_recv() {
-            self.named.tell(MASTER, told);
-        }
+        self.hear_guards();
         self.calls += 1;
         self.named.ask(MASTER, Call { number: self.calls, wait: Wait::No, operation });
         let mut answered = None;

@@ -58,6 +58,10 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) named: Registry,
     /// Whose end is watched among other things, by the watcher and its number for that.
     end_watches: BTreeMap<(u64, u64), u64>,
+    /// Whether the loop of `send_named` is on.
+    says_named: bool,
+    /// Workers that seem to wait in a circle, and when it is looked at again.
+    pub(super) suspects: BTreeSet<(Instant, u64)>,
     pub(super) next: u64,
     /// The worker with whose end the run begins to end.
     pub(super) first: Option<u64>,
@@ -162,6 +166,8 @@ impl<P: Platform> Jobs<P> {
             waits: BTreeMap::new(),
             named: Registry::new(options.object_limit),
             end_watches: BTreeMap::new(),
+            says_named: false,
+            suspects: BTreeSet::new(),
             next: 0,
             first: None,
             stopping: Stopping::default(),
@@ -278,29 +284,6 @@ impl<P: Platform> Jobs<P> {
         Ok(())
     }
 
-    /// Whether `wanted` waits for `id`, directly or through others, or is it.
-    fn waits_for(&self, wanted: u64, id: u64) -> bool {
-        let mut at = Some(wanted);
-        // Each waits for one, and there is no circle yet.
-        while let Some(worker) = at {
-            if worker == id {
-                return true;
-            }
-            at = self.waits_on(worker);
-        }
-        false
-    }
-
-    /// Whom a worker waits for, and for nothing else. Who is told to stop comes back by itself, and who is killed does not
-    /// go on waiting.
-    fn waits_on(&self, worker: u64) -> Option<u64> {
-        let job = self.running.get(&worker)?;
-        if job.stop == Stop::Told || job.killed || job.kill_at.is_some() {
-            return None;
-        }
-        self.waits.get(&worker).copied().or_else(|| self.named.waits_for(worker))
-    }
-
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
         if let Request::Told(told) = request {
             // That of a guard that is dropped in another thread, for one, says nothing of what the worker waits for.
@@ -310,20 +293,21 @@ impl<P: Platform> Jobs<P> {
         if let Request::Named(call) = request {
             return self.serve_named(id, call);
         }
+        // Nor does it wait at an object, where a thread that was killed may have left its place.
+        self.named.leave(id);
+        self.send_named()?;
         let reply = match request {
             Request::Start { name, group, argument } => match self.start(&name, group, argument)? {
                 Ok(id) => Reply::Started { id },
                 Err(refusal) => Reply::Refused { refusal },
             },
             Request::Watch { id: wanted, blocking } => {
-                if blocking && self.waits_for(wanted, id) {
-                    return self.send(id, Reply::Deadlock { id: wanted });
-                }
                 if let Some(job) = self.running.get_mut(&wanted) {
                     job.watchers.insert(id);
                     // Who is told to stop comes out of the join that it may have begun before.
                     if blocking && self.running.get(&id).is_some_and(|job| job.stop != Stop::Told) {
                         self.waits.insert(id, wanted);
+                        self.suspect_circle(id);
                     }
                     return Ok(());
                 }
@@ -408,18 +392,28 @@ impl<P: Platform> Jobs<P> {
             return Ok(());
         }
         self.named.ask(id, call);
-        if let Some(holder) = self.waits_on(id).filter(|holder| self.waits_for(*holder, id)) {
-            self.named.refuse(id, holder);
-        }
+        self.suspect_circle(id);
         self.send_named()
     }
 
     /// Says what is to be said of named objects.
-    fn send_named(&mut self) -> Result<(), PollError> {
-        for (party, reply) in self.named.take_replies() {
-            self.send(party, reply)?;
+    pub(super) fn send_named(&mut self) -> Result<(), PollError> {
+        // Saying it may lead to more, if a link turns out to be gone: that is said after it, by whoever says it already.
+        if std::mem::replace(&mut self.says_named, true) {
+            return Ok(());
         }
-        Ok(())
+        let mut result = Ok(());
+        loop {
+            let replies = self.named.take_replies();
+            if replies.is_empty() {
+                break;
+            }
+            for (party, reply) in replies {
+                result = result.and(self.send(party, reply));
+            }
+        }
+        self.says_named = false;
+        result
     }
 
     /// Removes the named objects that nobody has used for too long.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod` | [`Runtime`]: what may run, and running it |
 //! | `jobs` | the supervising loop |
+//! | `circles` | workers that wait for each other |
 //! | `starting` | how workers are begun |
 //! | `stopping` | how workers are made to end |
 //! | `finished` | what is left when all have ended |
@@ -16,6 +17,7 @@
 //!
 //! This module does not interpret arguments or results.
 
+mod circles;
 mod directory;
 mod finished;
 mod jobs;

@@ -143,7 +143,8 @@ impl<P: Platform> Jobs<P> {
     /// How long nothing has to be done if nothing happens.
     pub(super) fn time_left(&self) -> Option<Duration> {
         let kill = self.stopping.kills.first().map(|(at, _)| *at);
-        let next = kill.into_iter().chain(self.stopping.end_at).chain(self.named.deadline()).min();
+        let next = kill.into_iter().chain(self.stopping.end_at).chain(self.named.deadline());
+        let next = next.chain(self.suspects.first().map(|(at, _)| *at)).min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -287,14 +288,15 @@ impl<P: Platform> Jobs<P> {
         Ok(())
     }
 
-    /// Sees to what is due: objects that expire, workers that are killed, the end.
+    /// Sees to what is due: objects that expire, circles, workers that are killed, the end.
     pub(super) fn keep_time(&mut self) -> Result<(), RunError> {
         let nothing = self.stopping.kills.is_empty() && self.stopping.end_at.is_none();
-        if nothing && self.named.deadline().is_none() {
+        if nothing && self.named.deadline().is_none() && self.suspects.is_empty() {
             return Ok(());
         }
         let now = Instant::now();
         self.expire(now)?;
+        self.break_circles(now)?;
         if self.stopping.end_at.take_if(|at| *at <= now).is_some() {
             self.terminate_all(&CancelledBy::EndOfRun)?;
         }

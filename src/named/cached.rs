@@ -6,12 +6,14 @@
 //! This module does not keep values of several variables.
 
 use std::fmt;
+use std::sync::Weak;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{NamedError, SharedVar, Version};
-use crate::worker::Context;
+use crate::wire::named::Told;
+use crate::worker::{Context, Tell};
 
 /// A [`SharedVar`] of one worker, with its newest value at hand. Made by [`SharedVar::cached`].
 #[doc(alias("VV", "vv_access"))]
@@ -20,11 +22,13 @@ pub struct Cached<T> {
     found: Option<(T, Version)>,
     /// By which the master tells of a newer one.
     watch: Option<u64>,
+    /// Who is told that none is wanted any more.
+    teller: Option<Weak<dyn Tell>>,
 }
 
 impl<T: Serialize + DeserializeOwned + 'static> Cached<T> {
     pub(super) fn new(variable: SharedVar<T>) -> Cached<T> {
-        Cached { variable, found: None, watch: None }
+        Cached { variable, found: None, watch: None, teller: None }
     }
 
     /// Its newest value: that which any `set` gave it that has returned before this is called, or a newer one. (Only a
@@ -54,6 +58,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Cached<T> {
             if self.watch.is_none() {
                 let condition = self.variable.newer_than(self.version()).condition;
                 self.watch = Some(context.watch_condition(condition).map_err(gone)?);
+                self.teller.get_or_insert_with(|| context.teller());
             }
         }
         match &self.found {
@@ -71,6 +76,14 @@ impl<T: Serialize + DeserializeOwned + 'static> Cached<T> {
     /// The variable.
     pub fn variable(&self) -> &SharedVar<T> {
         &self.variable
+    }
+}
+
+impl<T> Drop for Cached<T> {
+    fn drop(&mut self) {
+        if let (Some(watch), Some(teller)) = (self.watch, self.teller.as_ref().and_then(Weak::upgrade)) {
+            teller.tell_later(Told::Unwatch { watch });
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub enum NamedError {
         limit: usize,
     },
     /// There is no such object, or not any more: it was not created, or was deleted, or has expired.
-    #[error("there is no {object}, or not any more")]
+    #[error("there is no {object}, or not any more: it is to be created first")]
     Missing {
         /// The object.
         object: String,
@@ -108,7 +108,7 @@ pub enum NamedError {
         maximum: u64,
     },
     /// The object was removed while this worker waited at it.
-    #[error("{object} was removed by another worker")]
+    #[error("{object} was removed by another worker while this one waited")]
     Destroyed {
         /// The object.
         object: String,

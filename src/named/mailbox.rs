@@ -18,8 +18,9 @@ use crate::worker::{Context, Patience};
 /// The definition of a mailbox: its name, the type of its messages, and how many it has room for. The rules are on the
 /// [module page](crate::named).
 ///
-/// Messages are received in the order in which they were sent, each by one worker. A message is with the master until a
-/// `receive` has returned it: if that worker dies before, it is there for another one.
+/// Messages are received in the order in which they were sent, each by one worker. A message is with the master until the
+/// worker that is given it has said that it has it, which is the last thing that a `receive` does: if that worker dies
+/// before, the message is there for another one.
 ///
 /// ```
 /// use manycore::{Mailbox, Runtime, Worker};
@@ -79,7 +80,7 @@ const fn at_least_one(messages: usize) -> u64 {
 }
 
 impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
-    /// Creates it if there is none: true if there was none. Every other operation does that, too. Never waits.
+    /// Creates it if there is none: true if there was none. Sending, receiving and closing do that, too. Never waits.
     ///
     /// # Errors
     /// [`NamedError::WrongType`] or [`NamedError::OtherCapacity`] if it was created with another type or capacity;
@@ -213,12 +214,14 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
 
     /// That receiving would not wait, to be waited for with others.
     pub fn receivable(&self) -> Readiness {
-        Readiness::new(Condition::Receivable { name: self.name.clone().into_owned() })
+        let (name, kind) = (self.name.clone().into_owned(), fingerprint::<T>());
+        Readiness::new(Condition::Receivable { name, kind, capacity: self.capacity })
     }
 
     /// That sending would not wait, to be waited for with others.
     pub fn sendable(&self) -> Readiness {
-        Readiness::new(Condition::Sendable { name: self.name.clone().into_owned() })
+        let (name, kind) = (self.name.clone().into_owned(), fingerprint::<T>());
+        Readiness::new(Condition::Sendable { name, kind, capacity: self.capacity })
     }
 
     fn send_until(&self, context: &mut Context, message: &T, patience: Patience) -> Result<bool, NamedError> {

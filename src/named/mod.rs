@@ -72,9 +72,10 @@
 //! # Waiting
 //!
 //! Who waits longest is served first. Operations that wait end early with [`NamedError::Stopping`] if the worker is asked to
-//! stop, once, as a [join](Context::join) does. Workers that wait for each other in a circle, by mutexes, joins and values
-//! that they compute, do not hang: the last one of them gets [`NamedError::Deadlock`]. Waits with a time limit are not
-//! looked at for that, nor are semaphores and mailboxes, as anybody may come and give what is waited for.
+//! stop, once, as a [join](Context::join) does. Workers that wait for each other in a circle, by mutexes, joins and
+//! [values that they compute](SharedVar::get_or_compute), do not hang: the last one of them gets [`NamedError::Deadlock`], a
+//! moment later. That is not seen where anybody may come and give what is waited for (semaphores, mailboxes, waiting for a
+//! value without wanting to compute it), nor of waits with a time limit and for [any of several](Context::wait_any).
 //!
 //! Several objects at once, and ends of [workers](crate::WorkerId::ended), are waited for by [`Context::wait_any`], or by the
 //! context's [descriptor](std::os::fd::AsFd): see [`Readiness`].

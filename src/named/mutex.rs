@@ -125,7 +125,8 @@ impl Mutex {
     fn guard(&self, answer: Answer, teller: Weak<dyn Tell>) -> Result<Option<MutexGuard>, NamedError> {
         match answer {
             Answer::Locked { fence, abandoned, .. } => {
-                Ok(Some(MutexGuard { name: self.name.clone(), fence, abandoned, teller }))
+                let in_panic = std::thread::panicking();
+                Ok(Some(MutexGuard { name: self.name.clone(), fence, abandoned, in_panic, teller }))
             }
             Answer::WouldWait => Ok(None),
             other => Err(self.refused(other)),
@@ -145,13 +146,19 @@ impl Mutex {
     }
 }
 
-/// A mutex that this worker has locked. Dropping it unlocks, without waiting for the master. If it is dropped by a panic,
-/// the next holder is told that the mutex was abandoned.
+/// A mutex that this worker has locked. Dropping it unlocks, without waiting for the master (but for room, if very much is
+/// said to it and it does not listen). If it is dropped by a panic that began after it was locked, the next holder is told
+/// that the mutex was abandoned. A process that the worker forks by itself does not unlock it.
+///
+/// The holder is the worker, not the thread. But who gives a guard to another thread and then waits for a worker that wants
+/// the mutex seems to wait in a circle, and one of them is told so.
 #[must_use = "the mutex is unlocked when this is dropped"]
 pub struct MutexGuard {
     name: Cow<'static, str>,
     fence: u64,
     abandoned: bool,
+    /// Whether it was locked in the middle of a panic.
+    in_panic: bool,
     teller: Weak<dyn Tell>,
 }
 
@@ -180,7 +187,8 @@ impl MutexGuard {
 impl Drop for MutexGuard {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name).into_owned();
-        tell(&self.teller, Told::Unlock { name, fence: self.fence, abandoned: std::thread::panicking() });
+        let abandoned = std::thread::panicking() && !self.in_panic;
+        tell(&self.teller, Told::Unlock { name, fence: self.fence, abandoned });
     }
 }
 

@@ -14,8 +14,9 @@ use crate::worker::{CallError, Context};
 /// [`Mutex::unlocked`](crate::named::Mutex::unlocked), [`Semaphore::available`](crate::named::Semaphore::available),
 /// [`Mailbox::receivable`](crate::Mailbox::receivable) and [`Mailbox::sendable`](crate::Mailbox::sendable).
 ///
-/// It is true, too, if the operation would fail at once, as of an object that is missing, destroyed or closed. It promises
-/// nothing: follow it by an operation that does not wait, and if another worker was faster, wait again. Mailboxes and mutexes
+/// It is true, too, if the operation would fail at once, as of an object that is missing, closed, or of another type. It
+/// promises nothing: follow it by an operation that does not wait, and if another worker was faster, wait again; those who
+/// wait in the object's own queue always are. Mailboxes and mutexes
 /// that nobody has used yet are ready to be sent to and locked; a mailbox is ready to be received from, but empty, once,
 /// before its first use: [open](crate::Mailbox::open) it before.
 ///
@@ -98,8 +99,9 @@ impl Context {
         Ok(found?)
     }
 
-    /// Has the master tell when this is true: then [`next_ready`](Context::next_ready) returns it, once, and until that is
-    /// asked the context's [descriptor](std::os::fd::AsFd) is readable. For who waits for other things, too.
+    /// Has the master tell when this is true: then [`next_ready`](Context::next_ready) returns it, once. The context's
+    /// [descriptor](std::os::fd::AsFd) becomes readable when the master tells, but any call may take the news in: ask
+    /// `next_ready` before waiting for it. For who waits for other things, too.
     ///
     /// # Errors
     /// [`NamedError::MasterGone`].

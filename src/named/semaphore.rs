@@ -169,8 +169,10 @@ impl Semaphore {
     /// # Errors
     /// As [`decrement`](Semaphore::decrement).
     pub fn acquire(&self, context: &mut Context, units: u64) -> Result<Permit, NamedError> {
-        self.decrement(context, units)?;
-        Ok(self.permit(Calls::teller(context), units))
+        let answer =
+            context.call(self.operation(OfSemaphore::Decrement { by: units })?, Patience::ForEver)?;
+        let permit = self.permit(answer, Calls::teller(context), units)?;
+        permit.ok_or_else(|| self.refused(Answer::WouldWait))
     }
 
     /// The same, but waits at most `timeout`: `None` if there are not so many then.
@@ -183,8 +185,9 @@ impl Semaphore {
         units: u64,
         timeout: Duration,
     ) -> Result<Option<Permit>, NamedError> {
-        let taken = self.decrement_timeout(context, units, timeout)?;
-        Ok(taken.map(|_| self.permit(Calls::teller(context), units)))
+        let operation = self.operation(OfSemaphore::Decrement { by: units })?;
+        let answer = context.call(operation, Patience::AtMost(timeout))?;
+        self.permit(answer, Calls::teller(context), units)
     }
 
     /// The same without waiting: `None` if there are not so many, or others wait for some.
@@ -192,8 +195,8 @@ impl Semaphore {
     /// # Errors
     /// As [`try_decrement`](Semaphore::try_decrement).
     pub fn try_acquire(&self, at: &mut impl Caller, units: u64) -> Result<Option<Permit>, NamedError> {
-        let taken = self.try_decrement(at, units)?;
-        Ok(taken.map(|_| self.permit(at.calling().0.teller(), units)))
+        let answer = at.calling().0.ask(self.operation(OfSemaphore::Decrement { by: units })?)?;
+        self.permit(answer, at.calling().0.teller(), units)
     }
 
     /// Removes it: true if there was one. Who waits for units gets [`NamedError::Destroyed`].
@@ -213,8 +216,17 @@ impl Semaphore {
         Readiness::new(Condition::Available { name: self.name.clone().into_owned(), units })
     }
 
-    fn permit(&self, teller: Weak<dyn Tell>, units: u64) -> Permit {
-        Permit { name: self.name.clone(), units, teller }
+    fn permit(
+        &self,
+        answer: Answer,
+        teller: Weak<dyn Tell>,
+        units: u64,
+    ) -> Result<Option<Permit>, NamedError> {
+        match answer {
+            Answer::Units { since, .. } => Ok(Some(Permit { name: self.name.clone(), units, since, teller })),
+            Answer::WouldWait => Ok(None),
+            other => Err(self.refused(other)),
+        }
     }
 
     fn object(&self) -> Object<'_> {
@@ -227,7 +239,7 @@ impl Semaphore {
 
     fn units(&self, answer: Answer) -> Result<u64, NamedError> {
         match answer {
-            Answer::Units(units) => Ok(units),
+            Answer::Units { units, .. } => Ok(units),
             other => Err(self.refused(other)),
         }
     }
@@ -244,11 +256,14 @@ impl Semaphore {
     }
 }
 
-/// Units of a semaphore that this worker has taken. Dropping it gives them back, without waiting for the master.
+/// Units of a semaphore that this worker has taken. Dropping it gives them back, without waiting for the master (but for
+/// room, if very much is said to it and it does not listen); if the semaphore was destroyed meanwhile, nobody gets them.
 #[must_use = "the units are given back when this is dropped"]
 pub struct Permit {
     name: Cow<'static, str>,
     units: u64,
+    /// Which semaphore of that name it is.
+    since: u64,
     teller: Weak<dyn Tell>,
 }
 
@@ -267,7 +282,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name).into_owned();
-        tell(&self.teller, Told::Increment { name, by: self.units });
+        tell(&self.teller, Told::Increment { name, by: self.units, since: self.since });
     }
 }
 

@@ -57,12 +57,20 @@ impl Version {
 }
 
 /// What a variable is from its creation on. Default: it has no value, all may set it, and it lives as long as the run.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "nothing happens before `create`"]
+#[derive(Debug)]
+#[must_use = "nothing happens before `create_with`"]
 pub struct VarOptions<'value, T> {
     options: VariableOptions,
     value: Option<&'value T>,
 }
+
+impl<T> Clone for VarOptions<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for VarOptions<'_, T> {}
 
 impl<T> Default for VarOptions<'_, T> {
     fn default() -> Self {
@@ -88,14 +96,16 @@ impl<'value, T> VarOptions<'value, T> {
         self
     }
 
-    /// It keeps the first value that its creator gives it, and nobody may change that. Only the creator may delete it.
+    /// It keeps the first value that its creator gives it, and nobody may change that. Only the creator may delete it. If
+    /// that ends without having given it one, it is deleted.
     #[doc(alias = "ro")]
     pub fn read_only(mut self) -> Self {
         self.options.constant = true;
         self
     }
 
-    /// It is deleted when nobody has got or set it, or asked its version, for so long. Who only waits does not use it.
+    /// It is deleted when nobody has got or set it, or asked its version, for so long; trying is enough. Who only waits does
+    /// not use it, nor does who has its value [at hand](SharedVar::cached); who computes it does.
     #[doc(alias = "timeout")]
     pub fn idle_limit(mut self, limit: Duration) -> Self {
         self.options.idle = Some(limit);
@@ -291,7 +301,7 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
     }
 
     /// Its value; if it has none, this worker computes it, or waits for another one that does. A variable that is not there
-    /// is created. If `compute` fails, panics, or its worker dies, the next one that waits here computes it.
+    /// is created, without options. If `compute` fails, panics, or its worker dies, the next one that waits here computes it.
     ///
     /// # Errors
     /// That of `compute`. [`NamedError::Deadlock`] if the worker that computes it waits for this one, or is this one.
@@ -303,9 +313,23 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
         context: &mut Context,
         compute: impl FnOnce(&mut Context) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.get_or_compute_with(context, VarOptions::new(), compute)
+    }
+
+    /// The same, of one that is created with these options if it is not there: such as an
+    /// [idle limit](VarOptions::idle_limit), for a cache.
+    ///
+    /// # Errors
+    /// As [`get_or_compute`](SharedVar::get_or_compute).
+    pub fn get_or_compute_with<E: From<NamedError>>(
+        &self,
+        context: &mut Context,
+        options: VarOptions<'_, T>,
+        compute: impl FnOnce(&mut Context) -> Result<T, E>,
+    ) -> Result<T, E> {
         loop {
             match context.call(self.operation(OfVariable::GetLazily)?, Patience::ForEver) {
-                Ok(Answer::Missing) => drop(self.create(context)?),
+                Ok(Answer::Missing) => drop(self.create_with(context, options)?),
                 Ok(Answer::Value { value, .. }) => return Ok(self.object().decode(&value)?),
                 Ok(Answer::Compute) => break,
                 Ok(other) => return Err(self.refused(other).into()),
@@ -330,7 +354,8 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
 
     /// That it has a newer value than this one, or is missing, to be waited for with others.
     pub fn newer_than(&self, version: Version) -> Readiness {
-        Readiness::new(Condition::Newer { name: self.name.clone().into_owned(), than: version.0 })
+        let (name, kind) = (self.name.clone().into_owned(), fingerprint::<T>());
+        Readiness::new(Condition::Newer { name, kind, than: version.0 })
     }
 
     fn set_expecting(

@@ -126,8 +126,8 @@ pub(crate) enum Told {
     Locked { name: String, fence: u64 },
     /// It gives up the mutex that it got with this fence.
     Unlock { name: String, fence: u64, abandoned: bool },
-    /// It gives units back.
-    Increment { name: String, by: u64 },
+    /// It gives units back, if the semaphore is the one that it took them from.
+    Increment { name: String, by: u64, since: u64 },
     /// It does not compute the variable.
     Uncomputed { name: String },
     /// It wants to be told by `Ready`, once, when the condition is true.
@@ -141,6 +141,7 @@ pub(crate) enum Told {
 pub(crate) enum Condition {
     Newer {
         name: String,
+        kind: u64,
         than: u64,
     },
     Lockable {
@@ -152,9 +153,13 @@ pub(crate) enum Condition {
     },
     Receivable {
         name: String,
+        kind: u64,
+        capacity: u64,
     },
     Sendable {
         name: String,
+        kind: u64,
+        capacity: u64,
     },
     /// A worker has ended.
     Ended {
@@ -186,7 +191,11 @@ pub(crate) enum Answer {
         abandoned: bool,
         confirm: bool,
     },
-    Units(u64),
+    /// Of the semaphore that was the how manieth to be made.
+    Units {
+        units: u64,
+        since: u64,
+    },
     Message(Bytes),
     Fill {
         messages: u64,

@@ -132,8 +132,23 @@ impl Context {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match self.hear(left) {
                 Ok(reply) => self.keep(reply),
-                Err(TransportError::TimedOut) => return Ok(None),
+                Err(TransportError::TimedOut) => break,
                 Err(error) => return Err(error.into()),
+            }
+        }
+        // It may not have come to what is ready already.
+        self.hear_what_is_known()?;
+        Ok(watches.iter().position(|watch| self.take_known_ready(*watch)))
+    }
+
+    /// Hears what the master has to say to all that it was told before.
+    fn hear_what_is_known(&mut self) -> Result<(), TransportError> {
+        let own = self.number();
+        self.ask(Request::Ask { id: own })?;
+        loop {
+            match self.hear(None)? {
+                Reply::Running { id } if id == own => return Ok(()),
+                reply => self.keep(reply),
             }
         }
     }

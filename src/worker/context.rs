@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Notifier, PollError, SignalWatch};
 use manycore_backends::transport::TransportError;
@@ -15,10 +15,14 @@ use serde_bytes::ByteBuf;
 use super::line::{Line, Link, Tell};
 use super::{MasterGone, WorkerId};
 use crate::resource::{Resource, ResourceError};
+use crate::wire::named::Told;
 use crate::wire::{Ended, Identity, Refusal, Reply, Request, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
+
+/// How often it is looked whether guards have left something to be said, while something is waited for.
+const BESIDE_GUARDS: Duration = Duration::from_secs(1);
 
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
@@ -28,6 +32,8 @@ pub struct Context {
     line: Arc<Line>,
     /// What guards could not say.
     unsaid: mpsc::Receiver<Request>,
+    /// What was heard while something was said.
+    heard: VecDeque<Reply>,
     /// Ends that the master has told of.
     pub(super) ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers whose end the master was asked to tell.
@@ -81,6 +87,7 @@ impl Context {
             is_process,
             line: Arc::new(line),
             unsaid,
+            heard: VecDeque::new(),
             ended: BTreeMap::new(),
             watched: BTreeSet::new(),
             awaited: BTreeSet::new(),
@@ -308,31 +315,62 @@ impl Context {
 
     /// Says something, and what guards have left to be said.
     pub(super) fn tell(&mut self, request: Request) -> Result<(), TransportError> {
-        while let Ok(unsaid) = self.unsaid.try_recv() {
-            self.say(unsaid)?;
-        }
+        self.say_unsaid()?;
         self.say(request)
     }
 
-    fn say(&mut self, request: Request) -> Result<(), TransportError> {
-        let mut heard = Vec::new();
-        let result = self.line.say(request, |reply| heard.push(reply));
-        for reply in heard {
-            self.keep(reply);
+    fn say_unsaid(&mut self) -> Result<(), TransportError> {
+        while let Ok(unsaid) = self.unsaid.try_recv() {
+            if let Request::Told(Told::Unwatch { watch }) = &unsaid {
+                self.watches.remove(watch);
+                self.ready.remove(watch);
+            }
+            self.say(unsaid)?;
         }
-        result
+        Ok(())
+    }
+
+    fn say(&mut self, request: Request) -> Result<(), TransportError> {
+        let heard = &mut self.heard;
+        self.line.say(request, |reply| heard.push_back(reply))
     }
 
     /// What the master says next, or that a signal has asked this worker to stop. A worker that was killed ends here.
     pub(super) fn hear(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
-        let result = match &self.stop.signals {
+        let result = match self.heard.pop_front() {
+            Some(reply) => Ok(reply),
+            None if Arc::weak_count(&self.line) == 0 => self.hear_more(timeout),
+            None => self.hear_beside_guards(timeout),
+        };
+        spawn::checkpoint();
+        result
+    }
+
+    /// The same while there are guards: one that is dropped in another thread may leave something to be said.
+    fn hear_beside_guards(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match self.hear_more(Some(left.map_or(BESIDE_GUARDS, |left| left.min(BESIDE_GUARDS)))) {
+                Err(TransportError::TimedOut) if left.is_none_or(|left| left > BESIDE_GUARDS) => {
+                    self.line.flush()?;
+                    self.say_unsaid()?;
+                    if let Some(reply) = self.heard.pop_front() {
+                        return Ok(reply);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn hear_more(&mut self, timeout: Option<Duration>) -> Result<Reply, TransportError> {
+        match &self.stop.signals {
             Some((notifier, _)) if timeout != Some(Duration::ZERO) && !self.stop.asked => {
                 self.line.hear_either(notifier, timeout)
             }
             _ => self.line.hear(timeout),
-        };
-        spawn::checkpoint();
-        result
+        }
     }
 
     /// Keeps what is told beside the answer that is waited for.
@@ -356,8 +394,10 @@ impl Context {
 }
 
 /// The descriptor of the link to the master: readable when it has told something, such as the end of a worker
-/// that is [watched](Context::watch), or that this worker [should stop](Context::should_stop). What was told already is
-/// not: ask [`next_ended`](Context::next_ended) until it returns `None`, and `should_stop`, before waiting for it.
+/// that is [watched](Context::watch), that something is [ready](Context::watch_for), or that this worker
+/// [should stop](Context::should_stop). What any call has heard meanwhile is kept, and the descriptor not readable for it:
+/// ask [`next_ended`](Context::next_ended) and [`next_ready`](Context::next_ready) until they return `None`, and
+/// `should_stop`, before waiting for it.
 impl AsFd for Context {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.line.as_fd()

@@ -4,6 +4,8 @@
 //! once, or waits for room; it does not hear what the master says, which is the context's. If there is no room for long,
 //! because the master does not listen to who does not listen to it, the context says it later.
 //!
+//! A process that a worker makes by itself has the line, too, but is no part of the run: it says nothing.
+//!
 //! This module does not know what is said.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,6 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, poll_single};
+use manycore_backends::spawn;
 use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
 
 use crate::wire::named::Told;
@@ -58,18 +61,26 @@ impl<E: Endpoint<ToMaster, ToWorker>> Link for E {
 
 /// Who can be told something that is not answered, and not waited for.
 pub(crate) trait Tell: Send + Sync {
-    /// That it could not be told means that nobody is there to care.
+    /// Tells it. That it could not be told means that nobody is there to care.
     fn tell(&self, told: Told);
+    /// Has it told when something else is.
+    fn tell_later(&self, told: Told);
 }
 
 pub(super) struct Line {
     link: Box<dyn Link>,
     /// What guards could not say.
     unsaid: mpsc::Sender<Request>,
+    /// The process whose line it is.
+    process: u32,
 }
 
 impl Tell for Line {
     fn tell(&self, told: Told) {
+        // The end of the worker itself will tell, as that of a process does.
+        if spawn::is_over() || std::process::id() != self.process {
+            return;
+        }
         let mut request = Some(Request::Told(told));
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -96,13 +107,17 @@ impl Tell for Line {
             let _ = self.unsaid.send(request);
         }
     }
+
+    fn tell_later(&self, told: Told) {
+        let _ = self.unsaid.send(Request::Told(told));
+    }
 }
 
 impl Line {
     /// A line, and where its guards leave what they could not say.
     pub(super) fn new(link: Box<dyn Link>) -> (Line, mpsc::Receiver<Request>) {
         let (unsaid, left) = mpsc::channel();
-        (Line { link, unsaid }, left)
+        (Line { link, unsaid, process: std::process::id() }, left)
     }
 
     /// Says something. If there is no room for it, hears what the master says meanwhile, and gives it to `keep`: the master
@@ -131,6 +146,11 @@ impl Line {
             }
         }
         Ok(())
+    }
+
+    /// Sends on what guards have begun to say.
+    pub(super) fn flush(&self) -> Result<(), TransportError> {
+        self.link.flush().map(drop)
     }
 
     /// What the master says next.

@@ -129,9 +129,15 @@ impl Mailboxes {
     }
 
     /// Tells when sending (or else receiving) would not wait; returns where, if it would now.
-    pub(super) fn watch(&mut self, name: &str, at: (u64, u64), send: bool) -> Option<(Kind, String)> {
+    pub(super) fn watch(
+        &mut self,
+        name: &str,
+        at: (u64, u64),
+        (kind, capacity): (u64, u64),
+        send: bool,
+    ) -> Option<(Kind, String)> {
         let mailbox = self.all.get_mut(name)?;
-        if mailbox.is_ready(send) {
+        if mailbox.is_ready(send) || mailbox.kind != kind || mailbox.capacity != capacity {
             return None;
         }
         mailbox.watchers.add(at, send);

@@ -137,16 +137,22 @@ impl Registry {
             Told::Unlock { name, fence, abandoned } => {
                 self.mutexes.unlock(parties, party, &name, fence, abandoned);
             }
-            Told::Increment { name, by } => self.semaphores.give_back(parties, party, &name, by),
+            Told::Increment { name, by, since } => {
+                self.semaphores.give_back(parties, party, &name, by, since);
+            }
             Told::Uncomputed { name } => self.variables.uncomputed(parties, party, &name),
             Told::Watch { watch, condition } => {
                 let at = (party, watch);
                 let place = match condition {
-                    Condition::Newer { name, than } => self.variables.watch(&name, at, than),
+                    Condition::Newer { name, kind, than } => self.variables.watch(&name, at, kind, than),
                     Condition::Lockable { name } => self.mutexes.watch(&name, at),
                     Condition::Available { name, units } => self.semaphores.watch(&name, at, units),
-                    Condition::Receivable { name } => self.mailboxes.watch(&name, at, false),
-                    Condition::Sendable { name } => self.mailboxes.watch(&name, at, true),
+                    Condition::Receivable { name, kind, capacity } => {
+                        self.mailboxes.watch(&name, at, (kind, capacity), false)
+                    }
+                    Condition::Sendable { name, kind, capacity } => {
+                        self.mailboxes.watch(&name, at, (kind, capacity), true)
+                    }
                     // The master knows that better.
                     Condition::Ended { .. } => None,
                 };
@@ -174,7 +180,7 @@ impl Registry {
         self.mutexes.abandon(parties, left.mutexes);
         self.semaphores.undo(parties, party, left.semaphores);
         self.mailboxes.take_back(parties, left.received);
-        self.variables.end(parties, party, left.owned, left.computing);
+        self.variables.end(parties, party, left.created, left.computing);
         // Taking things from it has made it a party again.
         parties.end(party);
     }
@@ -228,7 +234,7 @@ impl Registry {
     }
 
     /// A party waits no more.
-    fn leave(&mut self, party: u64) {
+    pub(crate) fn leave(&mut self, party: u64) {
         self.leave_with(party, Answer::Cancelled);
     }
 

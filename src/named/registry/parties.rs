@@ -54,8 +54,8 @@ pub(super) struct Party {
     pub(super) mutexes: BTreeSet<String>,
     /// Protected semaphores of which it has taken, or to which it has given.
     pub(super) semaphores: BTreeSet<String>,
-    /// Variables that are deleted with it.
-    pub(super) owned: BTreeSet<String>,
+    /// Variables that it created, and that may be deleted with it.
+    pub(super) created: BTreeSet<String>,
     /// Variables that it computes.
     pub(super) computing: BTreeSet<String>,
     /// By the calls that they answered.
@@ -143,27 +143,26 @@ impl Parties {
 
 /// Who wants to be told of a change at an object, once, and what of it.
 #[derive(Debug)]
-pub(super) struct Watchers<C>(Vec<((u64, u64), C)>);
+pub(super) struct Watchers<C>(BTreeMap<(u64, u64), C>);
 
 impl<C> Default for Watchers<C> {
     fn default() -> Self {
-        Watchers(Vec::new())
+        Watchers(BTreeMap::new())
     }
 }
 
 impl<C> Watchers<C> {
     pub(super) fn add(&mut self, at: (u64, u64), condition: C) {
-        self.remove(at);
-        self.0.push((at, condition));
+        self.0.insert(at, condition);
     }
 
     pub(super) fn remove(&mut self, at: (u64, u64)) {
-        self.0.retain(|(other, _)| *other != at);
+        self.0.remove(&at);
     }
 
     /// Tells those for whom `is_ready` holds.
     pub(super) fn notify(&mut self, parties: &mut Parties, is_ready: impl Fn(&C) -> bool) {
-        self.0.retain(|(at, condition)| {
+        self.0.retain(|at, condition| {
             let ready = is_ready(condition);
             if ready {
                 parties.ready(*at);

@@ -9,6 +9,8 @@ use crate::wire::named::{Answer, ObjectInfo, OfSemaphore};
 #[derive(Debug, Default)]
 pub(super) struct Semaphores {
     all: HashMap<String, Semaphore>,
+    /// How many were made.
+    made: u64,
 }
 
 #[derive(Debug)]
@@ -17,6 +19,8 @@ struct Semaphore {
     /// ended that had taken units for which others have put in new ones, who have not ended yet.
     units: i64,
     maximum: Option<u64>,
+    /// The how manieth it was to be made.
+    since: u64,
     /// What each party has taken more than it has given, if it is undone when it ends. None has 0.
     balances: Option<BTreeMap<u64, i64>>,
     /// Who waits for how many.
@@ -46,14 +50,14 @@ impl Semaphores {
             };
         };
         let answer = match *action {
-            OfSemaphore::Create { .. } | OfSemaphore::Get => Answer::Units(semaphore.available()),
-            OfSemaphore::Increment { by } => match semaphore.over(semaphore.available().saturating_add(by)) {
+            OfSemaphore::Create { .. } | OfSemaphore::Get => semaphore.answer(),
+            OfSemaphore::Increment { by } => match semaphore.over(semaphore.units_with(by)) {
                 Some(over) => over,
                 None => {
                     semaphore.change(parties, asker.party, name, by as i64);
-                    let units = semaphore.available();
+                    let answer = semaphore.answer();
                     semaphore.serve(parties, name);
-                    Answer::Units(units)
+                    answer
                 }
             },
             OfSemaphore::Decrement { by } => match semaphore.over(by) {
@@ -61,7 +65,7 @@ impl Semaphores {
                 Some(over) => over,
                 None if semaphore.queue.is_empty() && semaphore.available() >= by => {
                     semaphore.change(parties, asker.party, name, -(by as i64));
-                    Answer::Units(semaphore.available())
+                    semaphore.answer()
                 }
                 None if !asker.waits => Answer::WouldWait,
                 None => {
@@ -95,9 +99,11 @@ impl Semaphores {
         if !room {
             return Said::Full;
         }
+        self.made += 1;
         let semaphore = Semaphore {
             units: units as i64,
             maximum,
+            since: self.made,
             balances: protected.then(BTreeMap::new),
             queue: VecDeque::new(),
             watchers: Watchers::default(),
@@ -107,8 +113,11 @@ impl Semaphores {
     }
 
     /// A party gives back what it had taken.
-    pub(super) fn give_back(&mut self, parties: &mut Parties, party: u64, name: &str, by: u64) {
-        let Some(semaphore) = self.all.get_mut(name).filter(|_| by <= UNITS_MAX) else { return };
+    pub(super) fn give_back(&mut self, parties: &mut Parties, party: u64, name: &str, by: u64, since: u64) {
+        let Some(semaphore) = self.all.get_mut(name) else { return };
+        if semaphore.since != since || by > UNITS_MAX {
+            return;
+        }
         semaphore.change(parties, party, name, by as i64);
         semaphore.serve(parties, name);
     }
@@ -170,6 +179,18 @@ impl Semaphore {
         self.maximum.unwrap_or(UNITS_MAX).min(UNITS_MAX)
     }
 
+    fn answer(&self) -> Answer {
+        Answer::Units { units: self.available(), since: self.since }
+    }
+
+    /// How many it would have with so many more.
+    fn units_with(&self, by: u64) -> u64 {
+        match i64::try_from(by) {
+            Ok(by) if self.units < 0 => u64::try_from(self.units.saturating_add(by)).unwrap_or(0),
+            _ => self.available().saturating_add(by),
+        }
+    }
+
     fn available(&self) -> u64 {
         u64::try_from(self.units).unwrap_or(0).min(self.most())
     }
@@ -208,7 +229,7 @@ impl Semaphore {
         while let Some((party, by)) = self.queue.front().copied().filter(|(_, by)| self.available() >= *by) {
             self.queue.pop_front();
             self.change(parties, party, name, -(by as i64));
-            parties.finish(party, Answer::Units(self.available()));
+            parties.finish(party, self.answer());
         }
         if self.queue.is_empty() {
             let available = self.available();

@@ -177,11 +177,11 @@ impl Play {
                 self.calls += 1;
                 known.watches.insert(self.calls);
                 let condition = match condition {
-                    0 => Condition::Newer { name: name(), than: self.last_version },
+                    0 => Condition::Newer { name: name(), kind: 1, than: self.last_version },
                     1 => Condition::Lockable { name: name() },
                     2 => Condition::Available { name: name(), units: 2 },
-                    3 => Condition::Receivable { name: name() },
-                    _ => Condition::Sendable { name: name() },
+                    3 => Condition::Receivable { name: name(), kind: 1, capacity: CAPACITY },
+                    _ => Condition::Sendable { name: name(), kind: 1, capacity: CAPACITY },
                 };
                 self.registry.tell(party, Told::Watch { watch: self.calls, condition });
                 return self.hear();
@@ -235,8 +235,8 @@ impl Play {
                     }
                 }
                 (Act::Lock { .. }, Answer::LockedAlready) => assert!(known.fence.is_some()),
-                (Act::Take { units, .. }, Answer::Units(_)) => known.taken += units,
-                (Act::Give, Answer::Units(units)) => assert!(units <= UNITS),
+                (Act::Take { units, .. }, Answer::Units { .. }) => known.taken += units,
+                (Act::Give, Answer::Units { units, .. }) => assert!(units <= UNITS),
                 (Act::Send { .. }, Answer::Done) => assert!(self.sent.insert(call)),
                 (Act::Receive { confirm, .. }, Answer::Message(message)) => {
                     if confirm {

@@ -39,6 +39,8 @@ struct Idle {
     limit: Duration,
     /// When it is over, if there is a time so far away.
     until: Option<Instant>,
+    /// When that is looked at.
+    noted: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,17 +159,18 @@ impl Variables {
             creator: party,
             owned: options.owned,
             constant: options.constant,
-            idle: options.idle.map(|limit| Idle { limit, until: None }),
+            idle: options.idle.map(|limit| Idle { limit, until: None, noted: None }),
             computing: None,
             queue: VecDeque::new(),
             watchers: Watchers::default(),
         };
         variable.use_now();
-        if let Some(until) = variable.idle.and_then(|idle| idle.until) {
-            self.expiries.insert((until, name.to_owned()));
+        if let Some(idle) = &mut variable.idle {
+            idle.noted = idle.until;
+            self.expiries.extend(idle.noted.map(|at| (at, name.to_owned())));
         }
-        if options.owned {
-            parties.get(party).owned.insert(name.to_owned());
+        if options.owned || options.constant {
+            parties.get(party).created.insert(name.to_owned());
         }
         self.all.insert(name.to_owned(), Box::new(variable));
         Answer::Created(true)
@@ -175,8 +178,11 @@ impl Variables {
 
     fn remove(&mut self, parties: &mut Parties, name: &str) {
         let Some(mut variable) = self.all.remove(name) else { return };
-        if variable.owned {
-            parties.get(variable.creator).owned.remove(name);
+        if let Some(noted) = variable.idle.and_then(|idle| idle.noted) {
+            self.expiries.remove(&(noted, name.to_owned()));
+        }
+        if variable.owned || variable.constant {
+            parties.get(variable.creator).created.remove(name);
         }
         if let Some(computing) = variable.computing {
             parties.get(computing).computing.remove(name);
@@ -208,16 +214,19 @@ impl Variables {
         }
     }
 
-    /// A party has ended that owned and computed these.
+    /// A party has ended that created and computed these.
     pub(super) fn end(
         &mut self,
         parties: &mut Parties,
         party: u64,
-        owned: BTreeSet<String>,
+        created: BTreeSet<String>,
         computing: BTreeSet<String>,
     ) {
-        for name in owned {
-            self.remove(parties, &name);
+        for name in created {
+            // A constant without a value will never have one.
+            if self.all.get(&name).is_some_and(|variable| variable.owned || variable.value.is_none()) {
+                self.remove(parties, &name);
+            }
         }
         for name in computing {
             self.uncomputed(parties, party, &name);
@@ -238,9 +247,15 @@ impl Variables {
     }
 
     /// Tells when there is a newer value; returns where, if there is none now.
-    pub(super) fn watch(&mut self, name: &str, at: (u64, u64), than: u64) -> Option<(Kind, String)> {
+    pub(super) fn watch(
+        &mut self,
+        name: &str,
+        at: (u64, u64),
+        kind: u64,
+        than: u64,
+    ) -> Option<(Kind, String)> {
         let variable = self.all.get_mut(name)?;
-        if variable.version > than {
+        if variable.version > than || variable.kind != kind {
             return None;
         }
         variable.watchers.add(at, than);
@@ -263,11 +278,20 @@ impl Variables {
                 self.expiries.insert((at, name));
                 return;
             }
-            // It may have been used since that was written, or be another one by now.
-            match self.all.get(&name).and_then(|variable| variable.idle).map(|idle| idle.until) {
-                Some(Some(until)) if until > now => drop(self.expiries.insert((until, name))),
-                Some(Some(_)) => self.remove(parties, &name),
-                Some(None) | None => {}
+            let Some(variable) = self.all.get_mut(&name) else { continue };
+            // Who computes its value uses it.
+            if variable.computing.is_some() {
+                variable.use_now();
+            }
+            let Some(idle) = &mut variable.idle else { continue };
+            match idle.until {
+                // It was used since that was noted.
+                Some(until) if until > now => {
+                    idle.noted = Some(until);
+                    self.expiries.insert((until, name));
+                }
+                Some(_) => self.remove(parties, &name),
+                None => idle.noted = None,
             }
         }
     }
