@@ -12,10 +12,12 @@
 //! |---|---|
 //! | `mod` | what workers and their master say, and values as bytes |
 //! | `named` | what they say of named objects |
+//! | `visit` | what visitors of a running master and it say |
 //!
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
 pub(crate) mod named;
+pub(crate) mod visit;
 
 use std::io;
 use std::sync::Arc;
@@ -28,10 +30,10 @@ use serde_bytes::ByteBuf;
 
 use self::named::{Answer, Call, Told};
 use crate::resource::{Resource, ResourceError};
-use crate::worker::Outcome;
+use crate::worker::{Level, Outcome};
 
 /// The version of the protocol.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// Room that a message needs beside the argument or result in it, in bytes: names, and texts of errors.
 pub(crate) const ENVELOPE: usize = 64 << 10;
@@ -64,6 +66,8 @@ pub(crate) enum Request {
     Register { resource: Resource },
     /// Remove this object now, if `remove`, and not at the end of the run any more; answered by `Registered`.
     Release { resource: Resource, remove: bool },
+    /// Write this line into the run's log; not answered.
+    Log { level: Level, text: String },
     /// Something about a named object; answered by `Named`.
     Named(Call),
     /// Something about named objects; not answered.
@@ -172,7 +176,7 @@ pub(crate) struct Identity {
 }
 
 /// Why a worker was not started.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     /// No definition has this name.
     Undefined { known: Vec<String> },
@@ -221,6 +225,13 @@ impl Message for ToWorker {
     }
 }
 
+/// A message of another version of the protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("version {version} of the protocol, where {VERSION} is spoken here")]
+pub(crate) struct OtherVersion {
+    pub(crate) version: u8,
+}
+
 fn encode_message(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), BoxError> {
     out.push(VERSION);
     Ok(ciborium::into_writer(message, out)?)
@@ -229,9 +240,7 @@ fn encode_message(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), Box
 fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => Ok(from_bytes(rest)?),
-        Some((version, _)) => {
-            Err(format!("version {version} of the protocol, where {VERSION} is spoken here").into())
-        }
+        Some((version, _)) => Err(OtherVersion { version: *version }.into()),
         None => Err("an empty message".into()),
     }
 }
