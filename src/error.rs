@@ -8,6 +8,7 @@ use manycore_backends::shm::ShmError;
 use manycore_backends::spawn::SpawnError;
 use manycore_backends::transport::TransportError;
 
+use crate::admin::AdminError;
 use crate::array::ArrayError;
 use crate::codec::CodecError;
 use crate::map::MapError;
@@ -37,6 +38,8 @@ pub enum Error {
     MasterGone(#[from] MasterGone),
     /// An object could not be registered or removed.
     Resource(#[from] ResourceError),
+    /// A run could not be looked at, directed or cleaned up.
+    Admin(#[from] AdminError),
     /// A table could not be opened or used.
     Table(#[from] TableError),
     /// A map could not be used.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod array;
 pub mod codec;
 mod error;
@@ -30,4 +31,4 @@ pub use platform::{Execed, Forked, Platform, Threaded, With};
 pub use pool::{Pool, PoolError, Progress};
 pub use resource::{Resource, ResourceError};
 pub use table::{ShmTable, TableError, TableOptions};
-pub use worker::{Context, Failure, JoinError, MasterGone, StartError, Worker, WorkerId, Workers};
+pub use worker::{Context, Failure, JoinError, Level, MasterGone, StartError, Worker, WorkerId, Workers};

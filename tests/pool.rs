@@ -530,7 +530,7 @@ const TALKS_NONSENSE: Worker<u64, u64> = Worker::fallible("talks nonsense", |con
     if number == 0 {
         // That a batch of no tasks is done, as postcard writes it: the variant; the batch, a count, no results, no
         // failure, that it was the last piece, and the time.
-        let done = [1, 13, 0, 0, 0, 0, 1, 1];
+        let done = [1, 14, 0, 0, 0, 0, 1, 1];
         let message = [&(done.len() as u32).to_le_bytes()[..], &done].concat();
         rustix::io::write(context.as_fd(), &message)?;
     }

@@ -14,20 +14,22 @@
 //! Whoever can write to these directories has a say in what is removed. So they belong to this user, and nobody else can
 //! write to them.
 //!
-//! This module does not serve the socket.
+//! This module does not serve the socket: `visitors` does.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use manycore_backends::posix::process::effective_user;
 use manycore_backends::transport::{Limits, SocketListener, TransportError};
 
 use super::ledger::Ledger;
 use crate::resource::{Resource, ResourceError};
-use crate::wire::{ToMaster, ToWorker};
+use crate::wire::visit::{Answer, MESSAGE_MAX, Question};
 
 /// How often a name is tried that somebody else has taken.
 const ATTEMPTS: u32 = 16;
@@ -68,16 +70,19 @@ pub enum DirectoryError {
     },
 }
 
+/// Where visitors come in.
+pub(super) type Door = SocketListener<Answer, Question>;
+
 /// The directory of a run that goes on. Dropping it removes what is registered, and the directory if it was made for the
 /// run.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     /// Whether it was made for this run.
     own: bool,
     ledger: Ledger,
     /// Holds the lock.
-    listener: Option<SocketListener<ToWorker, ToMaster>>,
+    listener: Option<Arc<Door>>,
 }
 
 impl Directory {
@@ -146,21 +151,62 @@ impl Directory {
 
     fn take(path: &Path, own: bool) -> Result<Directory, DirectoryError> {
         check_private(path)?;
-        let listener = match SocketListener::bind(path.join("master"), Limits::default()) {
-            Ok(listener) => listener,
-            Err(TransportError::Io { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(DirectoryError::InUse { path: path.to_owned() });
-            }
-            Err(TransportError::Io { source, .. }) => {
-                return Err(DirectoryError::Io { path: path.to_owned(), source });
-            }
-            Err(error) => {
-                return Err(DirectoryError::Io { path: path.to_owned(), source: io::Error::other(error) });
-            }
-        };
-        let ledger = Ledger::open(path.join("ledger"));
+        let listener =
+            match SocketListener::bind(Directory::socket(path), Limits::with_message_bytes(MESSAGE_MAX)) {
+                Ok(listener) => listener,
+                Err(TransportError::Io { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                    return Err(DirectoryError::InUse { path: path.to_owned() });
+                }
+                Err(TransportError::Io { source, .. }) => {
+                    return Err(DirectoryError::Io { path: path.to_owned(), source });
+                }
+                Err(error) => {
+                    return Err(DirectoryError::Io {
+                        path: path.to_owned(),
+                        source: io::Error::other(error),
+                    });
+                }
+            };
+        let ledger = Ledger::open(Directory::ledger(path));
         let ledger = ledger.map_err(|source| DirectoryError::Io { path: path.to_owned(), source })?;
-        Ok(Directory { path: path.to_owned(), own, ledger, listener: Some(listener) })
+        Ok(Directory { path: path.to_owned(), own, ledger, listener: Some(Arc::new(listener)) })
+    }
+
+    /// Where the master of a run with this directory listens.
+    pub(crate) fn socket(path: &Path) -> PathBuf {
+        path.join("master")
+    }
+
+    fn ledger(path: &Path) -> PathBuf {
+        path.join("ledger")
+    }
+
+    /// What the ledger there names, if there is anything of a run.
+    pub(crate) fn left_in(path: &Path) -> Result<Option<Vec<Resource>>, DirectoryError> {
+        match check_private(path) {
+            Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            checked => checked?,
+        }
+        let files = [Directory::socket(path), path.join("master.lock"), Directory::ledger(path)];
+        if files.iter().all(|file| fs::symlink_metadata(file).is_err()) {
+            return Ok(None);
+        }
+        let named = Ledger::named(&Directory::ledger(path));
+        let named = named.map_err(|source| DirectoryError::Io { path: path.to_owned(), source })?;
+        Ok(Some(named.into_iter().collect()))
+    }
+
+    /// Removes what a dead master has left there, and the directory if it is the run's `own`. Returns what cannot be removed.
+    pub(crate) fn clean(path: &Path, own: bool) -> Result<Vec<Resource>, DirectoryError> {
+        let directory = Directory::take(path, own)?;
+        Ok(directory.ledger.resources().cloned().collect())
+    }
+
+    /// Where visitors come in.
+    pub(super) fn door(&self) -> Option<Arc<Door>> {
+        self.listener.clone()
     }
 
     pub(super) fn register(&mut self, resource: &Resource) -> Result<(), ResourceError> {
@@ -192,7 +238,7 @@ impl Drop for Directory {
 
 /// Directories for all directories of the user's runs, the best first: others serve if that cannot be used, because it
 /// belongs to another user, or its path is too long for a socket in it.
-fn places() -> Vec<PathBuf> {
+pub(crate) fn places() -> Vec<PathBuf> {
     let name = format!("manycore-{}", effective_user());
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let mut places: Vec<PathBuf> = runtime.map(|path| path.join("manycore")).into_iter().collect();
@@ -202,12 +248,18 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
+/// Whether a directory of this name was made for a run.
+pub(crate) fn is_run_name(name: &OsStr) -> bool {
+    let digits = name.as_encoded_bytes().strip_prefix(b"run-").unwrap_or_default();
+    digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Cleans up after masters that are dead.
 fn sweep(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        let is_run = entry.file_name().as_encoded_bytes().starts_with(b"run-");
+        let is_run = is_run_name(&entry.file_name());
         // One that is only being made is empty.
         if !is_run || fs::remove_dir(&path).is_ok() {
             continue;

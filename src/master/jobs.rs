@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use manycore_backends::poll::{Event, Interest, PollError, Poller};
 use manycore_backends::spawn::{self, Child, Exit, Spawner};
@@ -20,7 +20,9 @@ use manycore_backends::transport::{Endpoint, Transport, TrySendError};
 use serde_bytes::ByteBuf;
 
 use super::directory::Directory;
+use super::log::Log;
 use super::stopping::{Signals, Stopping};
+use super::visitors::Visitors;
 use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
@@ -70,6 +72,11 @@ pub(crate) struct Jobs<P: Platform> {
     news: VecDeque<News>,
     events: Vec<Event>,
     pub(super) run: String,
+    /// When the run began.
+    pub(super) began: SystemTime,
+    pub(super) log: Log,
+    /// Before the directory, where they come in.
+    pub(super) visitors: Visitors,
     directory: Directory,
     pub(super) signals: Signals,
 }
@@ -109,6 +116,8 @@ pub(super) struct Job<P: Platform> {
     pub(super) killed: bool,
     /// When it is killed.
     pub(super) kill_at: Option<Instant>,
+    /// When it began.
+    pub(super) began: SystemTime,
 }
 
 /// What a worker knows of that it should stop.
@@ -156,7 +165,7 @@ impl<P: Platform> Jobs<P> {
         if let Some(bell) = spawn::kill_bell()? {
             poller.add(KILLED, Arc::new(bell), Interest::READ)?;
         }
-        Ok(Jobs {
+        let mut jobs = Jobs {
             workers: Arc::new(workers),
             poller,
             spawner: P::Spawn::default(),
@@ -174,10 +183,15 @@ impl<P: Platform> Jobs<P> {
             news: VecDeque::new(),
             events: Vec::new(),
             run: directory.name(),
+            began: SystemTime::now(),
+            log: Log::default(),
+            visitors: Visitors::default(),
             directory,
             options,
             signals: Signals::default(),
-        })
+        };
+        jobs.open_door(jobs.directory.door());
+        Ok(jobs)
     }
 
     /// Has a member of a pool do tasks, after those that it was given before.
@@ -211,15 +225,8 @@ impl<P: Platform> Jobs<P> {
         while !self.running.is_empty() {
             self.turn()?;
         }
-        match self.stopping.interrupted {
-            Some(signal) => Err(RunError::Interrupted { signal }),
-            None => Ok(()),
-        }
-    }
-
-    /// The signal that ended the run, if one did.
-    pub(crate) fn interrupted(&self) -> Option<i32> {
-        self.stopping.interrupted
+        self.close_door();
+        self.broken_off().map_or(Ok(()), Err)
     }
 
     /// Sleeps until something happens, and sees to it.
@@ -235,7 +242,9 @@ impl<P: Platform> Jobs<P> {
     fn turn_within(&mut self, timeout: Option<Duration>) -> Result<(), RunError> {
         // The master of a run in a worker that is a thread is where that worker can be killed.
         spawn::checkpoint();
-        let timeout = if self.unheard.is_empty() { timeout } else { Some(Duration::ZERO) };
+        self.tell_followers();
+        let all_heard = self.unheard.is_empty() && !self.visitors.is_unheard();
+        let timeout = if all_heard { timeout } else { Some(Duration::ZERO) };
         let mut events = std::mem::take(&mut self.events);
         self.poller.wait(&mut events, timeout)?;
         for id in std::mem::take(&mut self.unheard) {
@@ -245,6 +254,9 @@ impl<P: Platform> Jobs<P> {
         for event in &events {
             if let Some(signal) = self.signals.taken(event.key) {
                 self.interrupt(signal)?;
+                continue;
+            }
+            if self.receive(event.key)? {
                 continue;
             }
             let (id, watched) = job_of(event.key);
@@ -257,6 +269,7 @@ impl<P: Platform> Jobs<P> {
             }
         }
         self.events = events;
+        self.see_to_visitors()?;
         self.keep_time()
     }
 
@@ -344,6 +357,10 @@ impl<P: Platform> Jobs<P> {
             }
             Request::Release { resource, remove } => {
                 Reply::Registered { error: self.directory.release(&resource, remove).err() }
+            }
+            Request::Log { level, text } => {
+                self.hear_log(id, level, text);
+                return Ok(());
             }
             Request::Finished { outcome } => {
                 if let Some(job) = self.running.get_mut(&id) {
@@ -478,6 +495,7 @@ impl<P: Platform> Jobs<P> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         let Some(link) = job.link.take() else { return Ok(()) };
         let mut told = Vec::new();
+        let mut logged = Vec::new();
         let began = Instant::now();
         for _ in 0..LAST_WORDS {
             // Who goes on writing there is not its worker.
@@ -491,12 +509,16 @@ impl<P: Platform> Jobs<P> {
                 }
                 // What it said counts; what it asked for, and never heard an answer to, does not.
                 Ok(Some(ToMaster(Request::Told(last)))) => told.push(last),
+                Ok(Some(ToMaster(Request::Log { level, text }))) => logged.push((level, text)),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
         }
         job.outbox.clear();
         self.poller.remove(key(id, Watched::Link))?;
+        for (level, text) in logged {
+            self.hear_log(id, level, text);
+        }
         for last in told {
             self.named.tell(id, last);
         }
@@ -529,6 +551,7 @@ impl<P: Platform> Jobs<P> {
             event!(warn, worker = id, name = job.name, ?outcome, "worker ended without a result");
         }
         let ended = Arc::new(Ended { id, name: job.name, process: job.child.id(), outcome });
+        self.write_ended(&ended);
         for watcher in job.watchers {
             if self.waits.get(&watcher) == Some(&id) {
                 self.waits.remove(&watcher);

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::resource::{Resource, ResourceError};
 
@@ -38,34 +38,28 @@ impl Ledger {
     /// The ledger at `path`, with nothing in it: what a dead run has left in it is removed now.
     pub(super) fn open(path: PathBuf) -> io::Result<Ledger> {
         let mut ledger = Ledger { path, file: None, length: 0, resources: BTreeSet::new() };
-        match fs::read(&ledger.path) {
-            Ok(content) => match content.strip_prefix(FIRST_LINE) {
-                Some(lines) => ledger.read(lines),
-                // Killed in its first write.
-                None if FIRST_LINE.starts_with(&content) => {}
-                None => {
-                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, "its `ledger` is not a run's"));
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        ledger.resources = Ledger::named(&ledger.path)?;
         ledger.clear();
         Ok(ledger)
     }
 
-    fn read(&mut self, content: &[u8]) {
-        // Lines are ASCII; what is not is no line.
-        let content = String::from_utf8_lossy(content);
-        for line in content.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-            match line.split_at_checked(2) {
-                Some(("+ ", rest)) => self.resources.extend(Resource::from_line(rest)),
-                Some(("- ", rest)) => {
-                    Resource::from_line(rest).map(|resource| self.resources.remove(&resource));
-                }
-                _ => {}
-            }
+    /// What the file at `path` says is to be removed.
+    pub(super) fn named(path: &Path) -> io::Result<BTreeSet<Resource>> {
+        match fs::read(path) {
+            Ok(content) => match content.strip_prefix(FIRST_LINE) {
+                Some(lines) => Ok(read(lines)),
+                // Killed in its first write.
+                None if FIRST_LINE.starts_with(&content) => Ok(BTreeSet::new()),
+                None => Err(io::Error::new(io::ErrorKind::AlreadyExists, "its `ledger` is not a run's")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// What is to be removed.
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.iter()
     }
 
     pub(super) fn register(&mut self, resource: &Resource) -> Result<(), ResourceError> {
@@ -118,21 +112,31 @@ impl Ledger {
     }
 }
 
+/// What lines behind the first one say is to be removed.
+fn read(content: &[u8]) -> BTreeSet<Resource> {
+    let mut resources = BTreeSet::new();
+    // Lines are ASCII; what is not is no line.
+    let content = String::from_utf8_lossy(content);
+    for line in content.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        match line.split_at_checked(2) {
+            Some(("+ ", rest)) => resources.extend(Resource::from_line(rest)),
+            Some(("- ", rest)) => {
+                Resource::from_line(rest).map(|resource| resources.remove(&resource));
+            }
+            _ => {}
+        }
+    }
+    resources
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ledger(content: &[u8]) -> BTreeSet<Resource> {
-        let mut ledger = Ledger { path: PathBuf::new(), file: None, length: 0, resources: BTreeSet::new() };
-        ledger.read(content);
-        ledger.resources
-    }
-
     #[test]
     fn what_is_registered_and_not_released_counts() {
-        let names =
-            ledger(b"+ shm /a\n+ file /tmp/b\n- shm /a\nnonsense\n+ sham /c\n- shm /never\n+ shm /cut");
+        let names = read(b"+ shm /a\n+ file /tmp/b\n- shm /a\nnonsense\n+ sham /c\n- shm /never\n+ shm /cut");
         assert_eq!(names, BTreeSet::from([Resource::File("/tmp/b".into())]));
-        assert_eq!(ledger(b"\n+\n-\n+ \n\xFF\xFE\n"), BTreeSet::new());
+        assert_eq!(read(b"\n+\n-\n+ \n\xFF\xFE\n"), BTreeSet::new());
     }
 }

@@ -8,6 +8,8 @@
 //! | `starting` | how workers are begun |
 //! | `stopping` | how workers are made to end |
 //! | `finished` | what is left when all have ended |
+//! | `visitors` | who looks at the run from outside |
+//! | `log` | the last lines of what happened |
 //! | `directory` | the run's directory, and cleaning up after dead runs |
 //! | `ledger` | the objects that a run must remove |
 //!
@@ -22,8 +24,10 @@ mod directory;
 mod finished;
 mod jobs;
 mod ledger;
+mod log;
 mod starting;
 mod stopping;
+mod visitors;
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -41,6 +45,7 @@ use crate::wire::ENVELOPE;
 use crate::worker::{JoinError, StartError, Worker, Workers, encode_argument};
 
 pub use directory::DirectoryError;
+pub(crate) use directory::{Directory, is_run_name, places};
 pub use finished::Finished;
 pub(crate) use jobs::{Jobs, News};
 
@@ -205,7 +210,8 @@ impl<P: Platform> Runtime<P> {
     /// other, and where workers are not forked, also at the same time.
     ///
     /// # Errors
-    /// [`RunError::Join`] if the first worker has no result; [`RunError::Interrupted`] if a signal ended the run;
+    /// [`RunError::Join`] if the first worker has no result; [`RunError::Interrupted`] if a signal ended the run,
+    /// [`RunError::Stopped`] if somebody from outside did;
     /// [`RunError::Duplicate`], [`RunError::Directory`], [`RunError::Start`] or [`RunError::Spawn`] if it could not
     /// begin: with the spawner [`Fork`](crate::Fork) the calling process must be single-threaded, with
     /// [`Exec`](crate::Exec) it must have called [`Workers::enter`]. If the master itself fails, the workers are killed
@@ -312,6 +318,10 @@ pub enum RunError {
         /// The signal.
         signal: i32,
     },
+    /// Somebody from outside had the run end, by [`Visitor::stop_all`](crate::admin::Visitor::stop_all) or the command
+    /// `manycore`. All workers have ended.
+    #[error("the run was ended by a command from outside")]
+    Stopped,
     /// The master could not wait. All workers were killed.
     #[error("the master cannot go on: {0}")]
     Poll(#[from] PollError),

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use manycore_backends::poll::{Interest, PollError, Poller};
 use manycore_backends::spawn::{Child, SpawnError, Spawner};
@@ -17,7 +18,7 @@ use super::jobs::{Job, Jobs, Stop, Watched, key};
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::{ENVELOPE, Identity, Refusal, Reply, ToMaster, ToWorker};
-use crate::worker::{StartError, child, shorten};
+use crate::worker::{Level, StartError, child, shorten};
 
 impl<P: Platform> Jobs<P> {
     pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<u64, RunError> {
@@ -54,6 +55,8 @@ impl<P: Platform> Jobs<P> {
         let id = self.next;
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
+        let process = if Self::PROCESSES { format!(" as process {}", child.id()) } else { String::new() };
+        self.log.write(Level::Debug, Some(id), format!("`{name}` started{process}"));
         let job = Job {
             name: name.to_owned(),
             group,
@@ -71,6 +74,7 @@ impl<P: Platform> Jobs<P> {
             cancelled: None,
             killed: false,
             kill_at: None,
+            began: SystemTime::now(),
         };
         self.running.insert(id, job);
         let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
@@ -92,6 +96,7 @@ impl<P: Platform> Jobs<P> {
     fn give_up(&mut self, id: u64) {
         let _ = self.kill(id);
         let Some(mut job) = self.running.remove(&id) else { return };
+        self.log.write(Level::Warn, Some(id), "given up: the master could not watch it".to_owned());
         // A thread comes out of its wait by the end of file.
         job.link = None;
         let _ = self.poller.remove(key(id, Watched::Link));
@@ -101,6 +106,20 @@ impl<P: Platform> Jobs<P> {
 
     /// Starts a worker for another.
     pub(super) fn start(
+        &mut self,
+        name: &str,
+        group: Option<String>,
+        argument: ByteBuf,
+    ) -> Result<Result<u64, Refusal>, PollError> {
+        let result = self.start_or_refuse(name, group, argument)?;
+        if let Err(refusal) = &result {
+            let error = StartError::refused(name, refusal.clone());
+            self.log.write(Level::Warn, None, format!("`{name}` not started: {error}"));
+        }
+        Ok(result)
+    }
+
+    fn start_or_refuse(
         &mut self,
         name: &str,
         group: Option<String>,

@@ -23,7 +23,7 @@ use super::{AtEnd, RunError};
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::{Reply, Whom};
-use crate::worker::{ASKING, CancelledBy, Outcome};
+use crate::worker::{ASKING, CancelledBy, Level, Outcome};
 
 /// The numbers of these signals, everywhere.
 const SIGKILL: i32 = 9;
@@ -36,6 +36,8 @@ pub(super) struct Stopping {
     pub(super) refusing: bool,
     /// The signal that the master got.
     pub(super) interrupted: Option<i32>,
+    /// Whether somebody from outside has it end.
+    commanded: bool,
     /// When all that are left are terminated.
     end_at: Option<Instant>,
     /// When which workers are killed.
@@ -106,6 +108,14 @@ impl<P: Platform> Jobs<P> {
         left
     }
 
+    /// Why the run ends before its time, if it does.
+    pub(crate) fn broken_off(&self) -> Option<RunError> {
+        match self.stopping.interrupted {
+            Some(signal) => Some(RunError::Interrupted { signal }),
+            None => self.stopping.commanded.then_some(RunError::Stopped),
+        }
+    }
+
     /// Kills a worker if it does not end by itself in the grace time.
     pub(crate) fn kill_in_grace(&mut self, id: u64) {
         self.kill_in(id, self.options.grace);
@@ -115,6 +125,7 @@ impl<P: Platform> Jobs<P> {
     pub(crate) fn condemn(&mut self, id: u64, why: &str) -> Result<(), PollError> {
         if let Some(job) = self.running.get_mut(&id) {
             event!(warn, worker = id, why, "worker breaks the protocol");
+            self.log.write(Level::Warn, Some(id), format!("is killed: {why}"));
             job.outcome = Some(Outcome::Lost { message: why.to_owned() });
         }
         self.kill(id)
@@ -137,14 +148,16 @@ impl<P: Platform> Jobs<P> {
         while !self.running.is_empty() {
             self.turn()?;
         }
+        self.close_door();
         Ok(())
     }
 
     /// How long nothing has to be done if nothing happens.
     pub(super) fn time_left(&self) -> Option<Duration> {
         let kill = self.stopping.kills.first().map(|(at, _)| *at);
-        let next = kill.into_iter().chain(self.stopping.end_at).chain(self.named.deadline());
-        let next = next.chain(self.suspects.first().map(|(at, _)| *at)).min();
+        let suspect = self.suspects.first().map(|(at, _)| *at);
+        let ends = [kill, self.stopping.end_at, self.visitors.again(), self.named.deadline(), suspect];
+        let next = ends.into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -199,9 +212,10 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Has a worker end, and returns whether it was there.
-    fn terminate(&mut self, id: u64, by: CancelledBy, grace: Duration) -> Result<bool, PollError> {
+    pub(super) fn terminate(&mut self, id: u64, by: CancelledBy, grace: Duration) -> Result<bool, PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(false) };
         event!(info, worker = id, %by, "worker is terminated");
+        self.log.write(Level::Info, Some(id), format!("is terminated by {by}"));
         job.cancelled.get_or_insert(by);
         if grace.is_zero() {
             self.kill(id)?;
@@ -260,15 +274,22 @@ impl<P: Platform> Jobs<P> {
         match self.options.at_end {
             AtEnd::Wait => {}
             AtEnd::WaitAtMost(time) => self.stopping.end_at = Instant::now().checked_add(time),
-            AtEnd::Terminate => self.terminate_all(&CancelledBy::EndOfRun)?,
+            AtEnd::Terminate => self.terminate_all(&CancelledBy::EndOfRun, self.options.grace)?,
         }
         Ok(())
     }
 
-    fn terminate_all(&mut self, by: &CancelledBy) -> Result<(), PollError> {
+    /// Somebody from outside has the run end: all workers are terminated.
+    pub(super) fn stop_all(&mut self, grace: Duration) -> Result<(), PollError> {
+        self.stopping.refusing = true;
+        self.stopping.commanded = true;
+        self.terminate_all(&CancelledBy::Command, grace)
+    }
+
+    fn terminate_all(&mut self, by: &CancelledBy, grace: Duration) -> Result<(), PollError> {
         let ids: Vec<u64> = self.running.keys().copied().collect();
         for id in ids {
-            self.terminate(id, by.clone(), self.options.grace)?;
+            self.terminate(id, by.clone(), grace)?;
         }
         Ok(())
     }
@@ -276,9 +297,10 @@ impl<P: Platform> Jobs<P> {
     /// The master got a signal: all workers are terminated, at the second one killed.
     pub(super) fn interrupt(&mut self, signal: i32) -> Result<(), RunError> {
         event!(info, signal, "the run is interrupted");
+        self.log.write(Level::Info, None, format!("the run is interrupted by signal {signal}"));
         self.stopping.refusing = true;
         if self.stopping.interrupted.replace(signal).is_none() {
-            self.terminate_all(&CancelledBy::Signal(signal))?;
+            self.terminate_all(&CancelledBy::Signal(signal), self.options.grace)?;
         } else {
             let ids: Vec<u64> = self.running.keys().copied().collect();
             for id in ids {
@@ -298,7 +320,7 @@ impl<P: Platform> Jobs<P> {
         self.expire(now)?;
         self.break_circles(now)?;
         if self.stopping.end_at.take_if(|at| *at <= now).is_some() {
-            self.terminate_all(&CancelledBy::EndOfRun)?;
+            self.terminate_all(&CancelledBy::EndOfRun, self.options.grace)?;
         }
         while let Some((at, id)) = self.stopping.kills.first().copied() {
             if at > now {

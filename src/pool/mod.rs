@@ -130,7 +130,7 @@ pub enum PoolError {
         #[source]
         error: StartError,
     },
-    /// The pool could not start a single worker, was interrupted by a signal, or cannot go on.
+    /// The pool could not start a single worker, was interrupted by a signal or from outside, or cannot go on.
     #[error(transparent)]
     Run(#[from] RunError),
 }

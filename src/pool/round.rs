@@ -115,9 +115,9 @@ where
         self.jobs().watch_signals()?;
         // Who has died since the last round is not given anything.
         self.jobs().look()?;
-        // A run that a signal has ended stays so.
-        if let Some(signal) = self.jobs().interrupted() {
-            return Err(RunError::Interrupted { signal }.into());
+        // A run that a signal or a command has ended stays so.
+        if let Some(error) = self.jobs().broken_off() {
+            return Err(error.into());
         }
         while let Some(news) = self.jobs().next_news() {
             let _ = self.tell(news)?;
@@ -135,8 +135,8 @@ where
                     return Ok(());
                 }
             }
-            if let Some(signal) = self.jobs().interrupted() {
-                return Err(RunError::Interrupted { signal }.into());
+            if let Some(error) = self.jobs().broken_off() {
+                return Err(error.into());
             }
             if self.progress != before {
                 if let Some(tell) = &mut self.pool.on_progress {

@@ -15,10 +15,12 @@
 //! |---|---|
 //! | `mod` | what workers and their master say, and values as bytes |
 //! | `named` | what they say of named objects |
+//! | `visit` | what visitors of a running master and it say, in CBOR, as they may be another program |
 //!
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
 pub(crate) mod named;
+pub(crate) mod visit;
 
 use std::io;
 use std::sync::Arc;
@@ -31,10 +33,10 @@ use serde_bytes::ByteBuf;
 
 use self::named::{Answer, Call, Told};
 use crate::resource::{Resource, ResourceError};
-use crate::worker::Outcome;
+use crate::worker::{Level, Outcome};
 
 /// The version of the protocol.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// Room that a message needs beside the argument or result in it, in bytes: names, and texts of errors.
 pub(crate) const ENVELOPE: usize = 64 << 10;
@@ -67,6 +69,8 @@ pub(crate) enum Request {
     Register { resource: Resource },
     /// Remove this object now, if `remove`, and not at the end of the run any more; answered by `Registered`.
     Release { resource: Resource, remove: bool },
+    /// Write this line into the run's log; not answered.
+    Log { level: Level, text: String },
     /// Something about a named object; answered by `Named`.
     Named(Call),
     /// Something about named objects; not answered.
@@ -175,7 +179,7 @@ pub(crate) struct Identity {
 }
 
 /// Why a worker was not started.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     /// No definition has this name.
     Undefined { known: Vec<String> },
@@ -224,6 +228,13 @@ impl Message for ToWorker {
     }
 }
 
+/// A message of another version of the protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("version {version} of the protocol, where {VERSION} is spoken here")]
+pub(crate) struct OtherVersion {
+    pub(crate) version: u8,
+}
+
 fn encode_message(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), BoxError> {
     out.push(VERSION);
     postcard::to_io(message, out)?;
@@ -231,14 +242,27 @@ fn encode_message(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), Box
 }
 
 fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+    match postcard::take_from_bytes(check_version(bytes)?)? {
+        (message, []) => Ok(message),
+        (_, rest) => Err(format!("{} bytes are left over", rest.len()).into()),
+    }
+}
+
+/// The same in CBOR, in which a message says what it is made of: for those who may be another program.
+fn encode_for_others(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), BoxError> {
+    out.push(VERSION);
+    Ok(append(message, out)?)
+}
+
+fn decode_of_others<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+    Ok(from_bytes(check_version(bytes)?)?)
+}
+
+/// What follows the version, if that is ours.
+fn check_version(bytes: &[u8]) -> Result<&[u8], BoxError> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest)? {
-            (message, []) => Ok(message),
-            (_, rest) => Err(format!("{} bytes are left over", rest.len()).into()),
-        },
-        Some((version, _)) => {
-            Err(format!("version {version} of the protocol, where {VERSION} is spoken here").into())
-        }
+        Some((&VERSION, rest)) => Ok(rest),
+        Some((version, _)) => Err(OtherVersion { version: *version }.into()),
         None => Err("an empty message".into()),
     }
 }

@@ -12,6 +12,7 @@ use manycore_backends::transport::TransportError;
 use manycore_backends::{ShmBackend, spawn};
 use serde_bytes::ByteBuf;
 
+use super::level::{self, Level};
 use super::line::{Line, Link, Tell};
 use super::{MasterGone, WorkerId};
 use crate::resource::{Resource, ResourceError};
@@ -282,6 +283,16 @@ impl Context {
                 reply => self.keep(reply),
             }
         }
+    }
+
+    /// Writes a line into the run's log, of at most 4 KiB: what is longer is cut. The master keeps the last 1024 lines, of
+    /// all workers and its own; the command `manycore log` shows them while the run goes on, and so does
+    /// [`Visitor::log`](crate::admin::Visitor::log). With the feature `tracing` the master's subscribers are told, too. If
+    /// the master is gone, nobody is.
+    pub fn log(&mut self, level: Level, text: impl Into<String>) {
+        let mut text = text.into();
+        level::cut(&mut text, level::TEXT_MAX);
+        let _ = self.ask(Request::Log { level, text });
     }
 
     /// Ends this worker with an exit code, of which the low eight bits count: whoever joins it gets

@@ -11,6 +11,7 @@
 //! | `calls` | how it asks for something about named objects |
 //! | `start` | asking for other workers |
 //! | `join` | waiting for the ends of others |
+//! | `level` | how important a line of the log is |
 //! | `child` | what runs in the worker's process around its body |
 //! | `error` | why a worker was not started |
 //!
@@ -24,6 +25,7 @@ pub(crate) mod child;
 mod context;
 mod error;
 mod join;
+pub(crate) mod level;
 mod line;
 mod outcome;
 mod start;
@@ -45,6 +47,7 @@ pub(crate) use calls::{CallError, Patience};
 pub(crate) use context::ASKING;
 pub use context::Context;
 pub use error::{MasterGone, StartError};
+pub use level::Level;
 pub(crate) use line::Tell;
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
 pub(crate) use outcome::{Outcome, shorten};

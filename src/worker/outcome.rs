@@ -77,6 +77,8 @@ pub enum CancelledBy {
     EndOfRun,
     /// The run, after the master got this signal.
     Signal(i32),
+    /// Somebody from outside, by the [`admin`](crate::admin) module or the command `manycore`.
+    Command,
 }
 
 impl fmt::Display for CancelledBy {
@@ -85,6 +87,7 @@ impl fmt::Display for CancelledBy {
             CancelledBy::Worker(number) => write!(f, "worker {number}"),
             CancelledBy::EndOfRun => f.write_str("the end of the run"),
             CancelledBy::Signal(signal) => write!(f, "signal {signal}{} to the master", named(*signal)),
+            CancelledBy::Command => f.write_str("a command from outside"),
         }
     }
 }

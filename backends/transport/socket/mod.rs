@@ -64,8 +64,8 @@ impl Transport for Socket {
     }
 
     /// # Errors
-    /// Also [`TransportError::Stranger`] if a process of another user listens there, and [`TransportError::Io`] with
-    /// [`io::ErrorKind::InvalidInput`] if the address is one of another machine.
+    /// Also [`TransportError::Stranger`] if a process of another user listens there, unless this one is the
+    /// superuser's, and [`TransportError::Io`] with [`io::ErrorKind::InvalidInput`] if the address is one of another machine.
     fn connect<S: Message, R: Message>(
         address: &SocketAddress,
         limits: Limits,
