@@ -14,6 +14,8 @@ use manycore::{
 };
 use manycore_backends::testing::spawn::die_at_checkpoint;
 use manycore_backends::testing::{TestCase, run_tests};
+use nix::unistd::ForkResult;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 #[path = "census/mod.rs"]
@@ -63,6 +65,19 @@ fn main() {
         everything_can_be_used_at_the_end
         a_guard_may_be_dropped_anywhere
         pools_have_named_objects
+        what_is_ready_is_seen_without_waiting
+        an_old_permit_does_not_fill_a_new_semaphore
+        nobody_is_told_for_a_value_that_was_kept_at_hand
+        a_computed_value_keeps_its_idle_limit
+        a_read_only_variable_without_a_creator_is_not_waited_for
+        who_has_heard_that_it_should_stop_may_be_in_a_circle
+        who_dies_by_a_signal_is_in_no_circle
+        who_asks_for_another_type_need_not_wait
+        units_can_be_given_back_below_none
+        a_guard_in_a_panic_is_not_abandoned
+        units_are_gone_with_who_is_killed
+        who_is_killed_in_a_queue_and_joins_holds_nobody_up
+        guards_are_heard_of_at_the_end
     };
     tests.extend(on_all_platforms! { killed_workers_hammer_on_everything });
     tests.extend([
@@ -71,6 +86,22 @@ fn main() {
             a_stopped_worker_stalls_nobody::<manycore::Forked> as fn(),
         ),
         ("execed::a_stopped_worker_stalls_nobody", a_stopped_worker_stalls_nobody::<manycore::Execed>),
+        (
+            "forked::who_is_killed_from_outside_is_in_no_circle",
+            who_is_killed_from_outside_is_in_no_circle::<manycore::Forked>,
+        ),
+        (
+            "execed::who_is_killed_from_outside_is_in_no_circle",
+            who_is_killed_from_outside_is_in_no_circle::<manycore::Execed>,
+        ),
+        (
+            "forked::a_process_of_a_worker_unlocks_nothing",
+            a_process_of_a_worker_unlocks_nothing::<manycore::Forked>,
+        ),
+        (
+            "execed::a_process_of_a_worker_unlocks_nothing",
+            a_process_of_a_worker_unlocks_nothing::<manycore::Execed>,
+        ),
     ]);
     run_tests(&tests);
 }
@@ -124,15 +155,34 @@ const BODIES: &[Body] = &[
     by_descriptor,
     guards,
     stopped,
+    ready_already,
+    old_permits,
+    dropped_cached,
+    computing_idly,
+    orphaned,
+    heard_stop,
+    dying,
+    killed_outside,
+    forking,
+    other_types,
+    below_none,
+    guards_in_panics,
+    killed_with_units,
+    killed_in_a_queue,
+    joins_in_its_end,
+    joins_who_locks,
     hammering,
 ];
 
 const BODY: Worker<usize, ()> = Worker::fallible("body", |context, index| BODIES[index](context));
 
+fn index_of(body: Body) -> usize {
+    BODIES.iter().position(|other| std::ptr::fn_addr_eq(*other, body)).unwrap()
+}
+
 /// Runs the first worker's part, and looks that nothing is left.
 fn play<P: Platform>(body: Body) {
-    let index = BODIES.iter().position(|other| std::ptr::fn_addr_eq(*other, body)).unwrap();
-    leaving_nothing(|| runtime::<P>().run(&BODY, index).unwrap());
+    leaving_nothing(|| runtime::<P>().run(&BODY, index_of(body)).unwrap());
 }
 
 /// What another worker does, step by step.
@@ -144,6 +194,7 @@ enum Step {
     Await(u64),
     Create,
     CreateOwned(u64),
+    CreateReadOnly,
     Get,
     Set(u64),
     Delete,
@@ -165,6 +216,10 @@ enum Step {
     Receive,
     ReceiveAll,
     Panic,
+    /// May be asked to stop from now on, tells the step, and waits until it is.
+    AwaitStop(u64),
+    /// Creates a variable with the number of its process.
+    TellProcess,
     /// Dies at that checkpoint of what follows.
     Die(u64),
     /// Does nothing until it is killed.
@@ -182,6 +237,7 @@ const PLAY: Worker<Vec<Step>, Vec<String>> = Worker::fallible("play", |context, 
             Step::CreateOwned(value) => {
                 text(NUMBER.create_with(context, VarOptions::new().owned().value(&value)))
             }
+            Step::CreateReadOnly => text(NUMBER.create_with(context, VarOptions::new().read_only())),
             Step::Get => text(NUMBER.get(context)),
             Step::Set(value) => text(NUMBER.set(context, &value).map(drop)),
             Step::Delete => text(NUMBER.delete(context)),
@@ -233,6 +289,18 @@ const PLAY: Worker<Vec<Step>, Vec<String>> = Worker::fallible("play", |context, 
                 format!("{messages:?}")
             }
             Step::Panic => panic!("as told"),
+            Step::AwaitStop(number) => {
+                context.should_stop();
+                tell(context, number)?;
+                while !context.should_stop() {
+                    std::thread::yield_now();
+                }
+                String::new()
+            }
+            Step::TellProcess => {
+                let process = u64::from(std::process::id());
+                text(NUMBER.create_with(context, VarOptions::new().value(&process)))
+            }
             Step::Die(checkpoints) => {
                 die_at_checkpoint(checkpoints);
                 String::new()
@@ -435,8 +503,7 @@ impl<'de> Deserialize<'de> for Stubborn {
 }
 
 fn values_that_cannot_travel_are_refused<P: Platform>() {
-    let index = BODIES.iter().position(|body| std::ptr::fn_addr_eq(*body, untransportable as Body)).unwrap();
-    leaving_nothing(|| runtime::<P>().message_limit(1000).run(&BODY, index).unwrap());
+    leaving_nothing(|| runtime::<P>().message_limit(1000).run(&BODY, index_of(untransportable)).unwrap());
 }
 
 fn untransportable(context: &mut Context) -> Result<(), Failure> {
@@ -508,12 +575,12 @@ fn names(context: &mut Context) -> Result<(), Failure> {
 }
 
 fn there_are_no_more_objects_than_may_be<P: Platform>() {
-    let index = BODIES.iter().position(|body| std::ptr::fn_addr_eq(*body, many_objects as Body)).unwrap();
-    leaving_nothing(|| runtime::<P>().object_limit(4).run(&BODY, index).unwrap());
+    leaving_nothing(|| runtime::<P>().object_limit(4).run(&BODY, index_of(many_objects)).unwrap());
 }
 
 fn many_objects(context: &mut Context) -> Result<(), Failure> {
-    let all: [fn(&mut Context, &str) -> Result<(), NamedError>; 4] = [
+    type Create = fn(&mut Context, &str) -> Result<(), NamedError>;
+    let all: [Create; 4] = [
         |context, name| SharedVar::<u64>::named(name).create(context).map(drop),
         |context, name| Mutex::named(name).lock(context).map(drop),
         |context, name| Semaphore::named(name).create(context, 1).map(drop),
@@ -1393,7 +1460,7 @@ fn senders_deaths(context: &mut Context) -> Result<(), Failure> {
             }
         }
         assert_eq!(BOX.try_receive(context)?, None, "once");
-        assert_eq!(BOX.try_send(context, &6)?, true, "there is room");
+        assert!(BOX.try_send(context, &6)?, "there is room");
         assert_eq!(BOX.try_receive(context)?, Some(6));
         Ok(())
     })?;
@@ -1712,6 +1779,415 @@ fn stopped(context: &mut Context) -> Result<(), Failure> {
     }
     assert!(left == [1] || left == [1, 2], "{left:?}");
     Ok(())
+}
+
+/// Lets the others go on: what they asked before is likely to be with the master after this.
+fn dally(context: &mut Context) -> Result<(), NamedError> {
+    for _ in 0..50 {
+        SharedVar::<u64>::new("nobody's").delete(context)?;
+    }
+    Ok(())
+}
+
+fn what_is_ready_is_seen_without_waiting<P: Platform>() {
+    play::<P>(ready_already);
+}
+
+fn ready_already(context: &mut Context) -> Result<(), Failure> {
+    NUMBER.create_with(context, VarOptions::new().value(&1))?;
+    for _ in 0..100 {
+        let list = [BOX.receivable(), NUMBER.newer_than(Version::UNSET)];
+        BOX.open(context)?;
+        assert_eq!(context.wait_any_timeout(&list, Duration::ZERO)?, Some(1));
+    }
+    Ok(())
+}
+
+fn an_old_permit_does_not_fill_a_new_semaphore<P: Platform>() {
+    play::<P>(old_permits);
+}
+
+fn old_permits(context: &mut Context) -> Result<(), Failure> {
+    let protected = SemaphoreOptions::new(2).protected();
+    for options in [protected, SemaphoreOptions::new(2), protected.maximum(2)] {
+        UNITS.create_with(context, options)?;
+        let permit = UNITS.acquire(context, 2)?;
+        UNITS.destroy(context)?;
+        UNITS.create_with(context, options)?;
+        let newer = UNITS.acquire(context, 1)?;
+        drop(permit);
+        assert_eq!(UNITS.get(context), Ok(1));
+        drop(newer);
+        assert_eq!(UNITS.get(context), Ok(2));
+        UNITS.destroy(context)?;
+    }
+    Ok(())
+}
+
+fn nobody_is_told_for_a_value_that_was_kept_at_hand<P: Platform>() {
+    play::<P>(dropped_cached);
+}
+
+fn dropped_cached(context: &mut Context) -> Result<(), Failure> {
+    const ROUNDS: u64 = 10;
+    NUMBER.create_with(context, VarOptions::new().value(&0))?;
+    BOX.open(context)?;
+    let mut woken = 0;
+    for round in 1..=ROUNDS {
+        let mut steps = vec![Step::Await(round), Step::Set(round)];
+        steps.extend(vec![Step::Get; 10]);
+        steps.push(Step::Send(round));
+        let sets = context.start(&PLAY, steps)?;
+        assert_eq!(NUMBER.cached().get(context), Ok(&(round - 1)));
+        let letter = context.watch_for(&BOX.receivable())?;
+        tell(context, round)?;
+        // The first that the master tells is of the letter, which comes after the value.
+        let mut ready = None;
+        for times in 0.. {
+            ready = context.next_ready()?;
+            if ready.is_some() {
+                woken += u64::from(times > 1);
+                break;
+            }
+            poll_single(context.as_fd(), Interest::READ, None)?;
+        }
+        assert_eq!(ready, Some(letter));
+        assert_eq!(BOX.receive(context), Ok(round));
+        context.join(sets)?;
+    }
+    assert!(woken < ROUNDS / 2, "{woken} times for nothing");
+    Ok(())
+}
+
+fn a_computed_value_keeps_its_idle_limit<P: Platform>() {
+    play::<P>(computing_idly);
+}
+
+fn computing_idly(context: &mut Context) -> Result<(), Failure> {
+    let options = VarOptions::new().idle_limit(SHORT);
+    for round in 0..2 {
+        // It takes longer than the limit, and does not expire meanwhile.
+        let value = NUMBER.get_or_compute_with(context, options, |context| {
+            context.wait_any_timeout(&[], 3 * SHORT)?;
+            Ok::<_, NamedError>(round)
+        });
+        assert_eq!(value, Ok(round));
+        // It does after that, and so is made anew in the next round.
+        while let Ok(version) = NUMBER.version(context) {
+            context.wait_any(&[NUMBER.newer_than(version)])?;
+        }
+        assert_eq!(NUMBER.get(context), Err(missing("variable `number`")));
+    }
+    Ok(())
+}
+
+fn a_read_only_variable_without_a_creator_is_not_waited_for<P: Platform>() {
+    play::<P>(orphaned);
+}
+
+fn orphaned(context: &mut Context) -> Result<(), Failure> {
+    let none = missing("variable `number`");
+    assert_eq!(played(context, vec![Step::CreateReadOnly])?, ["true"]);
+    assert_eq!(NUMBER.get(context), Err(none.clone()), "nobody could set it");
+    // Who waits for its value hears that there will be none.
+    let makes = context.start(&PLAY, vec![Step::CreateReadOnly, Step::Tell(1), Step::Await(2)])?;
+    await_told(context, 1)?;
+    tell(context, 2)?;
+    assert_eq!(NUMBER.wait(context), Err(none));
+    context.join(makes)?;
+    // With a value it stays.
+    assert_eq!(played(context, vec![Step::CreateReadOnly, Step::Set(5)])?, ["true", "()"]);
+    assert_eq!(NUMBER.get(context), Ok(5));
+    assert!(matches!(NUMBER.delete(context), Err(NamedError::NoPermission { owner: None, .. })));
+    Ok(())
+}
+
+fn who_has_heard_that_it_should_stop_may_be_in_a_circle<P: Platform>() {
+    play::<P>(heard_stop);
+}
+
+fn heard_stop(context: &mut Context) -> Result<(), Failure> {
+    let guard = OTHER.lock(context)?;
+    let steps = vec![lock("lock"), Step::AwaitStop(1), Step::Tell(2), lock("other")];
+    let stops = context.start(&PLAY, steps)?;
+    await_told(context, 1)?;
+    // It will not be killed in time to end this.
+    context.terminate(stops, LONG)?;
+    await_told(context, 2)?;
+    let refused = match LOCK.lock(context) {
+        Err(NamedError::Deadlock { holder, .. }) => {
+            assert_eq!(holder, stops.number());
+            true
+        }
+        other => {
+            drop(other?);
+            false
+        }
+    };
+    drop(guard);
+    let told = context.join(stops)?;
+    assert_eq!(told[3].contains("mutex `other` would never end: worker 0"), !refused, "{told:?}");
+    Ok(())
+}
+
+/// A worker that holds one mutex and waits for another is ended; who holds that gets the one, and is not told of a circle.
+fn die_in_circles(
+    context: &mut Context,
+    mut end: impl FnMut(&mut Context, WorkerId<Vec<String>>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    const ROUNDS: u64 = 6;
+    let mut refused = 0;
+    for round in 0..ROUNDS {
+        let guard = OTHER.lock(context)?;
+        let steps = vec![lock("lock"), Step::TellProcess, Step::Tell(round), lock("other")];
+        let dies = context.start(&PLAY, steps)?;
+        await_told(context, round)?;
+        dally(context)?;
+        end(context, dies)?;
+        let mut result = LOCK.lock(context);
+        if matches!(result, Err(NamedError::Deadlock { .. })) {
+            refused += 1;
+        }
+        while matches!(result, Err(NamedError::Deadlock { .. })) {
+            result = LOCK.lock(context);
+        }
+        assert!(result?.was_abandoned(), "round {round}");
+        drop(guard);
+        let ended = context.join(dies);
+        assert!(matches!(ended, Err(JoinError::Killed { .. })), "{ended:?}");
+        NUMBER.delete(context)?;
+    }
+    // One that takes very long to die, on a machine that has no time for it, is taken for one that does not.
+    assert!(refused < ROUNDS / 2, "{refused} times");
+    Ok(())
+}
+
+fn who_dies_by_a_signal_is_in_no_circle<P: Platform>() {
+    play::<P>(dying);
+}
+
+fn dying(context: &mut Context) -> Result<(), Failure> {
+    die_in_circles(context, |context, worker| {
+        assert!(context.signal(worker, 15)?);
+        Ok(())
+    })
+}
+
+fn who_is_killed_from_outside_is_in_no_circle<P: Platform>() {
+    play::<P>(killed_outside);
+}
+
+fn killed_outside(context: &mut Context) -> Result<(), Failure> {
+    die_in_circles(context, |context, _| {
+        let process = Pid::from_raw(NUMBER.get(context)? as i32).unwrap();
+        Ok(kill_process(process, Signal::KILL)?)
+    })
+}
+
+/// A process that a worker forks by itself is no worker, though it has all that the worker had.
+fn a_process_of_a_worker_unlocks_nothing<P: Platform>() {
+    play::<P>(forking);
+}
+
+fn forking(context: &mut Context) -> Result<(), Failure> {
+    UNITS.create(context, 3)?;
+    let (guard, permit) = (LOCK.lock(context)?, UNITS.acquire(context, 2)?);
+    // SAFETY: this process has one thread.
+    #[allow(unsafe_code)]
+    let forked = unsafe { nix::unistd::fork() }?;
+    match forked {
+        ForkResult::Child => {
+            drop((guard, permit));
+            // SAFETY: what is left of this process needs no end in order: all of it is its parent's.
+            #[allow(unsafe_code)]
+            unsafe {
+                nix::libc::_exit(0)
+            }
+        }
+        ForkResult::Parent { child } => {
+            nix::sys::wait::waitpid(child, None)?;
+        }
+    }
+    assert!(matches!(LOCK.try_lock(context), Err(NamedError::LockedAlready { .. })));
+    assert_eq!(UNITS.get(context), Ok(1));
+    drop((guard, permit));
+    assert!(LOCK.try_lock(context)?.is_some_and(|guard| !guard.was_abandoned()));
+    assert_eq!(UNITS.get(context), Ok(3));
+    Ok(())
+}
+
+/// What would fail at once is ready.
+fn who_asks_for_another_type_need_not_wait<P: Platform>() {
+    play::<P>(other_types);
+}
+
+fn other_types(context: &mut Context) -> Result<(), Failure> {
+    NUMBER.create(context)?;
+    let empty = Mailbox::<u64>::with_capacity("empty", 1);
+    let full = Mailbox::<u64>::with_capacity("full", 1);
+    empty.open(context)?;
+    full.send(context, &1)?;
+    let own = [NUMBER.newer_than(Version::UNSET), empty.receivable(), full.sendable()];
+    assert_eq!(context.wait_any_timeout(&own, Duration::ZERO)?, None);
+    for other in [
+        SharedVar::<String>::new("number").newer_than(Version::UNSET),
+        Mailbox::<String>::with_capacity("empty", 1).receivable(),
+        Mailbox::<u64>::with_capacity("empty", 2).receivable(),
+        Mailbox::<String>::with_capacity("full", 1).sendable(),
+        Mailbox::<u64>::with_capacity("full", 2).sendable(),
+    ] {
+        let list = [own[0].clone(), other.clone()];
+        assert_eq!(context.wait_any_timeout(&list, Duration::ZERO)?, Some(1), "{other:?}");
+        let watch = context.watch_for(&other)?;
+        poll_single(context.as_fd(), Interest::READ, None)?;
+        assert_eq!(context.next_ready()?, Some(watch));
+    }
+    Ok(())
+}
+
+fn units_can_be_given_back_below_none<P: Platform>() {
+    play::<P>(below_none);
+}
+
+fn below_none(context: &mut Context) -> Result<(), Failure> {
+    UNITS.create_with(context, SemaphoreOptions::new(2).maximum(2).protected())?;
+    UNITS.decrement(context, 2)?;
+    let gives = context.start(&PLAY, vec![Step::Increment(2), Step::Tell(1), Step::Await(2)])?;
+    await_told(context, 1)?;
+    UNITS.decrement(context, 2)?;
+    tell(context, 2)?;
+    context.join(gives)?;
+    // This worker has taken 4, of which 2 are no more.
+    assert_eq!(UNITS.get(context), Ok(0));
+    assert!(matches!(UNITS.increment(context, 5), Err(NamedError::OverMaximum { units: 3, maximum: 2, .. })));
+    assert_eq!(UNITS.increment(context, 1), Ok(0), "it is one less below");
+    assert_eq!(UNITS.increment(context, 3), Ok(2));
+    assert_eq!(UNITS.get(context), Ok(2));
+    Ok(())
+}
+
+/// Who cleans up in a destructor, and locks a mutex for that, has not been disturbed there.
+fn a_guard_in_a_panic_is_not_abandoned<P: Platform>() {
+    play::<P>(guards_in_panics);
+}
+
+struct LocksInTheEnd<'c>(&'c mut Context);
+
+impl Drop for LocksInTheEnd<'_> {
+    fn drop(&mut self) {
+        drop(LOCK.lock(self.0).unwrap());
+    }
+}
+
+fn guards_in_panics(context: &mut Context) -> Result<(), Failure> {
+    let other = OTHER.lock(context)?;
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _cleans = LocksInTheEnd(context);
+        let _disturbed = other;
+        panic!("as told");
+    }));
+    assert!(caught.is_err());
+    assert!(!LOCK.lock(context)?.was_abandoned());
+    assert!(OTHER.lock(context)?.was_abandoned(), "this one was locked before");
+    Ok(())
+}
+
+/// A thread that is killed unwinds, and gives nothing back by that either.
+fn units_are_gone_with_who_is_killed<P: Platform>() {
+    play::<P>(killed_with_units);
+}
+
+fn killed_with_units(context: &mut Context) -> Result<(), Failure> {
+    for (round, signal) in [(1, 9), (2, 15)] {
+        UNITS.create(context, 3)?;
+        let dies = context.start(&PLAY, vec![Step::Acquire(2), Step::Tell(round), Step::Stay])?;
+        await_told(context, round)?;
+        context.signal(dies, signal)?;
+        let ended = context.join(dies);
+        assert!(matches!(ended, Err(JoinError::Killed { .. })), "{ended:?}");
+        assert_eq!(UNITS.get(context), Ok(1), "signal {signal}");
+        UNITS.destroy(context)?;
+    }
+    // Who fails by itself gives them back.
+    UNITS.create(context, 3)?;
+    let panics = context.start(&PLAY, vec![Step::Acquire(2), Step::Panic])?;
+    assert!(matches!(context.join(panics), Err(JoinError::Panicked { .. })));
+    assert_eq!(UNITS.get(context), Ok(3));
+    Ok(())
+}
+
+/// A thread that is killed while it waits at an object can leave its place, and wait for another worker's end while it
+/// unwinds. It is given nothing then, and the master is not confused by who seems to wait for whom.
+fn who_is_killed_in_a_queue_and_joins_holds_nobody_up<P: Platform>() {
+    play::<P>(killed_in_a_queue);
+}
+
+const WHO_LOCKS: SharedVar<WorkerId<Vec<String>>> = SharedVar::new("who locks");
+const WHO_JOINS: SharedVar<WorkerId<()>> = SharedVar::new("who joins");
+
+struct JoinsInTheEnd<'c>(&'c mut Context, WorkerId<()>);
+
+impl Drop for JoinsInTheEnd<'_> {
+    fn drop(&mut self) {
+        // Where it is a process it does not come to this.
+        let _ = self.0.join(self.1);
+    }
+}
+
+fn joins_in_its_end(context: &mut Context) -> Result<(), Failure> {
+    let other = WHO_JOINS.wait(context)?;
+    tell(context, 1)?;
+    let joins = JoinsInTheEnd(context, other);
+    drop(LOCK.lock(joins.0)?);
+    Ok(())
+}
+
+fn joins_who_locks(context: &mut Context) -> Result<(), Failure> {
+    let other = WHO_LOCKS.wait(context)?;
+    context.join(other)?;
+    Ok(())
+}
+
+fn killed_in_a_queue(context: &mut Context) -> Result<(), Failure> {
+    WHO_LOCKS.create(context)?;
+    WHO_JOINS.create(context)?;
+    let guard = LOCK.lock(context)?;
+    let locks = context.start(&PLAY, vec![Step::Await(2), Step::Tell(3), lock("lock"), Step::Unlock])?;
+    let joins = context.start(&BODY, index_of(joins_who_locks))?;
+    let dies = context.start(&BODY, index_of(joins_in_its_end))?;
+    WHO_LOCKS.set(context, &locks)?;
+    WHO_JOINS.set(context, &joins)?;
+    await_told(context, 1)?;
+    dally(context)?;
+    context.signal(dies, 15)?;
+    dally(context)?;
+    tell(context, 2)?;
+    await_told(context, 3)?;
+    dally(context)?;
+    drop(guard);
+    // All of them end. Whether one was told of a circle depends on who was faster.
+    let _ = context.join(joins);
+    assert!(matches!(context.join(dies), Err(JoinError::Killed { .. })));
+    context.join(locks)?;
+    assert!(LOCK.try_lock(context)?.is_some());
+    Ok(())
+}
+
+fn guards_are_heard_of_at_the_end<P: Platform>() {
+    let finish = |finished: &mut Finished<'_>, _: Result<Vec<String>, JoinError>| {
+        UNITS.create(finished, 3).unwrap();
+        let guard = LOCK.try_lock(finished).unwrap();
+        let permit = UNITS.try_acquire(finished, 2).unwrap();
+        let mut found = || match &finished.objects()[..] {
+            [ObjectInfo::Mutex { holder, .. }, ObjectInfo::Semaphore { units, .. }] => (*holder, *units),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found(), (Some(u64::MAX), 1));
+        drop(guard);
+        drop(permit);
+        assert_eq!(found(), (None, 3));
+    };
+    leaving_nothing(|| runtime::<P>().run_then(&PLAY, vec![], finish).unwrap());
 }
 
 /// Numbers that look random.

@@ -34,7 +34,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, 
 
 use crate::spawn::{Child, Exit, Fork, SpawnError, Spawner, checkpoint, exit};
 
-/// Has the calling thread's unit die by `SIGKILL` at its `checkpoints`-th [`checkpoint`](crate::spawn::checkpoint) from now
+/// Has the calling thread's unit die by `SIGKILL` at its `checkpoints`-th [`checkpoint`] from now
 /// on, as if somebody had killed it there: a process at once, a thread by unwinding. 0 takes that back.
 ///
 /// So a test can let a unit die at each step of an operation, one after the other, until the operation is over before.

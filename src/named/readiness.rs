@@ -14,8 +14,8 @@ use crate::worker::{CallError, Context};
 /// [`Mutex::unlocked`](crate::named::Mutex::unlocked), [`Semaphore::available`](crate::named::Semaphore::available),
 /// [`Mailbox::receivable`](crate::Mailbox::receivable) and [`Mailbox::sendable`](crate::Mailbox::sendable).
 ///
-/// It is true, too, if the operation would fail at once, as of an object that is missing, closed, or of another type. It
-/// promises nothing: follow it by an operation that does not wait, and if another worker was faster, wait again; those who
+/// It is true, too, if the operation would fail at once, as of an object that is missing, closed, or of another type or
+/// capacity. It promises nothing: follow it by an operation that does not wait, and if another worker was faster, wait again; those who
 /// wait in the object's own queue always are. Mailboxes and mutexes
 /// that nobody has used yet are ready to be sent to and locked; a mailbox is ready to be received from, but empty, once,
 /// before its first use: [open](crate::Mailbox::open) it before.
@@ -69,7 +69,8 @@ impl Context {
         }
     }
 
-    /// The same, but waits at most `timeout`: `None` if nothing was heard of any until then.
+    /// The same, but waits at most `timeout`: `None` if none was ready until then. One that is ready already is found also if
+    /// `timeout` is zero.
     ///
     /// # Errors
     /// As [`wait_any`](Context::wait_any).

@@ -59,7 +59,8 @@ impl SemaphoreOptions {
 
     /// When a worker ends, however it does, what it has done is undone: units that it took more than it gave are there
     /// again; those that it gave more than it took are there no more. If others have taken those, they are missing when
-    /// they come back: none is ever made or lost.
+    /// they come back: none is ever made or lost. Of one that is not protected, what a worker has taken is gone with it if it
+    /// is killed, also what it holds [permits](Permit) for.
     #[doc(alias = "SEM_UNDO")]
     pub fn protected(mut self) -> Self {
         self.protected = true;
@@ -258,6 +259,8 @@ impl Semaphore {
 
 /// Units of a semaphore that this worker has taken. Dropping it gives them back, without waiting for the master (but for
 /// room, if very much is said to it and it does not listen); if the semaphore was destroyed meanwhile, nobody gets them.
+/// A process that the worker forks by itself does not give them back, nor does a worker that is killed, also if it is a thread
+/// and unwinds; see [`protected`](SemaphoreOptions::protected) for that.
 #[must_use = "the units are given back when this is dropped"]
 pub struct Permit {
     name: Cow<'static, str>,

@@ -368,3 +368,66 @@ fn what_is_used_does_not_expire() {
     assert!(!is_there(&registry, "used") && !is_there(&registry, "unused"));
     assert_eq!(registry.deadline(), None, "nothing is waited for any more");
 }
+
+fn variable(action: OfVariable) -> Operation {
+    Operation::Variable { name: name(), kind: 1, action }
+}
+
+/// Asks something that is answered at once, and nothing else is said to anybody.
+fn ask(registry: &mut Registry, party: u64, operation: Operation) -> Answer {
+    registry.take_replies();
+    registry.ask(party, Call { number: 7, wait: Wait::ForEver, operation });
+    match &registry.take_replies()[..] {
+        [(answered, Reply::Named { number: 7, answer })] if *answered == party => answer.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_deleted_leaves_no_expiry() {
+    let mut registry = Registry::new(10);
+    for round in 0..10 {
+        create(&mut registry, "x", HOUR);
+        if round % 2 == 0 {
+            // It was used since its expiry was noted, and that was looked at.
+            ask(&mut registry, 0, variable(OfVariable::Version));
+            let due = registry.deadline().unwrap();
+            registry.expire(due);
+            assert!(registry.deadline().is_some_and(|later| later > due));
+        }
+        assert_eq!(ask(&mut registry, 0, variable(OfVariable::Delete)), Answer::Removed(true));
+        assert_eq!(registry.deadline(), None, "round {round}");
+    }
+}
+
+#[test]
+fn what_is_computed_does_not_expire() {
+    let mut registry = Registry::new(10);
+    create(&mut registry, "x", HOUR);
+    assert_eq!(ask(&mut registry, 1, variable(OfVariable::GetLazily)), Answer::Compute);
+    // The first of these is due to what was asked, and the others to nothing else than that it is computed.
+    for _ in 0..3 {
+        let due = registry.deadline().unwrap();
+        registry.expire(due);
+        assert!(is_there(&registry, "x"));
+    }
+    registry.tell(1, Told::Uncomputed { name: name() });
+    let due = registry.deadline().unwrap();
+    registry.expire(due + HOUR);
+    assert!(!is_there(&registry, "x"), "it is nobody's");
+}
+
+#[test]
+fn nobody_is_told_of_what_it_does_not_watch_any_more() {
+    let mut registry = Registry::new(10);
+    create(&mut registry, "x", HOUR);
+    registry.take_replies();
+    for watch in 1..100 {
+        let condition = Condition::Newer { name: name(), kind: 1, than: 0 };
+        registry.tell(1, Told::Watch { watch, condition });
+        registry.tell(1, Told::Unwatch { watch });
+    }
+    assert!(registry.take_replies().is_empty());
+    let set = OfVariable::Set { value: bytes(1), expected: None };
+    assert_eq!(ask(&mut registry, 0, variable(set)), Answer::Version(1), "and nothing else is said");
+}
