@@ -293,7 +293,8 @@ fn resident() -> u64 {
 
 fn ten_thousand(report: &mut Report, count: u64) {
     report.section("ten thousand objects", "few", "ours");
-    let kinds: [(&str, fn(&mut Finished<'_>, String)); 4] = [
+    type Create = fn(&mut Finished<'_>, String);
+    let kinds: [(&str, Create); 4] = [
         ("bytes of a variable of 8 bytes", |at, name| {
             SharedVar::<u64>::named(name)
                 .create_with(at, VarOptions::new().value(&(1 << 60)))

@@ -155,9 +155,9 @@ impl Mailboxes {
     }
 
     pub(super) fn objects(&self) -> Vec<ObjectInfo> {
-        let mut all: Vec<_> = self.all.iter().collect();
+        let mut all: Vec<_> = self.all.iter().map(|(name, mailbox)| (name, &**mailbox)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
-        let object = |(name, mailbox): (&String, &Box<Mailbox>)| ObjectInfo::Mailbox {
+        let object = |(name, mailbox): (&String, &Mailbox)| ObjectInfo::Mailbox {
             name: name.clone(),
             type_name: mailbox.type_name.clone(),
             messages: mailbox.messages.len() as u64,

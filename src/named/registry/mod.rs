@@ -171,10 +171,11 @@ impl Registry {
 
     /// A party has ended.
     pub(crate) fn end(&mut self, party: u64) {
-        self.leave(party);
+        // First of all, as leaving may make what it watches ready.
         for (watch, place) in self.parties.watches_of(party) {
             self.unwatch((party, watch), &place);
         }
+        self.leave(party);
         let parties = &mut self.parties;
         let Some(left) = parties.end(party) else { return };
         self.mutexes.abandon(parties, left.mutexes);

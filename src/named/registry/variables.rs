@@ -301,9 +301,9 @@ impl Variables {
     }
 
     pub(super) fn objects(&self) -> Vec<ObjectInfo> {
-        let mut all: Vec<_> = self.all.iter().collect();
+        let mut all: Vec<_> = self.all.iter().map(|(name, variable)| (name, &**variable)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
-        let object = |(name, variable): (&String, &Box<Variable>)| ObjectInfo::Variable {
+        let object = |(name, variable): (&String, &Variable)| ObjectInfo::Variable {
             name: name.clone(),
             type_name: variable.type_name.clone(),
             version: variable.version,
