@@ -86,6 +86,8 @@ fn main() {
             a_stopped_worker_stalls_nobody::<manycore::Forked> as fn(),
         ),
         ("execed::a_stopped_worker_stalls_nobody", a_stopped_worker_stalls_nobody::<manycore::Execed>),
+        ("forked::who_talks_nonsense_harms_nobody", who_talks_nonsense_harms_nobody::<manycore::Forked>),
+        ("execed::who_talks_nonsense_harms_nobody", who_talks_nonsense_harms_nobody::<manycore::Execed>),
         (
             "forked::who_is_killed_from_outside_is_in_no_circle",
             who_is_killed_from_outside_is_in_no_circle::<manycore::Forked>,
@@ -155,6 +157,7 @@ const BODIES: &[Body] = &[
     by_descriptor,
     guards,
     stopped,
+    nonsense,
     ready_already,
     old_permits,
     dropped_cached,
@@ -222,6 +225,8 @@ enum Step {
     TellProcess,
     /// Dies at that checkpoint of what follows.
     Die(u64),
+    /// Writes these bytes where the master listens to it.
+    Say(Vec<u8>),
     /// Does nothing until it is killed.
     Stay,
 }
@@ -305,6 +310,7 @@ const PLAY: Worker<Vec<Step>, Vec<String>> = Worker::fallible("play", |context, 
                 die_at_checkpoint(checkpoints);
                 String::new()
             }
+            Step::Say(bytes) => format!("{:?}", rustix::io::write(context.as_fd(), &bytes)),
             Step::Stay => loop {
                 context.next_ended()?;
                 std::thread::yield_now();
@@ -1749,6 +1755,29 @@ fn pools_have_named_objects<P: Platform>() {
         sums.sort_unstable();
         assert_eq!(sums, (1..=20).collect::<Vec<u64>>());
     });
+}
+
+/// What is no message, of another version, or longer than may be, ends the link of who says it, and nothing else.
+fn who_talks_nonsense_harms_nobody<P: Platform>() {
+    play::<P>(nonsense);
+}
+
+fn nonsense(context: &mut Context) -> Result<(), Failure> {
+    UNITS.create_with(context, SemaphoreOptions::new(1).protected())?;
+    let all: [&[u8]; 4] =
+        [b"\x03\0\0\0\x01\xFF\xFF", b"\x02\0\0\0\x09\x00", b"\0\0\0\0", b"\xFF\xFF\xFF\xFFnothing of that"];
+    for bytes in all {
+        let steps = vec![lock("lock"), Step::Decrement(1), Step::Say(bytes.to_vec()), Step::Get];
+        let talks = context.start(&PLAY, steps)?;
+        // It cannot even tell how it ended.
+        match context.join(talks) {
+            Err(JoinError::Exited { .. }) => {}
+            other => panic!("{bytes:?}: {other:?}"),
+        }
+        assert!(LOCK.lock(context)?.was_abandoned(), "{bytes:?}");
+        assert_eq!(UNITS.get(context), Ok(1), "{bytes:?}");
+    }
+    Ok(())
 }
 
 /// A worker that is stopped keeps what it has, and is given what it waits for; all others go on.

@@ -8,7 +8,8 @@
 //! link is writable again. A worker that asks without end is served in turns with the others, and not listened
 //! to while its outbox is full.
 //!
-//! How jobs are begun is in [`starting`](super::starting), how they are made to end in [`stopping`](super::stopping).
+//! How jobs are begun is in [`starting`](super::starting), how they are made to end in [`stopping`](super::stopping), what
+//! they ask of named objects in [`objects`](super::objects).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,7 +28,6 @@ use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
-use crate::wire::named::{Call, Condition, Told};
 use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{CancelledBy, Outcome, Workers};
 
@@ -59,9 +59,9 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) waits: BTreeMap<u64, u64>,
     pub(super) named: Registry,
     /// Whose end is watched among other things, by the watcher and its number for that.
-    end_watches: BTreeMap<(u64, u64), u64>,
+    pub(super) end_watches: BTreeMap<(u64, u64), u64>,
     /// Whether the loop of `send_named` is on.
-    says_named: bool,
+    pub(super) says_named: bool,
     /// Workers that seem to wait in a circle, and when it is looked at again.
     pub(super) suspects: BTreeSet<(Instant, u64)>,
     pub(super) next: u64,
@@ -378,67 +378,6 @@ impl<P: Platform> Jobs<P> {
         self.send(id, reply)
     }
 
-    fn hear_told(&mut self, id: u64, told: Told) -> Result<(), PollError> {
-        match &told {
-            Told::Watch { watch, condition: Condition::Ended { id: wanted } } => {
-                let at = (id, *watch);
-                match self.running.get_mut(wanted) {
-                    Some(job) => {
-                        job.end_watches.insert(at);
-                        self.end_watches.insert(at, *wanted);
-                        return Ok(());
-                    }
-                    None => return self.send(id, Reply::Ready { watch: *watch }),
-                }
-            }
-            Told::Unwatch { watch } => {
-                let wanted = self.end_watches.remove(&(id, *watch));
-                if let Some(job) = wanted.and_then(|wanted| self.running.get_mut(&wanted)) {
-                    job.end_watches.remove(&(id, *watch));
-                }
-            }
-            _ => {}
-        }
-        self.named.tell(id, told);
-        self.send_named()
-    }
-
-    fn serve_named(&mut self, id: u64, call: Call) -> Result<(), PollError> {
-        // It would not hear the answer, and leave behind what it was given.
-        if self.running.get(&id).is_some_and(|job| job.killed) {
-            return Ok(());
-        }
-        self.named.ask(id, call);
-        self.suspect_circle(id);
-        self.send_named()
-    }
-
-    /// Says what is to be said of named objects.
-    pub(super) fn send_named(&mut self) -> Result<(), PollError> {
-        // Saying it may lead to more, if a link turns out to be gone: that is said after it, by whoever says it already.
-        if std::mem::replace(&mut self.says_named, true) {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        loop {
-            let replies = self.named.take_replies();
-            if replies.is_empty() {
-                break;
-            }
-            for (party, reply) in replies {
-                result = result.and(self.send(party, reply));
-            }
-        }
-        self.says_named = false;
-        result
-    }
-
-    /// Removes the named objects that nobody has used for too long.
-    pub(super) fn expire(&mut self, now: Instant) -> Result<(), PollError> {
-        self.named.expire(now);
-        self.send_named()
-    }
-
     fn say_ended(&self, id: u64) -> Reply {
         match self.ended.get(&id) {
             Some(ended) => Reply::Ended { ended: Arc::clone(ended) },
@@ -540,8 +479,7 @@ impl<P: Platform> Jobs<P> {
         self.waits.remove(&id);
         self.poller.remove(key(id, Watched::Child))?;
         let Some(job) = self.running.remove(&id) else { return Ok(()) };
-        self.named.end(id);
-        self.send_named()?;
+        self.take_back(id)?;
         self.kill_no_more(id, job.kill_at);
         let cancelled = job.cancelled.map(|by| Outcome::Cancelled { by });
         let outcome = job.outcome.or(cancelled).unwrap_or(outcome);
@@ -561,14 +499,6 @@ impl<P: Platform> Jobs<P> {
         for (watcher, watch) in job.end_watches {
             self.end_watches.remove(&(watcher, watch));
             self.send(watcher, Reply::Ready { watch })?;
-        }
-        let own: Vec<_> =
-            self.end_watches.range((id, 0)..=(id, u64::MAX)).map(|(at, job)| (*at, *job)).collect();
-        for (at, wanted) in own {
-            self.end_watches.remove(&at);
-            if let Some(job) = self.running.get_mut(&wanted) {
-                job.end_watches.remove(&at);
-            }
         }
         if job.member {
             self.news.push_back(News::Ended(ended));

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `mod` | [`Runtime`]: what may run, and running it |
 //! | `jobs` | the supervising loop |
+//! | `objects` | what workers ask of named objects |
 //! | `circles` | workers that wait for each other |
 //! | `starting` | how workers are begun |
 //! | `stopping` | how workers are made to end |
 //! | `finished` | what is left when all have ended |
 //! | `visitors` | who looks at the run from outside |
+//! | `answers` | what they are told |
 //! | `log` | the last lines of what happened |
 //! | `directory` | the run's directory, and cleaning up after dead runs |
 //! | `ledger` | the objects that a run must remove |
@@ -19,12 +21,14 @@
 //!
 //! This module does not interpret arguments or results.
 
+mod answers;
 mod circles;
 mod directory;
 mod finished;
 mod jobs;
 mod ledger;
 mod log;
+mod objects;
 mod starting;
 mod stopping;
 mod visitors;

@@ -11,6 +11,8 @@
 //!
 //! So a visitor takes a descriptor, a place, and room for one answer. Nothing that it does is an error of the master.
 //!
+//! What they are told is in [`answers`](super::answers).
+//!
 //! This module does not check who comes in: the listener does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,20 +47,8 @@ const ENTER: usize = 4;
 /// When to listen again after the system had nothing left for a visitor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many workers go into one answer.
-const PAGE: usize = 64;
-
-/// Bytes of what is told of objects after which an answer takes no more. The longest takes some 20 KiB.
-const OBJECTS: usize = 32 << 10;
-
-/// What is told of an object beside its texts and who waits, at most, in bytes.
-const OBJECT: usize = 160;
-
-/// How many workers are named that wait at an object.
-const WAITING_MAX: usize = 1000;
-
 /// The longest name, in bytes: a page of them fits into an answer.
-const NAME_MAX: usize = 200;
+pub(super) const NAME_MAX: usize = 200;
 
 /// The poll key of the listener; those of the visitors follow. No job has them, nor a signal.
 const DOOR: u64 = 1 << 62;
@@ -69,7 +59,7 @@ const NO_DESCRIPTOR: [i32; 2] = [23, 24];
 #[derive(Debug, Default)]
 pub(super) struct Visitors {
     door: Option<Arc<Door>>,
-    visitors: BTreeMap<u64, Visitor>,
+    pub(super) visitors: BTreeMap<u64, Visitor>,
     /// Visitors that may have said more than was listened to.
     unheard: BTreeSet<u64>,
     /// When to listen again at the door.
@@ -79,18 +69,18 @@ pub(super) struct Visitors {
 }
 
 #[derive(Debug)]
-struct Visitor {
-    link: Arc<SocketEnd<Answer, Question>>,
+pub(super) struct Visitor {
+    pub(super) link: Arc<SocketEnd<Answer, Question>>,
     /// The number of its process.
-    process: u32,
+    pub(super) process: u32,
     /// An answer that the link had no room for.
     answer: Option<Answer>,
     /// What its link is polled for.
     interest: Interest,
     /// What it has not been told yet of the objects that it has asked for.
-    objects: VecDeque<ObjectInfo>,
+    pub(super) objects: VecDeque<ObjectInfo>,
     /// The number of the line of the log that it is to get next.
-    follows: Option<u64>,
+    pub(super) follows: Option<u64>,
     /// Whether it has ever asked something, and when it gave the last sign of life.
     heard: (bool, u64),
 }
@@ -307,41 +297,6 @@ impl<P: Platform> Jobs<P> {
         }
     }
 
-    fn answer(&mut self, key: u64, question: Question) -> Result<Option<Answer>, PollError> {
-        Ok(Some(match question {
-            Question::Run => Answer::Run(self.run_info()),
-            Question::Workers { from } => self.workers_from(from),
-            Question::Objects => {
-                let objects = self.named.objects().into();
-                self.objects_for(key, Some(objects))
-            }
-            Question::MoreObjects => self.objects_for(key, None),
-            Question::Log { from } => {
-                Answer::Log { lines: self.log.page(self.log.number(from)), end: self.log.end() }
-            }
-            Question::Follow { from } => {
-                let (lines, end) = (self.log.page(self.log.number(from)), self.log.end());
-                if let Some(visitor) = self.visitors.visitors.get_mut(&key) {
-                    visitor.follows = Some(lines.last().map_or(end, |line| line.number + 1));
-                }
-                Answer::Log { lines, end }
-            }
-            Question::Terminate { worker, grace } => {
-                let Some(visitor) = self.visitors.visitors.get_mut(&key) else { return Ok(None) };
-                // Who has given up waiting for the answer does not expect it to happen any more.
-                if has_left(&visitor.link) {
-                    return Ok(None);
-                }
-                let process = visitor.process;
-                let count = match worker {
-                    Some(id) => self.terminate_by_command(id, grace, process)?,
-                    None => self.stop_by_command(grace, process)?,
-                };
-                Answer::Terminating { count }
-            }
-        }))
-    }
-
     /// Sends followers what they have not got yet, as far as there is room.
     pub(super) fn tell_followers(&mut self) {
         let following = |(key, visitor): (&u64, &Visitor)| {
@@ -370,123 +325,6 @@ impl<P: Platform> Jobs<P> {
             Err(_) => self.send_off(key),
         }
     }
-
-    fn run_info(&self) -> RunInfo {
-        let running = self.running.len() as u64;
-        RunInfo {
-            name: self.run.clone(),
-            master: std::process::id(),
-            processes: Self::PROCESSES,
-            started: self.began,
-            running,
-            ended: self.next - running,
-            ending: self.stopping.refusing,
-        }
-    }
-
-    fn workers_from(&self, from: u64) -> Answer {
-        let mut rest = self.running.range(from..);
-        let workers = rest.by_ref().take(PAGE).map(|(id, job)| self.worker_info(*id, job)).collect();
-        Answer::Workers { workers, more: rest.next().map(|(id, _)| *id) }
-    }
-
-    /// A page of the objects that the visitor has asked for, or of these.
-    fn objects_for(&mut self, key: u64, new: Option<VecDeque<ObjectInfo>>) -> Answer {
-        let mut objects = Vec::new();
-        let Some(visitor) = self.visitors.visitors.get_mut(&key) else {
-            return Answer::Objects { objects, more: false };
-        };
-        if let Some(new) = new {
-            visitor.objects = new;
-        }
-        let mut size = 0;
-        while size < OBJECTS {
-            let Some(mut object) = visitor.objects.pop_front() else { break };
-            size += shorten(&mut object);
-            objects.push(object);
-        }
-        Answer::Objects { objects, more: !visitor.objects.is_empty() }
-    }
-
-    fn worker_info(&self, id: u64, job: &Job<P>) -> WorkerInfo {
-        let short = |name: &str| {
-            let mut name = name.to_owned();
-            cut(&mut name, NAME_MAX);
-            name
-        };
-        let stopping = job.cancelled.is_some() || job.kill_at.is_some() || job.stop != Stop::Untold;
-        WorkerInfo {
-            number: id,
-            name: short(&job.name),
-            group: job.group.as_deref().map(short),
-            // That of a thread may have to be waited for.
-            process: if Self::PROCESSES { job.child.id() } else { std::process::id() },
-            thread: !Self::PROCESSES,
-            member: job.member,
-            state: match (job.killed, stopping) {
-                (true, _) => State::Killed,
-                (false, true) => State::Stopping,
-                (false, false) => State::Running,
-            },
-            waits_for: self.waits.get(&id).copied().map(Wait::Worker).or_else(|| {
-                let (kind, name) = self.named.waits_at(id)?;
-                Some(Wait::Object { kind: kind.to_owned(), name: short(name) })
-            }),
-            started: job.began,
-        }
-    }
-
-    /// Has a worker end, and returns whether it was there, as a number.
-    fn terminate_by_command(
-        &mut self,
-        id: u64,
-        grace: Option<Duration>,
-        process: u32,
-    ) -> Result<u64, PollError> {
-        if self.running.contains_key(&id) {
-            event!(info, worker = id, process, "a visitor has a worker end");
-            self.log.write(Level::Info, Some(id), format!("process {process} has it end"));
-        }
-        let grace = grace.unwrap_or(self.options.grace);
-        self.terminate(id, CancelledBy::Command, grace).map(u64::from)
-    }
-
-    /// Has the run end, and returns how many workers there were.
-    fn stop_by_command(&mut self, grace: Option<Duration>, process: u32) -> Result<u64, PollError> {
-        event!(info, process, "a visitor has the run end");
-        self.log.write(Level::Info, None, format!("process {process} has the run end"));
-        let count = self.running.len() as u64;
-        let grace = grace.unwrap_or(self.options.grace);
-        self.stop_all(grace)?;
-        Ok(count)
-    }
-}
-
-/// Makes what is told of an object fit into an answer, and returns about how many bytes that takes.
-fn shorten(object: &mut ObjectInfo) -> usize {
-    let (texts, waiting) = match object {
-        ObjectInfo::Variable { name, type_name, waiters, .. } => {
-            (name.len() + type_name.len(), vec![waiters])
-        }
-        ObjectInfo::Mutex { name, waiters, .. } | ObjectInfo::Semaphore { name, waiters, .. } => {
-            (name.len(), vec![waiters])
-        }
-        ObjectInfo::Mailbox { name, type_name, senders, receivers, .. } => {
-            (name.len() + type_name.len(), vec![senders, receivers])
-        }
-    };
-    let mut size = OBJECT + texts;
-    for waiting in waiting {
-        waiting.truncate(WAITING_MAX);
-        size += 9 * waiting.len();
-    }
-    size
-}
-
-/// Whether the visitor is not there any more.
-fn has_left(link: &SocketEnd<Answer, Question>) -> bool {
-    let ready = poll_single(link.as_fd(), Interest::NONE, Some(Duration::ZERO));
-    ready.is_ok_and(|ready| ready.is_readable())
 }
 
 /// Whether no descriptor is left.
