@@ -17,22 +17,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use manycore_backends::poll::{Interest, PollError, Poller, poll_single};
-use manycore_backends::spawn::Child;
+use manycore_backends::poll::{Interest, PollError, Poller};
 use manycore_backends::transport::{Endpoint, Listener, SocketEnd, TransportError, TrySendError};
 
 use super::directory::Door;
-use super::jobs::{Job, Jobs, Stop};
-use crate::admin::{ObjectInfo, RunInfo, State, Wait, WorkerInfo};
+use super::jobs::Jobs;
+use crate::admin::ObjectInfo;
 use crate::platform::Platform;
-use crate::trace::event;
 use crate::wire::visit::{Answer, Question};
 use crate::worker::level::cut;
-use crate::worker::{CancelledBy, Level};
 
 /// How many visitors there may be.
 const VISITORS_MAX: usize = 16;
