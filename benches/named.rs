@@ -16,12 +16,14 @@
 //! MANYCORE_BENCH_ROUNDS=21 cargo bench --bench named # instead of 5
 //! ```
 
+mod forked;
 mod report;
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use forked::{forked, reap};
 use manycore::named::{Mutex, Semaphore, VarOptions, Version};
 use manycore::{
     Context, Epoll, Failure, Finished, Fork, Forked, Futex, Mailbox, Platform, PosixShm, Runtime, SharedVar,
@@ -29,7 +31,6 @@ use manycore::{
 };
 use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, shutdown};
-use rustix::process::{Pid, WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -186,24 +187,6 @@ fn receive(socket: &impl AsFd, bytes: &mut [u8]) -> bool {
         }
     }
     true
-}
-
-/// Runs `body` in a forked process.
-fn forked(body: impl FnOnce()) -> Pid {
-    // SAFETY: the calling thread is the only one of this process.
-    match unsafe { libc::fork() } {
-        0 => {
-            body();
-            // SAFETY: takes an integer, and does not return.
-            unsafe { libc::_exit(0) }
-        }
-        pid => Pid::from_raw(pid).expect("there is room for a process"),
-    }
-}
-
-fn reap(pid: Pid) {
-    let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
-    assert_eq!(status.exit_status(), Some(0));
 }
 
 fn compare(

@@ -20,6 +20,7 @@
 //! MANYCORE_BENCH_ROUNDS=21 cargo bench --bench workers # instead of 5
 //! ```
 
+mod forked;
 mod report;
 
 use std::io::{Read, Write};
@@ -27,6 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use forked::{forked, reap};
 use manycore::{
     Epoll, Execed, Fork, Forked, Futex, Platform, PosixShm, Runtime, Socket, Threaded, With, Worker, Workers,
 };
@@ -34,7 +36,7 @@ use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::Pid;
 
 type ByEpoll = With<PosixShm, Futex, Epoll, Socket, Fork>;
 
@@ -89,24 +91,6 @@ fn encoded(number: u64) -> Vec<u8> {
 
 fn decoded(bytes: &[u8]) -> u64 {
     ciborium::from_reader(bytes).unwrap()
-}
-
-/// Runs `body` in a forked process.
-fn forked(body: impl FnOnce()) -> Pid {
-    // SAFETY: the calling thread is the only one of this process.
-    match unsafe { libc::fork() } {
-        0 => {
-            body();
-            // SAFETY: takes an integer, and does not return.
-            unsafe { libc::_exit(0) }
-        }
-        pid => Pid::from_raw(pid).expect("there is room for a process"),
-    }
-}
-
-fn reap(pid: Pid) {
-    let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
-    assert_eq!(status.exit_status(), Some(0));
 }
 
 /// A child that tells its result by a pipe.
