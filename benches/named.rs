@@ -189,22 +189,6 @@ fn receive(socket: &impl AsFd, bytes: &mut [u8]) -> bool {
     true
 }
 
-fn compare(
-    report: &mut Report,
-    what: &str,
-    who: &'static str,
-    judged: Judged,
-    against: impl Fn() -> f64,
-    ours: impl Fn() -> f64,
-) {
-    let (mut of_against, mut of_ours) = (Vec::new(), Vec::new());
-    for _ in 0..rounds() {
-        of_against.push(against());
-        of_ours.push(ours());
-    }
-    report.row(&Row::compared(what, who, &of_ours, &of_against, judged));
-}
-
 fn at_most(ratio: f64) -> Judged {
     Judged::Ratio(Limit::AtMost(ratio))
 }
@@ -219,14 +203,12 @@ fn one_request(report: &mut Report, count: u64) {
         ("increment a semaphore", What::Increment),
     ];
     for (name, what) in short {
-        compare(report, name, "Forked", at_most(1.3), small, || ours::<Forked>(what, count));
+        report.compare(name, "Forked", at_most(1.3), small, || ours::<Forked>(what, count));
     }
     let large = || round_trip(LARGE, SMALL, count / 4);
-    compare(report, "set 64 KiB", "Forked", at_most(1.3), large, || {
-        ours::<Forked>(What::SetLarge, count / 4)
-    });
-    compare(report, "get", "With Epoll", Judged::Nothing, small, || ours::<ByEpoll>(What::Get, count));
-    compare(report, "get at hand (cached)", "Forked", Judged::Nothing, small, || {
+    report.compare("set 64 KiB", "Forked", at_most(1.3), large, || ours::<Forked>(What::SetLarge, count / 4));
+    report.compare("get", "With Epoll", Judged::Nothing, small, || ours::<ByEpoll>(What::Get, count));
+    report.compare("get at hand (cached)", "Forked", Judged::Nothing, small, || {
         ours::<Forked>(What::Cached, count)
     });
 }
@@ -234,10 +216,10 @@ fn one_request(report: &mut Report, count: u64) {
 fn between_workers(report: &mut Report, count: u64) {
     report.section("between workers, us", "round trip", "ours");
     let small = || round_trip(SMALL, SMALL, count);
-    compare(report, "lock and unlock", "Forked", at_most(1.2), small, || ours::<Forked>(What::Lock, count));
+    report.compare("lock and unlock", "Forked", at_most(1.2), small, || ours::<Forked>(What::Lock, count));
     // There and back are two.
     let letter = || ours::<Forked>(What::PingPong, count) / 2.0;
-    compare(report, "send to receive", "Forked", at_most(2.5), small, letter);
+    report.compare("send to receive", "Forked", at_most(2.5), small, letter);
 }
 
 /// Processor time of this process, its children not counted.
@@ -334,7 +316,7 @@ fn ten_thousand(report: &mut Report, count: u64) {
         let runtime = Runtime::<Forked>::default();
         per(count, runtime.run(&AMONG_MANY, (others, count)).unwrap())
     };
-    compare(report, "get among them, us", "Forked", at_most(1.1), || get(0), || get(count));
+    report.compare("get among them, us", "Forked", at_most(1.1), || get(0), || get(count));
 }
 
 fn main() {
@@ -361,7 +343,7 @@ fn main() {
             [("get", What::Get), ("lock and unlock", What::Lock), ("there and back", What::PingPong)]
         {
             let nothing = Judged::Nothing;
-            compare(&mut report, name, "Threaded", nothing, small, || ours::<Threaded>(what, count));
+            report.compare(name, "Threaded", nothing, small, || ours::<Threaded>(what, count));
         }
     }
     report.end();

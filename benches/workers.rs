@@ -32,7 +32,7 @@ use forked::{forked, reap};
 use manycore::{
     Epoll, Execed, Fork, Forked, Futex, Platform, PosixShm, Runtime, Socket, Threaded, With, Worker, Workers,
 };
-use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
+use report::{Judged, Limit, Report, is_measuring, is_wanted, rounds};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -240,41 +240,25 @@ fn reexec(count: u64, at_once: u64) -> f64 {
     microseconds / at_once as f64
 }
 
-fn compare(
-    report: &mut Report,
-    what: &str,
-    who: &'static str,
-    judged: Judged,
-    against: impl Fn() -> f64,
-    ours: impl Fn() -> f64,
-) {
-    let (mut of_against, mut of_ours) = (Vec::new(), Vec::new());
-    for _ in 0..rounds() {
-        of_against.push(against());
-        of_ours.push(ours());
-    }
-    report.row(&Row::compared(what, who, &of_ours, &of_against, judged));
-}
-
 fn forked_section(report: &mut Report, count: u64) {
     report.section("forked, us", "by hand", "ours");
     let one = || ours::<Forked>(count, 1, 0);
     let at_most = |ratio| Judged::Ratio(Limit::AtMost(ratio));
-    compare(report, "against a zygote", "Forked", at_most(1.1), || by_zygote(count, 1), one);
+    report.compare("against a zygote", "Forked", at_most(1.1), || by_zygote(count, 1), one);
     let large = || ours::<Forked>(count, 1, 64 << 20);
-    compare(report, "a worker of 64 MiB, against none", "Forked", at_most(1.1), one, large);
+    report.compare("a worker of 64 MiB, against none", "Forked", at_most(1.1), one, large);
     let pipe = || measure(count, fork_with_result);
-    compare(report, "against fork, a result by a pipe", "Forked", Judged::Nothing, pipe, one);
-    compare(report, "against a bare fork", "Forked", Judged::Nothing, || measure(count, bare_fork), one);
+    report.compare("against fork, a result by a pipe", "Forked", Judged::Nothing, pipe, one);
+    report.compare("against a bare fork", "Forked", Judged::Nothing, || measure(count, bare_fork), one);
     let memory = std::hint::black_box(vec![1_u8; 64 << 20]);
-    compare(report, "a program of 64 MiB before the run", "Forked", Judged::Nothing, pipe, one);
+    report.compare("a program of 64 MiB before the run", "Forked", Judged::Nothing, pipe, one);
     drop(memory);
     let run = || {
         measure(count / 10, |number| {
             assert_eq!(Runtime::new().run(&SQUARE, number).unwrap(), number * number);
         })
     };
-    compare(report, "a whole run", "Forked", Judged::Nothing, pipe, run);
+    report.compare("a whole run", "Forked", Judged::Nothing, pipe, run);
 }
 
 fn pool_section(report: &mut Report, tasks: u64) {
@@ -295,7 +279,7 @@ fn pool_section(report: &mut Report, tasks: u64) {
         measure(tasks / 10, |number| assert_eq!(pool.map([number]).unwrap(), [number]))
     };
     let at_most = |ratio| Judged::Ratio(Limit::AtMost(ratio));
-    compare(report, "a round trip, us", "Forked", at_most(1.25), by_hand, one_by_one);
+    report.compare("a round trip, us", "Forked", at_most(1.25), by_hand, one_by_one);
     let thousands = |microseconds: f64| 1e3 / microseconds;
     let rate = |batch, count: u64| {
         let mut pool = pool().batch(batch);
@@ -308,8 +292,8 @@ fn pool_section(report: &mut Report, tasks: u64) {
     };
     let trips = || thousands(by_hand());
     let at_least = |ratio| Judged::Ratio(Limit::AtLeast(ratio));
-    compare(report, "k tasks/s, one in a message", "Forked", at_least(3.7), trips, || rate(1, tasks));
-    compare(report, "k tasks/s", "Forked", at_least(37.0), trips, || rate(0, tasks * 10));
+    report.compare("k tasks/s, one in a message", "Forked", at_least(3.7), trips, || rate(1, tasks));
+    report.compare("k tasks/s", "Forked", at_least(37.0), trips, || rate(0, tasks * 10));
 }
 
 fn main() {
@@ -329,12 +313,12 @@ fn main() {
         let zygote = || a_second(by_zygote(count, 100));
         let ours_at_once = || a_second(ours::<Forked>(count, 100, 0));
         let at_least = Judged::Ratio(Limit::AtLeast(0.9));
-        compare(&mut report, "against a zygote", "Forked", at_least, zygote, ours_at_once);
+        report.compare("against a zygote", "Forked", at_least, zygote, ours_at_once);
         let by_epoll = || a_second(ours::<ByEpoll>(count, 100, 0));
-        compare(&mut report, "the same by epoll", "With Epoll", Judged::Nothing, zygote, by_epoll);
+        report.compare("the same by epoll", "With Epoll", Judged::Nothing, zygote, by_epoll);
         let reexec = || a_second(reexec(count, 100));
         let ours_at_once = || a_second(ours::<Execed>(count, 100, 0));
-        compare(&mut report, "against Command", "Execed", Judged::Nothing, reexec, ours_at_once);
+        report.compare("against Command", "Execed", Judged::Nothing, reexec, ours_at_once);
     }
     if is_wanted("pool of two") {
         pool_section(&mut report, if is_measuring() { 200_000 } else { 1_000 });
@@ -344,7 +328,7 @@ fn main() {
         let count = count / 4;
         let at_most = Judged::Ratio(Limit::AtMost(1.1));
         let ours = || ours::<Execed>(count, 1, 0);
-        compare(&mut report, "against Command", "Execed", at_most, || reexec(count, 1), ours);
+        report.compare("against Command", "Execed", at_most, || reexec(count, 1), ours);
     }
     // The last, for it leaves the process with threads for a moment.
     if is_wanted("threaded, us") {
@@ -355,9 +339,7 @@ fn main() {
         };
         let at_most = Judged::Ratio(Limit::AtMost(2.0));
         let std = || measure(count, square);
-        compare(&mut report, "against std::thread", "Threaded", at_most, std, || {
-            ours::<Threaded>(count, 1, 0)
-        });
+        report.compare("against std::thread", "Threaded", at_most, std, || ours::<Threaded>(count, 1, 0));
     }
     report.end();
 }

@@ -110,6 +110,23 @@ impl Report {
         println!("{}", line.trim_end());
     }
 
+    /// Measures two parties in turns, round by round, and prints the row.
+    pub(crate) fn compare(
+        &mut self,
+        what: &str,
+        who: &'static str,
+        judged: Judged,
+        against: impl Fn() -> f64,
+        ours: impl Fn() -> f64,
+    ) {
+        let (mut of_against, mut of_ours) = (Vec::new(), Vec::new());
+        for _ in 0..rounds() {
+            of_against.push(against());
+            of_ours.push(ours());
+        }
+        self.row(&Row::compared(what, who, &of_ours, &of_against, judged));
+    }
+
     fn judge(&mut self, row: &Row, limit: Limit, judged: f64) -> String {
         let target = limit.to_string();
         if limit.is_kept(judged) {

@@ -101,7 +101,7 @@ impl Calls for Finished<'_> {
             }
         }
         if let Some(Answer::Message(_)) = answered {
-            self.named.tell(MASTER, Told::Received { call: self.calls });
+            self.named.tell(MASTER, Told::Confirmed { call: self.calls });
         }
         answered.ok_or_else(|| NamedError::MasterGone { message: "it has no answer".to_owned() })
     }

@@ -105,7 +105,7 @@ pub(crate) enum OfMailbox {
     Open { type_name: String },
     /// [`Answer::Done`].
     Send { message: Bytes },
-    /// [`Answer::Message`], which [`Told::Received`] confirms.
+    /// [`Answer::Message`], which [`Told::Confirmed`] confirms.
     Receive,
     /// [`Answer::Fill`].
     Length,
@@ -120,10 +120,8 @@ pub(crate) enum OfMailbox {
 pub(crate) enum Told {
     /// It does not wait for this answer any more.
     Cancel { call: u64 },
-    /// It has the message that was the answer to this call.
-    Received { call: u64 },
-    /// It knows that it has the mutex, with this fence.
-    Locked { name: String, fence: u64 },
+    /// It has what the answer to this call gave it: a message, or a mutex for which it had waited.
+    Confirmed { call: u64 },
     /// It gives up the mutex that it got with this fence.
     Unlock { name: String, fence: u64, abandoned: bool },
     /// It gives units back, if the semaphore is the one that it took them from.
@@ -185,7 +183,7 @@ pub(crate) enum Answer {
     Version(u64),
     /// The caller is the one to compute it.
     Compute,
-    /// If it is to be confirmed, by [`Told::Locked`]: the caller had waited, and might not wait any more.
+    /// If it is to be confirmed, by [`Told::Confirmed`]: the caller had waited, and might not wait any more.
     Locked {
         fence: u64,
         abandoned: bool,

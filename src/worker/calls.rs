@@ -49,10 +49,6 @@ impl Context {
         if wait != Wait::No && self.is_told_to_stop() {
             return Err(CallError::Stopping);
         }
-        let name = match &operation {
-            Operation::Mutex { name, .. } => name.clone(),
-            _ => String::new(),
-        };
         self.ask(Request::Named(Call { number, wait, operation }))?;
         let mut cancelled = wait == Wait::No;
         loop {
@@ -69,8 +65,8 @@ impl Context {
                         Answer::Cancelled => Ok(Answer::WouldWait),
                         answer => {
                             // A worker that is killed here has not got it, and the master knows that.
-                            if let Some(confirmation) = confirmation(&answer, number, &name) {
-                                self.ask(Request::Told(confirmation))?;
+                            if is_to_be_confirmed(&answer) {
+                                self.ask(Request::Told(Told::Confirmed { call: number }))?;
                             }
                             Ok(answer)
                         }
@@ -165,13 +161,7 @@ impl Context {
     }
 }
 
-/// What confirms an answer, if it is to be.
-fn confirmation(answer: &Answer, call: u64, name: &str) -> Option<Told> {
-    match answer {
-        Answer::Message(_) => Some(Told::Received { call }),
-        Answer::Locked { fence, confirm: true, .. } => {
-            Some(Told::Locked { name: name.to_owned(), fence: *fence })
-        }
-        _ => None,
-    }
+/// Whether the answer gives the caller something that nobody else has then.
+fn is_to_be_confirmed(answer: &Answer) -> bool {
+    matches!(answer, Answer::Message(_) | Answer::Locked { confirm: true, .. })
 }

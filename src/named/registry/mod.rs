@@ -132,8 +132,10 @@ impl Registry {
                     self.leave(party);
                 }
             }
-            Told::Received { call } => drop(parties.confirmed(party, call)),
-            Told::Locked { name, fence } => self.mutexes.confirmed(party, &name, fence),
+            Told::Confirmed { call } => match parties.take_granted(party, call) {
+                Some(name) => self.mutexes.confirmed(party, &name),
+                None => drop(parties.take_received(party, call)),
+            },
             Told::Unlock { name, fence, abandoned } => {
                 self.mutexes.unlock(parties, party, &name, fence, abandoned);
             }

@@ -89,8 +89,9 @@ impl Mutexes {
     }
 
     /// The holder knows that it is.
-    pub(super) fn confirmed(&mut self, party: u64, name: &str, fence: u64) {
-        if let Some(mutex) = self.all.get_mut(name).filter(|mutex| mutex.holder == Some((party, fence))) {
+    pub(super) fn confirmed(&mut self, party: u64, name: &str) {
+        let mutex = self.all.get_mut(name);
+        if let Some(mutex) = mutex.filter(|mutex| mutex.holder.is_some_and(|(holder, _)| holder == party)) {
             mutex.known = true;
         }
     }
@@ -114,7 +115,8 @@ impl Mutexes {
         match mutex.queue.pop_front() {
             Some(next) => {
                 let answer = mutex.grant(parties, next, name, &mut self.fence, false);
-                parties.finish(next, answer);
+                let waiting = parties.finish(next, answer);
+                parties.get(next).granted = waiting.map(|waiting| (waiting.call, waiting.name));
             }
             None => mutex.watchers.notify(parties, |()| true),
         }

@@ -50,6 +50,8 @@ pub(super) struct Party {
     waiting: Option<Waiting>,
     /// What it watches, by its own numbers.
     watches: BTreeMap<u64, (Kind, String)>,
+    /// The mutex that it was given when it had waited for it, until it confirms that: by which call, and the name.
+    pub(super) granted: Option<(u64, String)>,
     /// Mutexes that it holds.
     pub(super) mutexes: BTreeSet<String>,
     /// Protected semaphores of which it has taken, or to which it has given.
@@ -118,8 +120,14 @@ impl Parties {
         self.finish(party, Answer::Message(message));
     }
 
-    /// The party has confirmed the message that answered the call.
-    pub(super) fn confirmed(&mut self, party: u64, call: u64) -> Option<Received> {
+    /// The mutex that answered the call, which the party has confirmed.
+    pub(super) fn take_granted(&mut self, party: u64, call: u64) -> Option<String> {
+        let granted = &mut self.all.get_mut(&party)?.granted;
+        granted.take_if(|(answered, _)| *answered == call).map(|(_, name)| name)
+    }
+
+    /// The message that answered the call, which the party has confirmed.
+    pub(super) fn take_received(&mut self, party: u64, call: u64) -> Option<Received> {
         self.all.get_mut(&party)?.received.remove(&call)
     }
 

@@ -231,7 +231,7 @@ impl Play {
                     assert_eq!(abandoned, self.abandoned);
                     self.abandoned = false;
                     if confirm {
-                        confirmations.push((party, Told::Locked { name: name(), fence }));
+                        confirmations.push((party, Told::Confirmed { call }));
                     }
                 }
                 (Act::Lock { .. }, Answer::LockedAlready) => assert!(known.fence.is_some()),
@@ -240,7 +240,7 @@ impl Play {
                 (Act::Send { .. }, Answer::Done) => assert!(self.sent.insert(call)),
                 (Act::Receive { confirm, .. }, Answer::Message(message)) => {
                     if confirm {
-                        confirmations.push((party, Told::Received { call }));
+                        confirmations.push((party, Told::Confirmed { call }));
                         assert!(self.received.insert(number(&message)), "once");
                     }
                 }
