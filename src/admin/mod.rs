@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `mod` | finding runs, and cleaning up after dead ones |
 //! | `visitor` | [`Visitor`]: a conversation with a master |
-//! | `facts` | what there is to know |
 //! | `error` | why it cannot be known |
 //!
 //! A master listens in the directory of its run while it supervises. Only processes of the same user, and of the
@@ -31,7 +30,6 @@
 //! the rest.
 
 mod error;
-mod facts;
 mod visitor;
 
 use std::collections::BTreeSet;
@@ -45,8 +43,8 @@ use crate::resource::Resource;
 use crate::wire::visit::{Answer, MESSAGE_MAX, Question};
 
 pub use crate::named::ObjectInfo;
+pub use crate::wire::facts::{LogLine, RunInfo, State, Wait, WorkerInfo};
 pub use error::AdminError;
-pub use facts::{LogLine, RunInfo, State, Wait, WorkerInfo};
 pub use visitor::{Log, Visitor};
 
 /// How long a master has for an answer, if nothing else is said.

@@ -12,9 +12,10 @@ use manycore_backends::transport::SocketEnd;
 
 use super::jobs::{Job, Jobs, Stop};
 use super::visitors::NAME_MAX;
-use crate::admin::{ObjectInfo, RunInfo, State, Wait, WorkerInfo};
+use crate::named::ObjectInfo;
 use crate::platform::Platform;
 use crate::trace::event;
+use crate::wire::facts::{RunInfo, State, Wait, WorkerInfo};
 use crate::wire::visit::{Answer, Question};
 use crate::worker::level::cut;
 use crate::worker::{CancelledBy, Level};

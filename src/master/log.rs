@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use super::jobs::Jobs;
-use crate::admin::LogLine;
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::Ended;
+use crate::wire::facts::LogLine;
 use crate::wire::visit::LogFrom;
 use crate::worker::level::{TEXT_MAX, cut};
 use crate::worker::{EndedWorker, Level, Outcome};

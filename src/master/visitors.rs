@@ -25,7 +25,7 @@ use manycore_backends::transport::{Endpoint, Listener, SocketEnd, TransportError
 
 use super::directory::Door;
 use super::jobs::Jobs;
-use crate::admin::ObjectInfo;
+use crate::named::ObjectInfo;
 use crate::platform::Platform;
 use crate::wire::visit::{Answer, Question};
 use crate::worker::level::cut;

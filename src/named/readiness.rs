@@ -8,7 +8,7 @@ use manycore_backends::transport::TransportError;
 
 use super::NamedError;
 use crate::wire::named::Condition;
-use crate::worker::{CallError, Context};
+use crate::worker::{CallError, Context, WorkerId};
 
 /// That an operation on a named object would not wait: made by [`SharedVar::newer_than`](crate::SharedVar::newer_than),
 /// [`Mutex::unlocked`](crate::named::Mutex::unlocked), [`Semaphore::available`](crate::named::Semaphore::available),
@@ -46,7 +46,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(condition: Condition) -> Readiness {
+    pub(super) fn new(condition: Condition) -> Readiness {
         Readiness { condition }
     }
 }
@@ -54,6 +54,14 @@ impl Readiness {
 /// What [`Context::watch_for`] watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Watch(u64);
+
+impl<R> WorkerId<R> {
+    /// That the worker has ended, or is unknown, to be [waited for](Context::wait_any) together with named objects: who waits
+    /// for a message hears so that nobody is left to send it.
+    pub fn ended(&self) -> Readiness {
+        Readiness::new(Condition::Ended { id: self.number() })
+    }
+}
 
 impl Context {
     /// Waits until one of these is true, and returns which one of the list; if several are, any of them. With an empty list

@@ -15,10 +15,12 @@
 //! |---|---|
 //! | `mod` | what workers and their master say, and values as bytes |
 //! | `named` | what they say of named objects |
+//! | `facts` | what there is to know of a run |
 //! | `visit` | what visitors of a running master and it say, in CBOR, as they may be another program |
 //!
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
+pub(crate) mod facts;
 pub(crate) mod named;
 pub(crate) mod visit;
 

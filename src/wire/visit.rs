@@ -11,9 +11,9 @@ use std::time::Duration;
 use manycore_backends::transport::{BoxError, Message};
 use serde::{Deserialize, Serialize};
 
+use super::facts::{LogLine, RunInfo, WorkerInfo};
+use super::named::ObjectInfo;
 use super::{decode_of_others, encode_for_others};
-use crate::admin::{LogLine, RunInfo, WorkerInfo};
-use crate::named::ObjectInfo;
 
 /// The largest question or answer, in bytes.
 pub(crate) const MESSAGE_MAX: usize = 64 << 10;

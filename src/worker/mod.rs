@@ -39,9 +39,6 @@ use std::panic::Location;
 
 use serde::{Deserialize, Serialize};
 
-use crate::named::Readiness;
-use crate::wire::named::Condition;
-
 pub use crate::wire::{ToMaster, ToWorker};
 pub(crate) use calls::{CallError, Patience};
 pub(crate) use context::ASKING;
@@ -174,12 +171,6 @@ impl<R> WorkerId<R> {
     /// The number of the worker in this run: 0 is the first worker. It is not the number of its process.
     pub fn number(&self) -> u64 {
         self.id
-    }
-
-    /// That the worker has ended, or is unknown, to be [waited for](Context::wait_any) together with named objects: who waits
-    /// for a message hears so that nobody is left to send it.
-    pub fn ended(&self) -> Readiness {
-        Readiness::new(Condition::Ended { id: self.id })
     }
 }
 
