@@ -29,6 +29,9 @@ use crate::sync::global::{Arc, Mutex, lock};
 /// The byte that stands for the object.
 const OBJECT: i64 = 0;
 
+/// The length of a region that has no end.
+const TO_THE_END: i64 = 0;
+
 /// The gates of objects that are open, or that were left locked.
 static GATES: Mutex<BTreeMap<(u64, u64), Arc<Shared>>> = Mutex::new(BTreeMap::new());
 
@@ -145,16 +148,19 @@ fn set(fd: BorrowedFd<'_>, owner: Owner, byte: i64, kind: Kind, wait: bool) -> R
         (Owner::OpenFile, false) => libc::F_OFD_SETLK,
         (Owner::OpenFile, true) => libc::F_OFD_SETLKW,
     };
-    let kind = match kind {
-        Kind::None => libc::F_UNLCK,
-        Kind::Read => libc::F_RDLCK,
-        Kind::Write => libc::F_WRLCK,
+    let (kind, length) = match kind {
+        // To the end of the file: of an object no other byte is locked by its owner, and of what is the whole file the
+        // system need not keep the rest, for which it would prepare room: a tenth of a pair of calls.
+        Kind::None if byte == OBJECT => (libc::F_UNLCK, TO_THE_END),
+        Kind::None => (libc::F_UNLCK, 1),
+        Kind::Read => (libc::F_RDLCK, 1),
+        Kind::Write => (libc::F_WRLCK, 1),
     };
     let region = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: byte,
-        l_len: 1,
+        l_len: length,
         l_pid: 0,
     };
     loop {

@@ -256,6 +256,30 @@ unsafe fn copy_lines(_: *const u32, _: *mut u32, _: usize) -> usize {
     0
 }
 
+/// Which of the four words beginning `at` are `value`, as bits, the first the lowest.
+///
+/// It does what four relaxed atomic loads would do, for the reasons of [`copy_lines`].
+///
+/// # Safety
+/// The words must be in a mapping.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn matches_of_four(at: *const u32, value: u32) -> u32 {
+    use std::arch::x86_64::{__m128i, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_ps, _mm_set1_epi32};
+    let words: __m128i;
+    // SAFETY: it reads 16 bytes, which are there, and changes nothing else.
+    unsafe {
+        std::arch::asm!(
+            "movups {words}, [{at}]",
+            at = in(reg) at,
+            words = out(xmm_reg) words,
+            options(nostack, preserves_flags),
+        );
+    }
+    // SAFETY: every x86-64 has these instructions.
+    unsafe { _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(words, _mm_set1_epi32(value as i32)))) as u32 }
+}
+
 #[cold]
 fn outside(at: usize, count: usize, words: usize) -> OutOfBounds {
     OutOfBounds { at, count, words }
@@ -316,6 +340,17 @@ impl Window for Mapped<'_> {
             // SAFETY: `index` is less than the count that was checked for `self`.
             unsafe { self.atomic(first.wrapping_add(index)) }.load(Ordering::Acquire)
         }))
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[inline(always)]
+    fn matches<const N: usize>(&self, at: usize, value: u32) -> Result<u32, OutOfBounds> {
+        const { assert!(4 <= N && N <= 8) };
+        let first = self.check(at, N, self.words)?;
+        // SAFETY: four words at each of the places are among those that were checked for `self`.
+        let (low, high) =
+            unsafe { (matches_of_four(first, value), matches_of_four(first.wrapping_add(N - 4), value)) };
+        Ok(low | high << (N - 4))
     }
 
     #[inline(always)]

@@ -276,6 +276,16 @@ pub trait Window: Copy {
         Ok(words)
     }
 
+    /// Which of the `N` words beginning `at` are `value`: bit i tells of word `at + i`. `N` is 4 to 8.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    #[inline]
+    fn matches<const N: usize>(&self, at: usize, value: u32) -> Result<u32, OutOfBounds> {
+        let words: [u32; N] = self.read_array(at)?;
+        Ok(words.iter().rev().fold(0, |found, word| found << 1 | u32::from(*word == value)))
+    }
+
     /// Stores `new` into the word `at` if it is `current`, in one step, and says what it was: as
     /// `AtomicU32::compare_exchange`, sequentially consistent.
     ///

@@ -303,6 +303,17 @@ pub fn a_window_stays_as_it_is<B: Subject>() {
     object.memory().write(0, &[1, 2, 3, 4]).unwrap();
     assert_eq!(window.read_array(1), Ok([2, 3, 4]));
     assert_eq!(window.read_array::<4>(13), Err(OutOfBounds { at: 13, count: 4, words: 16 }));
+    for at in 0..=9 {
+        let words: [u32; 7] = window.read_array(at).unwrap();
+        for value in [0, 1, 2, 3, 4, 5] {
+            let bits = words.iter().enumerate().map(|(index, word)| u32::from(*word == value) << index);
+            assert_eq!(window.matches::<7>(at, value), Ok(bits.sum()), "{value} in {words:?}");
+        }
+    }
+    assert_eq!(window.matches::<4>(0, 4), Ok(0b1000));
+    assert_eq!(window.matches::<8>(8, 0), Ok(0xFF));
+    assert_eq!(window.matches::<7>(10, 0), Err(OutOfBounds { at: 10, count: 7, words: 16 }));
+    assert!(window.matches::<7>(usize::MAX, 0).is_err());
     // Only hints, wherever they lead.
     window.prefetch(1);
     window.prefetch(usize::MAX);

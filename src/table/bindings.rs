@@ -8,6 +8,7 @@ use bytemuck::Pod;
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
 
+use super::journal::is_odd;
 use super::layout::*;
 use super::view::{Flaw, Look, Record, View, corrupt};
 
@@ -70,37 +71,29 @@ pub(super) struct Place {
     pub(super) content: Content,
 }
 
-/// A bucket as it was read, but for its values.
+/// What was read of a bucket for somebody who looks for a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     pub(super) at: u32,
-    /// Sequence word, kinds, keys.
-    words: [u32; BUCKET_HEAD],
-}
-
-impl Bucket {
-    #[inline(always)]
-    pub(super) fn sequence(&self) -> u32 {
-        self.words[0]
-    }
+    pub(super) sequence: u32,
+    kinds: u32,
+    /// The slots that have the key, be there anything in them or not: bit s for slot s.
+    candidates: u32,
 }
 
 /// What a reader needs of the header.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) sequence: u32,
     buckets: u32,
     seed: u32,
 }
 
-/// The last slot in which a bucket has `key`, be there anything in it or not; [`SLOTS`] if none has.
-#[inline(always)]
-fn match_key(words: &[u32; BUCKET_HEAD], key: i32) -> u32 {
-    let mut found = SLOTS;
-    for slot in 0..SLOTS {
-        found = if words[(BUCKET_KEYS + slot) as usize] == key as u32 { slot } else { found };
-    }
-    found
+/// Where the bucket of a key is, as long as the header stays as it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    head: Head,
+    at: u32,
 }
 
 /// The even bit of each slot that has something in it.
@@ -156,22 +149,44 @@ impl<B: ShmBackend> View<'_, B> {
         Ok((line + index) * BUCKET_WORDS)
     }
 
-    /// The place of the bucket to which `key` belongs.
+    /// The way to the bucket of `key`, whose content is fetched from memory meanwhile.
     #[inline(always)]
-    pub(super) fn place_of_key(&self, head: &Head, key: i32) -> Look<u32> {
-        self.bucket(bucket_of(hash(key, head.seed), head.buckets))
+    pub(super) fn route(&self, key: i32) -> Look<Route> {
+        let head = self.head()?;
+        let at = self.bucket(bucket_of(hash(key, head.seed), head.buckets))?;
+        self.memory().prefetch(at as usize);
+        Ok(Route { head, at })
     }
 
-    /// The bucket at this place.
+    /// The place of the bucket to which `key` belongs, which `route` tells if it is good still.
     #[inline(always)]
-    pub(super) fn read_bucket(&self, at: u32) -> Look<Bucket> {
-        Ok(Bucket { at, words: self.memory().read_array(at as usize)? })
+    pub(super) fn place_of_key(&self, head: &Head, key: i32, route: Option<&Route>) -> Look<u32> {
+        match route {
+            // Whoever moves a bucket changes the sequence word. (Under an odd one places are not to be relied upon.)
+            Some(route) if route.head == *head && !is_odd(head.sequence) => Ok(route.at),
+            _ => self.bucket(bucket_of(hash(key, head.seed), head.buckets)),
+        }
+    }
+
+    /// The bucket at this place, read for who looks for `key`.
+    #[inline(always)]
+    pub(super) fn read_bucket(&self, at: u32, key: i32) -> Look<Bucket> {
+        let [sequence, kinds] = self.memory().read_array(at as usize)?;
+        let candidates =
+            self.memory().matches::<{ SLOTS as usize }>((at + BUCKET_KEYS) as usize, key as u32)?;
+        Ok(Bucket { at, sequence, kinds, candidates })
     }
 
     /// The bucket to which `key` belongs.
     #[inline(always)]
     pub(super) fn bucket_of_key(&self, key: i32) -> Look<Bucket> {
-        self.read_bucket(self.place_of_key(&self.head()?, key)?)
+        self.bucket_by(None, key)
+    }
+
+    /// The same, if there is a `route` from before.
+    #[inline(always)]
+    pub(super) fn bucket_by(&self, route: Option<&Route>, key: i32) -> Look<Bucket> {
+        self.read_bucket(self.place_of_key(&self.head()?, key, route)?, key)
     }
 
     /// The overflow block behind `at`, whose kinds are given, if there is one.
@@ -192,12 +207,11 @@ impl<B: ShmBackend> View<'_, B> {
     /// The slot of `key`, which belongs into this bucket, if it is there.
     #[inline(always)]
     pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
-        let kinds = bucket.words[BUCKET_KINDS as usize];
-        let index = match_key(&bucket.words, key);
-        if index == SLOTS {
-            return if kinds & LINK == 0 { Ok(None) } else { self.search_chain(bucket.at, key) };
+        if bucket.candidates == 0 {
+            return if bucket.kinds & LINK == 0 { Ok(None) } else { self.search_chain(bucket.at, key) };
         }
-        let kind = kind_of(kinds, index);
+        let index = bucket.candidates.trailing_zeros();
+        let kind = kind_of(bucket.kinds, index);
         if kind == SLOT_NOTHING {
             // What is left of a key that was there; it may be in another slot again.
             return self.search_chain(bucket.at, key);
@@ -206,11 +220,12 @@ impl<B: ShmBackend> View<'_, B> {
     }
 
     /// The same, slot by slot, in the bucket and the overflow blocks behind it.
+    // It takes a copy, so that whoever seldom comes here can keep what it has in registers.
     #[inline(never)]
-    fn search_chain(&self, bucket: u32, key: i32) -> Look<Option<Slot>> {
+    fn search_chain(self, bucket: u32, key: i32) -> Look<Option<Slot>> {
         let (mut at, mut before, mut steps) = (bucket, 0, 0);
         loop {
-            let words = self.read_bucket(at)?.words;
+            let words: [u32; BUCKET_HEAD] = self.memory().read_array(at as usize)?;
             let kinds = words[BUCKET_KINDS as usize];
             let has = |slot: &u32| {
                 words[(BUCKET_KEYS + slot) as usize] == key as u32 && kind_of(kinds, *slot) != SLOT_NOTHING

@@ -46,7 +46,7 @@ type Cells = SmallVec<[Cell; 16]>;
 impl<B: ShmBackend> Transaction<'_, B> {
     /// Adds a binding, hiding older ones of the key.
     pub(super) fn bind(&mut self, key: i32, value: &[u32]) -> Work<()> {
-        let bucket = self.view().bucket_of_key(key)?;
+        let bucket = self.bucket_of_key(key)?;
         let newest = self.view().newest(&bucket, key)?;
         self.bind_at(bucket.at, newest, key, value)
     }
@@ -124,7 +124,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Replaces the newest binding of `key`, or adds one.
     #[inline]
     pub(super) fn replace(&mut self, key: i32, value: &[u32]) -> Work<()> {
-        let bucket = self.view().bucket_of_key(key)?;
+        let bucket = self.bucket_of_key(key)?;
         match self.view().newest(&bucket, key)? {
             Some(place) => self.rebind(&place, key, value),
             None => self.bind_at(bucket.at, None, key, value),
@@ -134,7 +134,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
     /// Removes the newest binding of `key`; whether there was one.
     #[inline]
     pub(super) fn remove(&mut self, key: i32) -> Work<bool> {
-        let bucket = self.view().bucket_of_key(key)?;
+        let bucket = self.bucket_of_key(key)?;
         match self.view().newest(&bucket, key)? {
             Some(place) => self.unbind(&place).map(|()| true),
             None => Ok(false),
@@ -147,7 +147,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Work<()> {
-        let bucket = self.view().bucket_of_key(key)?;
+        let bucket = self.bucket_of_key(key)?;
         let Some(place) = self.view().newest(&bucket, key)? else {
             return match change(None) {
                 Some(value) => self.bind_at(bucket.at, None, key, bytemuck::cast_slice(value.as_ref())),
@@ -196,7 +196,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         key: i32,
         mut visit: impl FnMut(&mut Self, &Place) -> Work<Verdict>,
     ) -> Work<usize> {
-        let bucket = self.view().bucket_of_key(key)?;
+        let bucket = self.bucket_of_key(key)?;
         let mut next = self.view().newest(&bucket, key)?;
         let mut walk = self.view().walk();
         let mut changed = 0;

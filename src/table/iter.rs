@@ -55,11 +55,16 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
                 return Ok(None);
             }
         }
-        let slot = self.slots.trailing_zeros() / 2;
-        self.slots &= self.slots - 1;
-        let kinds = self.words[BUCKET_KINDS as usize];
+        let slot = take_slot(&mut self.slots);
+        Ok(Some(self.slot(slot)))
+    }
+
+    /// The key in a slot, its kind of content, and the word of the slot.
+    #[inline(always)]
+    fn slot(&self, slot: u32) -> (i32, u32, u32) {
         let key = self.words[(BUCKET_KEYS + slot) as usize] as i32;
-        Ok(Some((key, kind_of(kinds, slot), self.words[(BUCKET_VALUES + slot) as usize])))
+        let kind = kind_of(self.words[BUCKET_KINDS as usize], slot);
+        (key, kind, self.words[(BUCKET_VALUES + slot) as usize])
     }
 
     /// Goes on to the next overflow block or bucket.
@@ -81,10 +86,10 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
         let kinds = self.words[BUCKET_KINDS as usize];
         self.slots = occupied(kinds);
         // Records lie anywhere: those of a bucket are fetched at the same time.
-        for slot in 0..SLOTS {
-            if kind_of(kinds, slot) == SLOT_RECORD {
-                self.view.memory().prefetch(self.words[(BUCKET_VALUES + slot) as usize] as usize);
-            }
+        let mut records = kinds & kinds >> 1 & 0x1555;
+        while records != 0 {
+            let slot = take_slot(&mut records);
+            self.view.memory().prefetch(self.words[(BUCKET_VALUES + slot) as usize] as usize);
         }
         Ok(true)
     }
@@ -106,7 +111,16 @@ impl<'a, B: ShmBackend> Cursor<'a, B> {
     }
 }
 
-/// Bindings, key by key: what iterators and folds have in common.
+/// Takes the first slot out of those that these even bits stand for. There must be one.
+#[inline(always)]
+fn take_slot(slots: &mut u32) -> u32 {
+    // It is less than seven anyway; this way no index needs to be checked.
+    let slot = (slots.trailing_zeros() / 2).min(SLOTS - 1);
+    *slots &= slots.wrapping_sub(1);
+    slot
+}
+
+/// Bindings, key by key.
 struct Bindings<'a, B: ShmBackend> {
     cursor: Cursor<'a, B>,
     key: i32,
@@ -145,18 +159,30 @@ pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
     view: View<'_, B>,
     mut visit: impl FnMut(i32, &[i32]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut bindings = Bindings::new(view)?;
+    let mut cursor = Cursor::new(view)?;
+    let mut walk = view.walk();
     let mut buffer: Vec<i32> = Vec::new();
-    while let Some((key, content)) = bindings.next()? {
-        view.confirm_state()?;
-        match content {
-            Content::Empty => visit(key, &[])?,
-            Content::Word(word) => visit(key, &[word as i32])?,
-            Content::Record(_) => {
-                buffer.clear();
-                view.append(&content, &mut buffer)?;
-                view.confirm_state()?;
-                visit(key, &buffer)?;
+    // Bucket by bucket, for most have nothing but values of one word.
+    while cursor.advance()? {
+        let mut slots = cursor.slots;
+        while slots != 0 {
+            let (key, kind, word) = cursor.slot(take_slot(&mut slots));
+            view.confirm_state()?;
+            match kind {
+                SLOT_WORD => visit(key, &[word as i32])?,
+                SLOT_EMPTY => visit(key, &[])?,
+                _ => {
+                    let mut next = word;
+                    while next != 0 {
+                        let record = view.record(next, key)?;
+                        walk.pass(&record)?;
+                        next = record.older;
+                        buffer.clear();
+                        view.append(&Content::Record(record), &mut buffer)?;
+                        view.confirm_state()?;
+                        visit(key, &buffer)?;
+                    }
+                }
             }
         }
     }

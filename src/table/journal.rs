@@ -11,9 +11,10 @@ use manycore_backends::generation::Generation;
 use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
+use super::bindings::{Bucket, Route};
 use super::error::{TableError, Work};
 use super::layout::*;
-use super::view::{View, corrupt};
+use super::view::{Look, View, corrupt};
 
 /// What a transaction may change, and so which sequence word keeps readers away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(super) struct Transaction<'a, B: ShmBackend> {
     object: &'a B,
     view: View<'a, B>,
     scope: Scope,
+    /// The key that the only operation is about, and the way to its bucket, looked for before the lock was taken.
+    route: Option<(i32, Route)>,
     /// The process that holds the lock: a child that it forks meanwhile does not, and changes nothing.
     generation: Generation,
     /// What the transaction word was, and whether it is odd now.
@@ -70,6 +73,7 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             object,
             view: View::glance(object),
             scope,
+            route: None,
             generation,
             before: 0,
             begun: false,
@@ -82,6 +86,19 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
             broken: false,
             given_up: SmallVec::new(),
         }
+    }
+
+    /// The same for one operation on `key`, whose bucket was looked for already.
+    #[inline(always)]
+    pub(super) fn on(
+        object: &'a B,
+        generation: Generation,
+        key: i32,
+        route: Option<Route>,
+    ) -> Transaction<'a, B> {
+        let mut transaction = Transaction::new(object, generation, Scope::Bucket);
+        transaction.route = route.map(|route| (key, route));
+        transaction
     }
 
     /// Finds out where things are. What a dead writer left undone is undone first.
@@ -151,6 +168,13 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     #[inline]
     pub(super) fn view(&self) -> &View<'a, B> {
         &self.view
+    }
+
+    /// The bucket to which `key` belongs.
+    #[inline(always)]
+    pub(super) fn bucket_of_key(&self, key: i32) -> Look<Bucket> {
+        let route = self.route.as_ref().filter(|(of, _)| *of == key);
+        self.view.bucket_by(route.map(|(_, route)| route), key)
     }
 
     #[inline]

@@ -6,11 +6,10 @@
 
 use std::ops::ControlFlow;
 
-use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;
-use super::bindings::Bucket;
+use super::bindings::{Bucket, Route};
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
@@ -69,19 +68,16 @@ impl<B: ShmBackend> View<'_, B> {
         })
     }
 
-    /// Says that the bucket of `key` will be looked at soon.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, key: i32) {
-        if let Ok(bucket) = self.head().and_then(|head| self.place_of_key(&head, key)) {
-            self.memory().prefetch(bucket as usize);
-        }
-    }
-
     /// Looks up a batch of keys, each with its bucket on the way already.
-    fn many(&self, keys: &[i32], mut visit: impl FnMut(i32) -> Result<()>) -> Result<()> {
+    fn many(&self, keys: &[i32], mut visit: impl FnMut(i32, Option<&Route>) -> Result<()>) -> Result<()> {
+        let mut routes = [None; BATCH];
         for batch in keys.chunks(BATCH) {
-            batch.iter().for_each(|key| self.prefetch(*key));
-            batch.iter().try_for_each(|key| visit(*key))?;
+            for (route, key) in routes.iter_mut().zip(batch) {
+                *route = self.route(*key).ok();
+            }
+            for (route, key) in routes.iter().zip(batch) {
+                visit(*key, route.as_ref())?;
+            }
         }
         Ok(())
     }
@@ -89,8 +85,9 @@ impl<B: ShmBackend> View<'_, B> {
     /// The newest bindings of all keys, under a lock.
     pub(super) fn get_many(&self, keys: &[i32], mut visit: impl FnMut(i32, Option<&[i32]>)) -> Result<()> {
         let mut buffer = Vec::new();
-        self.many(keys, |key| {
-            let found = self.believe(self.find_into_in(&self.bucket_of_key(key)?, key, &mut buffer))?;
+        self.many(keys, |key, route| {
+            let bucket = self.bucket_by(route, key)?;
+            let found = self.believe(self.find_into_in(&bucket, key, &mut buffer))?;
             visit(key, found.then_some(&buffer[..]));
             Ok(())
         })
@@ -110,6 +107,7 @@ enum Glance<T> {
 fn glance<B: ShmBackend, T>(
     view: &View<'_, B>,
     key: i32,
+    route: Option<&Route>,
     copy: &mut impl FnMut(&View<'_, B>, &Bucket) -> Look<T>,
 ) -> Glance<T> {
     // Wrong places are no surprise while somebody writes; nor is anything that `copy` meets.
@@ -117,20 +115,20 @@ fn glance<B: ShmBackend, T>(
     if is_odd(head.sequence) {
         return Glance::Disturbed;
     }
-    let Ok(bucket) = view.place_of_key(&head, key).and_then(|at| view.read_bucket(at)) else {
+    let Ok(bucket) = view.place_of_key(&head, key, route).and_then(|at| view.read_bucket(at, key)) else {
         return match view.load(AT_SEQUENCE) {
             Ok(now) if now != head.sequence => Glance::Disturbed,
             _ => Glance::Wrong,
         };
     };
-    if is_odd(bucket.sequence()) {
+    if is_odd(bucket.sequence) {
         return Glance::Disturbed;
     }
     let copied = copy(view, &bucket);
     let (Ok(after), Ok(head_after)) = (view.load(bucket.at), view.load(AT_SEQUENCE)) else {
         return Glance::Wrong;
     };
-    if after != bucket.sequence() || head_after != head.sequence {
+    if after != bucket.sequence || head_after != head.sequence {
         return Glance::Disturbed;
     }
     match copied {
@@ -142,14 +140,21 @@ fn glance<B: ShmBackend, T>(
 impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// What `copy` reads of the bucket of `key`, without the lock if that is possible. It may be called again.
     #[inline(always)]
-    pub(super) fn look<T>(
+    pub(super) fn look<T>(&self, key: i32, copy: impl FnMut(&View<'_, B>, &Bucket) -> Look<T>) -> Result<T> {
+        self.look_by(None, key, copy)
+    }
+
+    /// The same, if there is a `route` from before.
+    #[inline(always)]
+    fn look_by<T>(
         &self,
+        route: Option<&Route>,
         key: i32,
         mut copy: impl FnMut(&View<'_, B>, &Bucket) -> Look<T>,
     ) -> Result<T> {
         if self.shared.generation.is_current() {
             let view = View::glance(&self.shared.object);
-            if let Glance::Seen(value) = glance(&view, key, &mut copy) {
+            if let Glance::Seen(value) = glance(&view, key, route, &mut copy) {
                 return Ok(value);
             }
         }
@@ -164,7 +169,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             let view = View::glance(&self.shared.object);
             for _ in 0..ATTEMPTS {
                 std::hint::spin_loop();
-                match glance(&view, key, &mut copy) {
+                match glance(&view, key, None, &mut copy) {
                     Glance::Seen(value) => return Ok(value),
                     Glance::Disturbed => {}
                     Glance::Wrong => break,
@@ -218,8 +223,9 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         mut visit: impl FnMut(i32, Option<&[i32]>),
     ) -> Result<()> {
         let mut buffer = Vec::new();
-        View::glance(&self.shared.object).many(keys, |key| {
-            let found = self.look(key, |view, bucket| view.find_into_in(bucket, key, &mut buffer))?;
+        View::glance(&self.shared.object).many(keys, |key, route| {
+            let found =
+                self.look_by(route, key, |view, bucket| view.find_into_in(bucket, key, &mut buffer))?;
             visit(key, found.then_some(&buffer[..]));
             Ok(())
         })

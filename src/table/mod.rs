@@ -521,8 +521,9 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// nothing before the lock is there.
     #[inline(always)]
     fn write<'t, T>(&'t self, key: i32, body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>) -> Result<T> {
-        View::glance(&self.shared.object).prefetch(key);
-        self.transact(Scope::Bucket, body)
+        let route = View::glance(&self.shared.object).route(key).ok();
+        let _guard = self.lock_for_writing()?;
+        Transaction::on(&self.shared.object, self.shared.generation, key, route).run(body)
     }
 
     /// Runs a whole transaction.
@@ -537,6 +538,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     }
 }
 
+#[inline(always)]
 fn check_length(words: usize) -> Work<()> {
     if words > VALUE_MAX { Err(TableError::ValueTooLong { words, max: VALUE_MAX }.into()) } else { Ok(()) }
 }
