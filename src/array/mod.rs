@@ -109,8 +109,8 @@ impl<T, B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmArray<T, B, L> {
 }
 
 impl<T: Value + Clone> ShmArray<T> {
-    /// Creates the array `name` in POSIX shared memory, locked by record locks, with `length` elements that are not
-    /// set. It must not exist.
+    /// Creates the array `name` in POSIX shared memory, with its best lock, [`Futex`], and with `length` elements that
+    /// are not set. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`](crate::TableOptions::create).

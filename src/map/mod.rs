@@ -86,7 +86,7 @@ impl<K, V, B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmMap<K, V, B, 
 }
 
 impl<K: Value, V: Value> ShmMap<K, V> {
-    /// Creates the map `name` in POSIX shared memory, locked by record locks. It must not exist.
+    /// Creates the map `name` in POSIX shared memory, with its best lock, [`Futex`]. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`](crate::TableOptions::create).

@@ -160,7 +160,7 @@ impl<B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmTable<B, L> {
 }
 
 impl ShmTable {
-    /// Creates the table `name` in POSIX shared memory, with its best lock. It must not exist.
+    /// Creates the table `name` in POSIX shared memory, with its best lock, [`Futex`]. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`].
