@@ -81,7 +81,7 @@ pub struct Pool<A, R, P: Platform = Forked> {
     /// The number of the next batch.
     next_batch: u64,
     #[allow(clippy::type_complexity)]
-    on_progress: Option<Box<dyn FnMut(Progress)>>,
+    on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +215,7 @@ where
 
     /// Calls `tell` whenever something was done.
     #[must_use]
-    pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'static) -> Self {
+    pub fn on_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(tell));
         self
     }
