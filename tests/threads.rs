@@ -17,7 +17,7 @@ use manycore::poll::{Event, Interest, Notifier, PollArray, PollError, Ready, Sig
 use manycore::posix::PosixError;
 use manycore::posix::post_fork::Registration;
 use manycore::posix::semaphore::{NamedSemaphore, SemaphoreError, SemaphoreSet};
-use manycore::shm::ShmError;
+use manycore::shm::{OutOfBounds, ShmError};
 use manycore::spawn::{ChildProcess, Children, Command, SpawnError, ThreadChild};
 use manycore::table::{Problem, Salvaged, ShmTable, Stat, TableError};
 use manycore::transport::polypipe::{PipeError, Reader, WriteError, Writer};
@@ -80,8 +80,11 @@ fn what_is_waited_for_is_shared_by_threads() {
 
 #[test]
 fn errors_go_anywhere() {
-    all!(error: manycore::Error, RunError, StartError, JoinError, PoolError, NamedError, MasterGone, ResourceError,
-        AdminError, DirectoryError, TableError, MapError, ArrayError, CodecError, ShmError, LockError, PollError,
-        TransportError, TrySendError<Value>, SpawnError, PosixError, SemaphoreError, NameError, PipeError,
-        WriteError<Value>, PolysocketError);
+    /// What `?` makes a `manycore::Error` of, too.
+    fn collected<T: Error + Send + Sync + 'static + Into<manycore::Error>>() {}
+    all!(collected: manycore::Error, RunError, StartError, JoinError, PoolError, NamedError, MasterGone,
+        ResourceError, AdminError, DirectoryError, TableError, MapError, ArrayError, CodecError, ShmError,
+        OutOfBounds, LockError, PollError, TransportError, SpawnError, PosixError, SemaphoreError, NameError,
+        PipeError, PolysocketError);
+    all!(error: TrySendError<Value>, WriteError<Value>);
 }
