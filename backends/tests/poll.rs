@@ -563,3 +563,17 @@ fn signal_sets_the_flag_as_long_as_it_is_watched() {
         );
     }
 }
+
+#[test]
+fn sets_of_conditions_are_sets() {
+    let both = Interest::READ | Interest::WRITE;
+    assert_eq!(both & Interest::READ, Interest::READ);
+    assert_eq!(both & !Interest::READ, Interest::WRITE);
+    assert_eq!(both & Interest::PRIORITY, Interest::NONE);
+    assert_eq!(!Interest::NONE, both | Interest::PRIORITY, "what has a meaning, and nothing else");
+    assert_eq!(!!both, both);
+    let mut ready = !Ready::NONE;
+    assert_eq!(ready.bits(), 0b11_1111);
+    ready &= Ready::ERROR | Ready::READ;
+    assert_eq!(ready, Ready::READ | Ready::ERROR);
+}

@@ -33,8 +33,8 @@ use std::num::NonZero;
 use std::ops::ControlFlow;
 
 use manycore_backends::poll::PollError;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::master::{Jobs, Options, RunError, Runtime};
 use crate::platform::{Forked, Platform};
@@ -93,7 +93,7 @@ struct Settings {
 }
 
 /// How far a map is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Tasks that have a result.

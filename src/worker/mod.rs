@@ -185,6 +185,13 @@ impl<R> Hash for WorkerId<R> {
     }
 }
 
+/// The [number](WorkerId::number).
+impl<R> fmt::Display for WorkerId<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.id, f)
+    }
+}
+
 impl<R> fmt::Debug for WorkerId<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WorkerId({})", self.id)
