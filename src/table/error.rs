@@ -1,4 +1,6 @@
 //! Why an operation on a table failed.
+//!
+//! This module has only the words: what is wrong is found by those who look, and repaired by nobody here.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,5 +1,7 @@
 //! [`Context`]: what a running worker can ask for. How it starts others is in [`start`](super::start), how it joins them in
 //! [`join`](super::join).
+//!
+//! This module decides nothing about other workers: it asks the master, and keeps what that tells.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;

@@ -2,6 +2,8 @@
 //!
 //! The master is asked to tell the end of a worker, once for each; what it tells is kept until it is asked for. A join
 //! without a time limit says so, which is how the master sees circles.
+//!
+//! This module does not find out how a worker has ended: the master tells.
 
 use std::time::{Duration, Instant};
 
