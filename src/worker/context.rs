@@ -30,6 +30,7 @@ const BESIDE_GUARDS: Duration = Duration::from_secs(1);
 
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
+#[doc(alias = "Netplex_cenv")]
 pub struct Context {
     pub(super) identity: Identity,
     is_process: bool,

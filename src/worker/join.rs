@@ -62,7 +62,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`join`](Context::join).
-    #[doc(alias = "join_nowait")]
+    #[doc(alias("join_nowait", "WNOHANG"))]
     pub fn try_join<R: DeserializeOwned>(&mut self, worker: WorkerId<R>) -> Result<Option<R>, JoinError> {
         if let Some(ended) = self.ended.get(&worker.id) {
             return ended.result().map(Some);
@@ -220,6 +220,7 @@ impl Context {
     ///
     /// # Errors
     /// [`JoinError::MasterGone`].
+    #[doc(alias = "release")]
     pub fn forget<R>(&mut self, worker: WorkerId<R>) -> Result<(), JoinError> {
         self.ended.remove(&worker.id);
         self.awaited.remove(&worker.id);
