@@ -1,5 +1,4 @@
-//! What the operating system gives to [`manycore`](https://docs.rs/manycore): five contracts, each
-//! beside its implementations.
+//! What the operating system gives to the crate `manycore`: five contracts, each beside its implementations.
 //!
 //! | contract | what it promises | implementations | room |
 //! |---|---|---|---|
