@@ -249,10 +249,12 @@ fn because<const N: usize>(messages: [&str; N]) -> Because {
 /// Fails with an error that holds others, which comes by itself or in one of several boxes.
 const FAILS_WITH_CAUSES: Worker<u8, ()> = Worker::fallible("fails with causes", |_, how| {
     let error = || because(["no dinner: no fire", "no fire", "no wood", "winter"]);
+    let boxed_to_send = || -> Result<(), Box<dyn Error + Send + Sync>> { Err(error().into()) };
+    let boxed = || -> Result<(), Box<dyn Error>> { Err(error().into()) };
     match how {
         0 => Err(error())?,
-        1 => Err::<(), Box<dyn Error + Send + Sync>>(error().into()).map_err(Failure::from_boxed),
-        2 => Err::<(), Box<dyn Error>>(error().into()).map_err(Failure::from_boxed),
+        1 => boxed_to_send().map_err(Failure::from_boxed),
+        2 => boxed().map_err(Failure::from_boxed),
         3 => Err(because(["no wood", "winter"]))
             .context("no fire")
             .context("no dinner: no fire")
