@@ -7,6 +7,9 @@
 //! [holds its bytes](Message::as_bytes) is sent from where it lies, and the endpoint keeps it until all of it is sent;
 //! and a payload is received where a message [may keep it](Message::decode_owned).
 //!
+//! A receive that may sleep does so before it tries, if the last message that came has left the socket empty: who has just
+//! asked something would try in vain.
+//!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
 //!
@@ -175,6 +178,8 @@ struct Receiving {
     /// Threads that sleep in [`Endpoint::receive`]. While there are any, no complete frame is held: they
     /// wait for the descriptor, and would not see it.
     sleepers: usize,
+    /// What came last has left the socket empty.
+    emptied: bool,
     /// The peer sends nothing more.
     ended: bool,
     /// What has come along with bytes.
@@ -291,6 +296,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             receiving: Mutex::new(Receiving {
                 frames: Reassembler::new(limits.message_bytes),
                 sleepers: 0,
+                emptied: false,
                 ended: false,
                 arrived: Arrived::default(),
             }),
@@ -431,11 +437,13 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 let exactly = missing.min(first.len());
                 space = [&mut first[..exactly], &mut []];
             }
+            let room = space[0].len() + space[1].len();
             match receiving.arrived.receive(self.fd.as_fd(), space) {
                 // Whether it receives is another matter, which sending will tell.
                 Ok(0) => receiving.ended = true,
                 Err(Errno::CONNRESET) => self.end(CLOSED),
                 Ok(count) => {
+                    receiving.emptied = count < room;
                     receiving.frames.filled(count);
                     // All are of the message that is not whole yet.
                     if receiving.frames.missing() > 0 && receiving.arrived.is_too_many() {
@@ -498,19 +506,23 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// What [`Endpoint::receive`] promises, with descriptors.
     fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
         let deadline = deadline_after(timeout);
+        let mut is_over = timeout == Some(Duration::ZERO);
         let mut receiving = lock(&self.receiving);
+        let mut tries = is_over || !receiving.emptied || receiving.frames.missing() == 0;
         loop {
-            if let Some(message) = self.take(&mut receiving)? {
+            let taken = if mem::replace(&mut tries, true) { self.take(&mut receiving)? } else { None };
+            if let Some(message) = taken {
                 return Ok(message);
+            }
+            if is_over {
+                return Err(TransportError::TimedOut);
             }
             receiving.sleepers += 1;
             drop(receiving);
             let woken = self.wait(PollFlags::IN, deadline);
             receiving = lock(&self.receiving);
             receiving.sleepers -= 1;
-            if !woken? {
-                return Err(TransportError::TimedOut);
-            }
+            is_over = !woken?;
         }
     }
 
