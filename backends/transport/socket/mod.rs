@@ -4,7 +4,7 @@
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
 //!
 //! Large messages cost what their memory costs, and as often as it is touched for the first time. So one that
-//! [holds its bytes](Message::as_bytes) is sent from where it lies, and the endpoint keeps it until all of it is sent;
+//! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until all of it is sent;
 //! and a payload is received where a message [may keep it](Message::decode_owned).
 //!
 //! A receive that may sleep does so before it tries, if the last message that came has left the socket empty: who has just
@@ -101,7 +101,7 @@ const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const BROKEN: u32 = 2;
 
-/// Messages of so many bytes are sent from where they lie, if they can be; less are faster copied.
+/// So many bytes that a message holds are sent from where they lie; less are faster copied.
 const LARGE_BYTES: usize = 64 << 10;
 
 struct Sending<S> {
@@ -118,7 +118,7 @@ struct Sending<S> {
 
 /// What is written of one message.
 struct Frame<S> {
-    /// All of the frame, or its header. Reused from message to message.
+    /// All of the frame, or its beginning. Reused from message to message.
     buffer: Vec<u8>,
     /// What comes behind that.
     body: Option<Body<S>>,
@@ -153,7 +153,8 @@ impl<S: Message> Sending<S> {
         let Some(given) = message else { return Ok(()) };
         match given.as_bytes().map(<[u8]>::len) {
             Some(size) if size >= LARGE_BYTES => {
-                self.frame.buffer.extend_from_slice(&frame::header(size, limits.message_bytes)?);
+                let head = |out: &mut Vec<u8>| given.encode_head(out);
+                frame::append_with(head, size, limits.message_bytes, &mut self.frame.buffer)?;
                 self.frame.body = message.take().map(|message| Body { message, size, sent: 0 });
                 Ok(())
             }
