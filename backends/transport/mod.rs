@@ -62,7 +62,7 @@ pub use socket::{Peer, Socket, SocketAddress, SocketEnd, SocketListener};
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
 /// and call none of the functions.
 ///
-/// Two are enough. A message that is bytes should have all four: then large ones are not copied.
+/// Two are enough. A message that is bytes should also lend and keep them: then large ones are not copied.
 ///
 /// ```
 /// use manycore_backends::transport::{BoxError, Message};
@@ -99,12 +99,22 @@ pub trait Message: Sized + Send + 'static {
     /// Any error; it reaches the receiver as [`TransportError::Decode`].
     fn decode(bytes: &[u8]) -> Result<Self, BoxError>;
 
-    /// What [`encode`](Message::encode) appends, if the message holds it as it is. A large message is then sent from
-    /// where it lies, and dropped when all of it is sent, instead of being copied first.
+    /// What [`encode`](Message::encode) appends behind [the head](Message::encode_head), if the message holds it as it is.
+    /// A large message is then sent from where it lies, and dropped when all of it is sent, instead of being copied first.
     ///
     /// It must be the same at each call: if its length has changed, the link is [`TransportError::Broken`].
     fn as_bytes(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// Appends to `out` what comes before [the bytes](Message::as_bytes) that the message holds as they are: nothing, if
+    /// they are all of it.
+    ///
+    /// # Errors
+    /// As [`encode`](Message::encode).
+    fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        let _ = out;
+        Ok(())
     }
 
     /// As [`decode`](Message::decode), of bytes that a message may keep. Of large messages, which arrive in memory of their

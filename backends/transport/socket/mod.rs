@@ -4,8 +4,11 @@
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
 //!
 //! Large messages cost what their memory costs, and as often as it is touched for the first time. So one that
-//! [holds its bytes](Message::as_bytes) is sent from where it lies, and the endpoint keeps it until all of it is sent;
+//! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until all of it is sent;
 //! and a payload is received where a message [may keep it](Message::decode_owned).
+//!
+//! A receive that may sleep does so before it tries, if the last message that came has left the socket empty: who has just
+//! asked something would try in vain.
 //!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
@@ -98,7 +101,7 @@ const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const BROKEN: u32 = 2;
 
-/// Messages of so many bytes are sent from where they lie, if they can be; less are faster copied.
+/// So many bytes that a message holds are sent from where they lie; less are faster copied.
 const LARGE_BYTES: usize = 64 << 10;
 
 struct Sending<S> {
@@ -115,7 +118,7 @@ struct Sending<S> {
 
 /// What is written of one message.
 struct Frame<S> {
-    /// All of the frame, or its header. Reused from message to message.
+    /// All of the frame, or its beginning. Reused from message to message.
     buffer: Vec<u8>,
     /// What comes behind that.
     body: Option<Body<S>>,
@@ -150,7 +153,8 @@ impl<S: Message> Sending<S> {
         let Some(given) = message else { return Ok(()) };
         match given.as_bytes().map(<[u8]>::len) {
             Some(size) if size >= LARGE_BYTES => {
-                self.frame.buffer.extend_from_slice(&frame::header(size, limits.message_bytes)?);
+                let head = |out: &mut Vec<u8>| given.encode_head(out);
+                frame::append_with(head, size, limits.message_bytes, &mut self.frame.buffer)?;
                 self.frame.body = message.take().map(|message| Body { message, size, sent: 0 });
                 Ok(())
             }
@@ -175,6 +179,8 @@ struct Receiving {
     /// Threads that sleep in [`Endpoint::receive`]. While there are any, no complete frame is held: they
     /// wait for the descriptor, and would not see it.
     sleepers: usize,
+    /// What came last has left the socket empty.
+    emptied: bool,
     /// The peer sends nothing more.
     ended: bool,
     /// What has come along with bytes.
@@ -291,6 +297,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             receiving: Mutex::new(Receiving {
                 frames: Reassembler::new(limits.message_bytes),
                 sleepers: 0,
+                emptied: false,
                 ended: false,
                 arrived: Arrived::default(),
             }),
@@ -431,11 +438,13 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 let exactly = missing.min(first.len());
                 space = [&mut first[..exactly], &mut []];
             }
+            let room = space[0].len() + space[1].len();
             match receiving.arrived.receive(self.fd.as_fd(), space) {
                 // Whether it receives is another matter, which sending will tell.
                 Ok(0) => receiving.ended = true,
                 Err(Errno::CONNRESET) => self.end(CLOSED),
                 Ok(count) => {
+                    receiving.emptied = count < room;
                     receiving.frames.filled(count);
                     // All are of the message that is not whole yet.
                     if receiving.frames.missing() > 0 && receiving.arrived.is_too_many() {
@@ -498,19 +507,23 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// What [`Endpoint::receive`] promises, with descriptors.
     fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
         let deadline = deadline_after(timeout);
+        let mut is_over = timeout == Some(Duration::ZERO);
         let mut receiving = lock(&self.receiving);
+        let mut tries = is_over || !receiving.emptied || receiving.frames.missing() == 0;
         loop {
-            if let Some(message) = self.take(&mut receiving)? {
+            let taken = if mem::replace(&mut tries, true) { self.take(&mut receiving)? } else { None };
+            if let Some(message) = taken {
                 return Ok(message);
+            }
+            if is_over {
+                return Err(TransportError::TimedOut);
             }
             receiving.sleepers += 1;
             drop(receiving);
             let woken = self.wait(PollFlags::IN, deadline);
             receiving = lock(&self.receiving);
             receiving.sleepers -= 1;
-            if !woken? {
-                return Err(TransportError::TimedOut);
-            }
+            is_over = !woken?;
         }
     }
 
