@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use manycore_backends::testing::transport::Note;
+use manycore_backends::testing::transport::{Note, Parcel};
 use manycore_backends::transport::{
     BoxError, Endpoint, Limits, Message, Polysocket, Socket, SocketEnd, Transport, TransportError,
     TrySendError,
@@ -702,6 +702,30 @@ fn too_many_descriptors_are_refused_and_as_many_as_may_be_arrive() {
     near.send_with(Note::sample(2, 10), &many[..253], None).expect("there is room");
     let (message, descriptors) = far.receive_with(None).expect("it was sent");
     assert_eq!((message, descriptors.len()), (Note::sample(2, 10), 253));
+}
+
+#[test]
+fn a_message_with_too_many_descriptors_is_refused_and_they_are_closed() {
+    let (near, far) = Socket::pair::<Parcel, Parcel>(Limits::default()).expect("pair");
+    let (reader, writer) = pipe();
+    let parcel = |count: usize| {
+        let copies = (0..count).map(|_| writer.try_clone().expect("a number is free")).collect();
+        Parcel::new(Note::sample(1, 10), copies)
+    };
+    let result = near.send(parcel(254), None);
+    assert!(
+        matches!(result, Err(TransportError::TooManyDescriptors { count: 254, limit: 253 })),
+        "{result:?}"
+    );
+    let result = near.try_send(parcel(254));
+    assert!(
+        matches!(result, Err(TrySendError::Failed(TransportError::TooManyDescriptors { .. }))),
+        "{result:?}"
+    );
+    near.send(parcel(253), None).expect("there is room");
+    assert_eq!(far.receive(None).expect("it was sent").descriptors.len(), 253);
+    drop(writer);
+    assert_eq!(read_all(&reader), b"");
 }
 
 /// Sends bytes with descriptors, as a stranger may.

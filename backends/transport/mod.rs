@@ -43,6 +43,9 @@
 //!     to be accepted then has a gone peer (law 5). What was accepted is not touched. Nothing of a listener is left behind.
 //! 12. **Half closed.** After [`Endpoint::finish`] the peer receives what was sent, and then
 //!     [`TransportError::Closed`]; what it sends is still received here.
+//! 13. **Descriptors.** Those that a message [has](Message::descriptors) arrive with it, and in their order. Where messages
+//!     are moved they are moved; where they are encoded the peer gets duplicates, close-on-exec, and the message's own are
+//!     closed with it. More than 253 are [`TransportError::TooManyDescriptors`] there, and nothing is sent.
 //!
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
@@ -53,7 +56,7 @@ mod socket;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub use polysocket::{PolyEnd, Polysocket};
@@ -124,6 +127,20 @@ pub trait Message: Sized + Send + 'static {
     /// As [`decode`](Message::decode).
     fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
         Self::decode(&bytes)
+    }
+
+    /// The descriptors that the message has, beside its bytes: they travel with it (law 13).
+    #[doc(alias("SCM_RIGHTS"))]
+    fn descriptors(&self) -> &[OwnedFd] {
+        &[]
+    }
+
+    /// Gives a message that was decoded the descriptors that have come with it, in their order; not called if there are
+    /// none. An error says that they were lost on the way: there was no room for them in this process (`EMFILE`).
+    ///
+    /// Without this they are closed.
+    fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
+        drop(descriptors);
     }
 }
 

@@ -9,12 +9,12 @@
 //! |---|---|
 //! | sends more than [`MOST`] with one message | the link is [broken](crate::transport::TransportError::Broken), and they are closed |
 //! | sends some with bytes in the middle of a frame | they belong to that message |
-//! | sends some with a message for which nobody asks for them | they are closed |
+//! | sends some with a message that does not want them | they are closed |
 //!
 //! This module does not know messages, and does not judge what the descriptors are.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -23,6 +23,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::transport::Message;
 
 /// How many descriptors can travel with one message: what Linux allows (`SCM_MAX_FD`).
 pub(super) const MOST: usize = 253;
@@ -60,6 +62,26 @@ pub(super) fn send_with(
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     sendmsg(socket, &parts.map(IoSlice::new), &mut control, flags)
+}
+
+/// Duplicates of the descriptors that a message has, for as long as it takes to send it, which may move the message.
+pub(super) fn companions(message: &impl Message) -> io::Result<Vec<OwnedFd>> {
+    message.descriptors().iter().map(OwnedFd::try_clone).collect()
+}
+
+impl Batch {
+    /// As everybody wants them but [`Message`]s.
+    pub(super) fn or_lost(self) -> Result<Vec<OwnedFd>, Errno> {
+        if self.lost { Err(Errno::MFILE) } else { Ok(self.descriptors) }
+    }
+
+    /// Gives them to the message that they have come with.
+    pub(super) fn give_to<M: Message>(self, mut message: M) -> M {
+        if self.lost || !self.descriptors.is_empty() {
+            message.attach(self.or_lost().map_err(io::Error::from));
+        }
+        message
+    }
 }
 
 impl Arrived {

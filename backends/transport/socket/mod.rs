@@ -41,7 +41,7 @@ use super::frame::{self, Reassembler};
 use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::Portable;
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
-use descriptors::{Arrived, send_with};
+use descriptors::{Arrived, Batch, companions, send_with};
 
 /// Unix stream sockets: between processes, also between threads.
 #[doc(alias("socketpair", "AF_UNIX"))]
@@ -238,8 +238,9 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Peer::of(self.fd.as_fd())
     }
 
-    /// Sends the message together with duplicates of descriptors, waiting as [`send`](Endpoint::send) does. The peer gets
-    /// them by [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
+    /// Sends the message together with duplicates of descriptors, in the place of [those that it
+    /// has](Message::descriptors), waiting as [`send`](Endpoint::send) does. The peer gets them by
+    /// [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
     ///
     /// # Errors
     /// [`TransportError::TooManyDescriptors`] for more than 253; [`TransportError::Io`] with `ETOOMANYREFS` if too many
@@ -251,27 +252,42 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         descriptors: &[BorrowedFd<'_>],
         timeout: Option<Duration>,
     ) -> Result<(), TransportError> {
-        if descriptors.len() > descriptors::MOST {
-            let (count, limit) = (descriptors.len(), descriptors::MOST);
+        self.check_descriptors(descriptors.len())?;
+        self.send_all(message, descriptors, timeout)
+    }
+
+    /// Whether so many can travel with one message.
+    fn check_descriptors(&self, count: usize) -> Result<(), TransportError> {
+        let limit = descriptors::MOST;
+        if count > limit {
             return Err(TransportError::TooManyDescriptors { count, limit });
         }
         // Over others they would be lost without a word.
         let domain = sockopt::socket_domain(&self.fd).map_err(|errno| failed("getsockopt", errno))?;
-        if domain != AddressFamily::UNIX && !descriptors.is_empty() {
+        if domain != AddressFamily::UNIX && count > 0 {
             return Err(failed("sendmsg", Errno::INVAL));
         }
-        self.send_all(message, descriptors, timeout)
+        Ok(())
+    }
+
+    /// What is to be sent with the message.
+    fn companions(&self, message: &S) -> Result<Vec<OwnedFd>, TransportError> {
+        if message.descriptors().is_empty() {
+            return Ok(Vec::new());
+        }
+        self.check_descriptors(message.descriptors().len())?;
+        companions(message).map_err(|source| TransportError::Io { op: "fcntl", source })
     }
 
     /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
-    /// [`receive`](Endpoint::receive), their descriptors are closed.
+    /// [`receive`](Endpoint::receive), their descriptors [are theirs](Message::attach).
     ///
     /// # Errors
     /// [`TransportError::Io`] with `EMFILE` if descriptors were lost because there were too many here: the message is lost
     /// with them, the next one is not; else as for [`receive`](Endpoint::receive).
     #[doc(alias("SCM_RIGHTS", "recvmsg"))]
     pub fn receive_with(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
-        self.receive_all(timeout)
+        with_descriptors(self.receive_all(timeout)?)
     }
 
     /// Receives a message with its descriptors, if that needs no waiting.
@@ -279,7 +295,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// # Errors
     /// As [`receive_with`](SocketEnd::receive_with), but `Ok(None)` where that would wait.
     pub fn try_receive_with(&self) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
-        self.take(&mut lock(&self.receiving))
+        self.take(&mut lock(&self.receiving))?.map(with_descriptors).transpose()
     }
 
     fn new(fd: OwnedFd, limits: Limits) -> SocketEnd<S, R> {
@@ -400,7 +416,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     }
 
     /// Takes a message that is held or has arrived, with the descriptors that have come along.
-    fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
+    fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Batch)>, TransportError> {
         loop {
             match receiving.frames.take() {
                 Ok(Some(payload)) => {
@@ -411,14 +427,11 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                     let message = message.map_err(TransportError::Decode);
                     let batch = receiving.arrived.take(receiving.frames.held());
                     receiving.frames.trim();
-                    if batch.lost {
-                        return Err(failed("recvmsg", Errno::MFILE));
-                    }
                     if batch.descriptors.len() > descriptors::MOST {
                         self.end(BROKEN);
                         return Err(TransportError::Broken);
                     }
-                    return message.map(|message| Some((message, batch.descriptors)));
+                    return message.map(|message| Some((message, batch)));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -505,7 +518,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     }
 
     /// What [`Endpoint::receive`] promises, with descriptors.
-    fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
+    fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Batch), TransportError> {
         let deadline = deadline_after(timeout);
         let mut is_over = timeout == Some(Duration::ZERO);
         let mut receiving = lock(&self.receiving);
@@ -534,17 +547,19 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
 impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
-        self.send_all(message, &[], timeout)
+        let companions = self.companions(&message)?;
+        self.send_all(message, &borrowed(&companions), timeout)
     }
 
     fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
+        let companions = self.companions(&message)?;
         let mut sending = lock(&self.sending);
         if !self.make_way(&mut sending)? {
             return Err(TrySendError::Full(message));
         }
         let mut message = Some(message);
         sending.put(&mut message, self.limits)?;
-        if self.offer(&mut sending, &[])? {
+        if self.offer(&mut sending, &borrowed(&companions))? {
             return Ok(());
         }
         let body = sending.frame.body.take();
@@ -568,16 +583,25 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
-        self.receive_all(timeout).map(|(message, _)| message)
+        self.receive_all(timeout).map(|(message, batch)| batch.give_to(message))
     }
 
     fn try_receive(&self) -> Result<Option<R>, TransportError> {
-        Ok(self.take(&mut lock(&self.receiving))?.map(|(message, _)| message))
+        Ok(self.take(&mut lock(&self.receiving))?.map(|(message, batch)| batch.give_to(message)))
     }
 
     fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
         Ok(self.fd.as_fd())
     }
+}
+
+fn borrowed(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    descriptors.iter().map(AsFd::as_fd).collect()
+}
+
+fn with_descriptors<R>((message, batch): (R, Batch)) -> Result<(R, Vec<OwnedFd>), TransportError> {
+    let descriptors = batch.or_lost().map_err(|errno| failed("recvmsg", errno))?;
+    Ok((message, descriptors))
 }
 
 impl<S, R> AsFd for SocketEnd<S, R> {
