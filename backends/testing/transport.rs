@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Barrier, mpsc};
 use std::thread;
@@ -775,8 +776,8 @@ impl Message for Parcel {
         self.note.as_bytes()
     }
 
-    fn descriptors(&self) -> &[OwnedFd] {
-        &self.descriptors
+    fn detach(&mut self) -> Vec<OwnedFd> {
+        mem::take(&mut self.descriptors)
     }
 
     fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {

@@ -43,9 +43,9 @@
 //!     to be accepted then has a gone peer (law 5). What was accepted is not touched. Nothing of a listener is left behind.
 //! 12. **Half closed.** After [`Endpoint::finish`] the peer receives what was sent, and then
 //!     [`TransportError::Closed`]; what it sends is still received here.
-//! 13. **Descriptors.** Those that a message [has](Message::descriptors) arrive with it, and in their order. Where messages
+//! 13. **Descriptors.** Those that a message [has](Message::detach) arrive with it, and in their order. Where messages
 //!     are moved they are moved; where they are encoded the peer gets duplicates, close-on-exec, and the message's own are
-//!     closed with it. More than 253 are [`TransportError::TooManyDescriptors`] there, and nothing is sent.
+//!     closed when it was sent. More than 253 are [`TransportError::TooManyDescriptors`] there, and nothing is sent.
 //!
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
@@ -129,20 +129,25 @@ pub trait Message: Sized + Send + 'static {
         Self::decode(&bytes)
     }
 
-    /// The descriptors that the message has, beside its bytes: they travel with it (law 13).
+    /// Takes the descriptors out of the message that it has beside its bytes: they travel with it (law 13).
     #[doc(alias("SCM_RIGHTS"))]
-    fn descriptors(&self) -> &[OwnedFd] {
-        &[]
+    fn detach(&mut self) -> Vec<OwnedFd> {
+        Vec::new()
     }
 
-    /// Gives a message that was decoded the descriptors that have come with it, in their order; not called if there are
-    /// none. An error says that they were lost on the way: there was no room for them in this process (`EMFILE`).
+    /// Gives a message that was decoded the descriptors that have come with it, in their order, or one that is given back
+    /// those that were [taken out](Message::detach); not called if there are none. An error says that they were lost on
+    /// the way: there was no room for them in this process (`EMFILE`).
     ///
     /// Without this they are closed.
     fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
         drop(descriptors);
     }
 }
+
+/// How many descriptors can travel with one message, where messages are encoded: what Linux allows (`SCM_MAX_FD`).
+#[doc(alias = "SCM_MAX_FD")]
+pub const DESCRIPTORS_MAX: usize = 253;
 
 /// An error of the caller's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

@@ -34,6 +34,7 @@ mod stopping;
 mod visitors;
 
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ use serde::de::DeserializeOwned;
 use crate::platform::{Forked, Platform};
 use crate::resource::{Resource, ResourceError};
 use crate::wire::ENVELOPE;
-use crate::worker::{JoinError, StartError, Worker, Workers, encode_argument};
+use crate::worker::{JoinError, StartError, Worker, Workers, check_descriptors, encode_argument};
 
 pub use directory::DirectoryError;
 pub(crate) use directory::{Directory, is_run_name, places};
@@ -67,6 +68,8 @@ pub(crate) use jobs::{Jobs, News};
 pub struct Runtime<P: Platform = Forked> {
     workers: Workers,
     options: Options,
+    /// For the first worker.
+    given: Vec<OwnedFd>,
     platform: PhantomData<fn() -> P>,
 }
 
@@ -126,6 +129,7 @@ impl<P: Platform> Default for Runtime<P> {
                 directory: None,
                 resources: Vec::new(),
             },
+            given: Vec::new(),
             platform: PhantomData,
         }
     }
@@ -207,6 +211,14 @@ impl<P: Platform> Runtime<P> {
         self
     }
 
+    /// Gives the first worker descriptors, at most 253 in all, which it [takes](crate::Context::take_descriptors) in
+    /// this order. (The members of a [pool](Runtime::pool) are not given any.)
+    #[doc(alias("inherit_resources", "SCM_RIGHTS"))]
+    pub fn give(mut self, descriptors: impl IntoIterator<Item = OwnedFd>) -> Self {
+        self.given.extend(descriptors);
+        self
+    }
+
     /// Runs the program: starts the first worker, serves it and all that are started then, and returns the
     /// first worker's result when all have ended. When the first worker has ended, no more are started.
     ///
@@ -246,9 +258,10 @@ impl<P: Platform> Runtime<P> {
     {
         self.workers.add(first);
         let argument = encode_argument(first.name(), &argument, self.options.message_limit)?;
+        check_descriptors(first.name(), self.given.len())?;
         let mut jobs = Jobs::<P>::new(self.workers, self.options)?;
         jobs.watch_signals()?;
-        let id = jobs.start_first(first.name(), argument)?;
+        let id = jobs.start_first(first.name(), argument, self.given)?;
         jobs.run()?;
         // They do nothing until all is cleaned up.
         let signals = jobs.take_signals();

@@ -7,7 +7,7 @@
 //! | n.. | the value of a named object, if there is one in the message: all that follows |
 //!
 //! That format has no names and no nesting of its own, and is read and written in a tenth of a microsecond: what both
-//! sides say are types of one program. The values of users in it (arguments, results, messages) are bytes, in CBOR. Those of
+//! sides say are types of one program. Descriptors in a message travel beside its bytes. The values of users in it (arguments, results, messages) are bytes, in CBOR. Those of
 //! named objects come last, so that a large one is sent from where it lies, and stays in the memory that it arrives in.
 //!
 //! The transport limits the size of a message before it is read; here the depth of nesting of users' values is limited,
@@ -28,6 +28,8 @@ pub(crate) mod visit;
 
 use std::borrow::Cow;
 use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +54,14 @@ const DEPTH_MAX: usize = 128;
 /// From a worker to the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Start the worker of this definition; answered by `Started` or `Refused`.
-    Start { name: String, group: Option<String>, argument: ByteBuf },
+    /// Start the worker of this definition, and give it descriptors; answered by `Started` or `Refused`.
+    Start {
+        name: String,
+        group: Option<String>,
+        argument: ByteBuf,
+        #[serde(skip)]
+        given: Given,
+    },
     /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once. If the sender waits
     /// for nothing else until then, `Deadlock` may be the answer.
     Watch { id: u64, blocking: bool },
@@ -119,6 +127,8 @@ pub(crate) enum Reply {
     Begin {
         worker: Identity,
         argument: ByteBuf,
+        #[serde(skip)]
+        given: Given,
     },
     /// The first message to a member of a pool: who you are; what to do comes in batches, until the end of file.
     Serve {
@@ -213,13 +223,26 @@ pub struct ToMaster(pub(crate) Request);
 #[derive(Debug)]
 pub struct ToWorker(pub(crate) Reply);
 
-/// What may have a value that comes last.
-trait HasValue {
-    fn value(&self) -> Option<&Bytes>;
-    fn value_mut(&mut self) -> Option<&mut Bytes>;
+/// Descriptors that are in a message: they travel beside its bytes, unless they are lost on the way.
+#[derive(Debug)]
+pub(crate) struct Given(pub(crate) io::Result<Vec<OwnedFd>>);
+
+impl Default for Given {
+    fn default() -> Given {
+        Given(Ok(Vec::new()))
+    }
 }
 
-impl HasValue for Request {
+/// What may be in a message that postcard does not write.
+trait Beside {
+    /// The value that comes last.
+    fn value(&self) -> Option<&Bytes>;
+    fn value_mut(&mut self) -> Option<&mut Bytes>;
+    /// The descriptors.
+    fn given(&mut self) -> Option<&mut Given>;
+}
+
+impl Beside for Request {
     fn value(&self) -> Option<&Bytes> {
         if let Request::Named(call) = self { value_of_operation!(&call.operation) } else { None }
     }
@@ -227,15 +250,23 @@ impl HasValue for Request {
     fn value_mut(&mut self) -> Option<&mut Bytes> {
         if let Request::Named(call) = self { value_of_operation!(&mut call.operation) } else { None }
     }
+
+    fn given(&mut self) -> Option<&mut Given> {
+        if let Request::Start { given, .. } = self { Some(given) } else { None }
+    }
 }
 
-impl HasValue for Reply {
+impl Beside for Reply {
     fn value(&self) -> Option<&Bytes> {
         if let Reply::Named { answer, .. } = self { value_of_answer!(answer) } else { None }
     }
 
     fn value_mut(&mut self) -> Option<&mut Bytes> {
         if let Reply::Named { answer, .. } = self { value_of_answer!(answer) } else { None }
+    }
+
+    fn given(&mut self) -> Option<&mut Given> {
+        if let Reply::Begin { given, .. } = self { Some(given) } else { None }
     }
 }
 
@@ -265,6 +296,16 @@ macro_rules! message {
             fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
                 decode_message(Cow::Owned(bytes)).map($message)
             }
+
+            fn detach(&mut self) -> Vec<OwnedFd> {
+                self.0.given().and_then(|given| mem::take(given).0.ok()).unwrap_or_default()
+            }
+
+            fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
+                if let Some(given) = self.0.given() {
+                    given.0 = descriptors;
+                }
+            }
         }
     )*};
 }
@@ -278,7 +319,7 @@ pub(crate) struct OtherVersion {
     pub(crate) version: u8,
 }
 
-fn decode_message<T: DeserializeOwned + HasValue>(bytes: Cow<'_, [u8]>) -> Result<T, BoxError> {
+fn decode_message<T: DeserializeOwned + Beside>(bytes: Cow<'_, [u8]>) -> Result<T, BoxError> {
     let (mut message, rest) = postcard::take_from_bytes::<T>(check_version(&bytes)?)?;
     let left = rest.len();
     match message.value_mut() {
@@ -375,8 +416,12 @@ mod tests {
     #[test]
     fn messages_come_back() {
         let mut bytes = Vec::new();
-        let start =
-            Request::Start { name: "count".into(), group: None, argument: ByteBuf::from(vec![1; 1000]) };
+        let start = Request::Start {
+            name: "count".into(),
+            group: None,
+            argument: ByteBuf::from(vec![1; 1000]),
+            given: Given::default(),
+        };
         ToMaster(start).encode(&mut bytes).unwrap();
         assert!(bytes.len() < 1100, "bytes travel as bytes");
         match ToMaster::decode(&bytes).unwrap().0 {

@@ -7,7 +7,7 @@
 //!
 //! | the peer | and then |
 //! |---|---|
-//! | sends more than [`MOST`] with one message | the link is [broken](crate::transport::TransportError::Broken), and they are closed |
+//! | sends more than [`DESCRIPTORS_MAX`] with one message | the link is [broken](crate::transport::TransportError::Broken), and they are closed |
 //! | sends some with bytes in the middle of a frame | they belong to that message |
 //! | sends some with a message that does not want them | they are closed |
 //!
@@ -24,13 +24,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::transport::Message;
-
-/// How many descriptors can travel with one message: what Linux allows (`SCM_MAX_FD`).
-pub(super) const MOST: usize = 253;
+use crate::transport::{DESCRIPTORS_MAX, Message};
 
 /// Room for so many, as the kernel packs them.
-const ROOM: usize = rustix::cmsg_space!(ScmRights(MOST));
+const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 
 /// Descriptors that have come with messages that were not taken yet.
 #[derive(Default)]
@@ -62,11 +59,6 @@ pub(super) fn send_with(
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     sendmsg(socket, &parts.map(IoSlice::new), &mut control, flags)
-}
-
-/// Duplicates of the descriptors that a message has, for as long as it takes to send it, which may move the message.
-pub(super) fn companions(message: &impl Message) -> io::Result<Vec<OwnedFd>> {
-    message.descriptors().iter().map(OwnedFd::try_clone).collect()
 }
 
 impl Batch {
@@ -106,7 +98,7 @@ impl Arrived {
 
     /// Whether more wait than one message can have.
     pub(super) fn is_too_many(&self) -> bool {
-        self.waiting.iter().map(|(_, batch)| batch.descriptors.len()).sum::<usize>() > MOST
+        self.waiting.iter().map(|(_, batch)| batch.descriptors.len()).sum::<usize>() > DESCRIPTORS_MAX
     }
 
     /// Takes those of the message that is taken now, behind which `held` bytes have come.

@@ -38,10 +38,10 @@ pub use credentials::Peer;
 pub use listener::{SocketAddress, SocketListener};
 
 use super::frame::{self, Reassembler};
-use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use super::{DESCRIPTORS_MAX, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::Portable;
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
-use descriptors::{Arrived, Batch, companions, send_with};
+use descriptors::{Arrived, Batch, send_with};
 
 /// Unix stream sockets: between processes, also between threads.
 #[doc(alias("socketpair", "AF_UNIX"))]
@@ -238,8 +238,8 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Peer::of(self.fd.as_fd())
     }
 
-    /// Sends the message together with duplicates of descriptors, in the place of [those that it
-    /// has](Message::descriptors), waiting as [`send`](Endpoint::send) does. The peer gets them by
+    /// Sends the message together with duplicates of descriptors, waiting as [`send`](Endpoint::send) does;
+    /// [those that it has](Message::detach) itself stay here. The peer gets them by
     /// [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
     /// Whether so many can travel with one message.
     fn check_descriptors(&self, count: usize) -> Result<(), TransportError> {
-        let limit = descriptors::MOST;
+        let limit = DESCRIPTORS_MAX;
         if count > limit {
             return Err(TransportError::TooManyDescriptors { count, limit });
         }
@@ -270,13 +270,13 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Ok(())
     }
 
-    /// What is to be sent with the message.
-    fn companions(&self, message: &S) -> Result<Vec<OwnedFd>, TransportError> {
-        if message.descriptors().is_empty() {
-            return Ok(Vec::new());
+    /// Takes out of the message what is to be sent beside its bytes.
+    fn detach(&self, message: &mut S) -> Result<Vec<OwnedFd>, TransportError> {
+        let descriptors = message.detach();
+        if !descriptors.is_empty() {
+            self.check_descriptors(descriptors.len())?;
         }
-        self.check_descriptors(message.descriptors().len())?;
-        companions(message).map_err(|source| TransportError::Io { op: "fcntl", source })
+        Ok(descriptors)
     }
 
     /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
@@ -427,7 +427,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                     let message = message.map_err(TransportError::Decode);
                     let batch = receiving.arrived.take(receiving.frames.held());
                     receiving.frames.trim();
-                    if batch.descriptors.len() > descriptors::MOST {
+                    if batch.descriptors.len() > DESCRIPTORS_MAX {
                         self.end(BROKEN);
                         return Err(TransportError::Broken);
                     }
@@ -546,26 +546,30 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 }
 
 impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
-    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
-        let companions = self.companions(&message)?;
-        self.send_all(message, &borrowed(&companions), timeout)
+    fn send(&self, mut message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
+        let descriptors = self.detach(&mut message)?;
+        self.send_all(message, &borrowed(&descriptors), timeout)
     }
 
-    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
-        let companions = self.companions(&message)?;
+    fn try_send(&self, mut message: S) -> Result<(), TrySendError<S>> {
         let mut sending = lock(&self.sending);
         if !self.make_way(&mut sending)? {
             return Err(TrySendError::Full(message));
         }
+        let descriptors = self.detach(&mut message)?;
         let mut message = Some(message);
         sending.put(&mut message, self.limits)?;
-        if self.offer(&mut sending, &borrowed(&companions))? {
+        if self.offer(&mut sending, &borrowed(&descriptors))? {
             return Ok(());
         }
         let body = sending.frame.body.take();
         sending.discard();
         let message = message.or(body.map(|body| body.message));
-        Err(TrySendError::Full(message.expect("it is here or was taken into the frame")))
+        let mut message = message.expect("it is here or was taken into the frame");
+        if !descriptors.is_empty() {
+            message.attach(Ok(descriptors));
+        }
+        Err(TrySendError::Full(message))
     }
 
     fn flush(&self) -> Result<bool, TransportError> {
