@@ -352,6 +352,44 @@ fn an_array_exists_as_soon_as_it_is_created() {
 }
 
 #[test]
+fn an_array_is_opened_or_created_with_its_length() {
+    for _ in 0..20 {
+        let name = Fresh::<PosixShm>::name();
+        thread::scope(|scope| {
+            let openers =
+                [(); 3].map(|()| scope.spawn(|| ShmArray::open_or_create(&*name, 10, 0_u64)?.length()));
+            for opener in openers {
+                assert_eq!(opener.join().unwrap().unwrap(), 10, "nobody sees it with another length");
+            }
+        });
+        let array = ShmArray::open_or_create(&*name, 20, 7_u64).unwrap();
+        assert_eq!(
+            (array.length().unwrap(), array.get(9).unwrap()),
+            (10, 7),
+            "one that is there keeps its length"
+        );
+    }
+    let name = Fresh::<PosixShm>::name();
+    ShmTable::open_or_create(&*name).unwrap().add(7, &[1, 2]).unwrap();
+    assert!(matches!(ShmArray::open_or_create(&*name, 1, 0_u64), Err(ArrayError::NotAnArray)));
+    assert_eq!(ShmTable::open_or_create(&*name).unwrap().find(7).unwrap(), Some(vec![1, 2]));
+}
+
+#[test]
+fn an_array_can_have_a_name_that_nobody_has() {
+    let [here, there] =
+        [3, 4].map(|length| ShmArray::create_unique("/array-test-XXXXXX", length, 0_u64).unwrap());
+    assert_ne!(here.name(), there.name());
+    assert_eq!((here.length().unwrap(), there.length().unwrap()), (3, 4));
+    here.unlink().unwrap();
+    there.unlink().unwrap();
+    assert!(matches!(
+        ShmArray::create_unique("/array-test", 1, 0_u64),
+        Err(ArrayError::Table(TableError::Shm(_)))
+    ));
+}
+
+#[test]
 fn shrinking_forgets_and_enlarging_does_not_remember() {
     for (before, after, set) in
         [(100, 50, 100), (100, 99, 100), (u32::MAX, 50, 100), (100, 0, 100), (9, 9, 9)]

@@ -43,6 +43,7 @@ enum Op {
     Append(u64, String),
     Remove(u64),
     Look(u64),
+    LookMany(Vec<u64>),
     Walk,
     Clear,
     /// Keep values of at most this length.
@@ -58,6 +59,7 @@ type Failed = ending::Failed<MapError>;
 /// What maps and both kinds of group have in common.
 trait Lookups {
     fn find(&self, key: u64) -> Option<String>;
+    fn get_many(&self, keys: &[u64]) -> Vec<Option<String>>;
     fn find_all(&self, key: u64) -> Vec<String>;
     fn mem(&self, key: u64) -> bool;
     fn length(&self) -> usize;
@@ -70,6 +72,9 @@ macro_rules! lookups {
     () => {
         fn find(&self, key: u64) -> Option<String> {
             Self::find(self, &key).unwrap()
+        }
+        fn get_many(&self, keys: &[u64]) -> Vec<Option<String>> {
+            Self::get_many(self, keys).unwrap()
         }
         fn find_all(&self, key: u64) -> Vec<String> {
             Self::find_all(self, &key).unwrap()
@@ -188,6 +193,10 @@ fn apply(map: &mut dyn Operations, model: &mut Model, op: &Op) {
             assert_eq!(map.mem(*key), !values.is_empty());
             assert_eq!(map.find_all(*key), values);
         }
+        Op::LookMany(keys) => {
+            let newest = |key| model.get(key).and_then(|values| values.first().cloned());
+            assert_eq!(map.get_many(keys), keys.iter().map(newest).collect::<Vec<_>>());
+        }
         Op::Walk => assert_same(map, model),
         Op::Clear => {
             map.clear();
@@ -258,6 +267,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (key(), value()).prop_map(|(key, value)| Op::Append(key, value)),
         4 => key().prop_map(Op::Remove),
         2 => key().prop_map(Op::Look),
+        2 => vec(key(), 0..80).prop_map(Op::LookMany),
         1 => Just(Op::Walk),
         1 => prop_oneof![1 => Just(Op::Clear), 3 => (0..9usize).prop_map(Op::Retain)],
     ];
@@ -410,6 +420,57 @@ fn a_binding_of_another_type_stays_and_so_does_all_else() {
     assert_eq!(texts.iter_keys().unwrap().map(Result::unwrap).count(), 22, "values are not looked at");
     let wrong: ShmMap<bool, u32, Heap, NoLock> = options.open(&name).unwrap().into();
     assert!(wrong.iter_keys().unwrap().any(|key| key.is_err()));
+}
+
+#[test]
+fn many_keys_are_looked_up_in_any_borrowed_form() {
+    let options = TableOptions::new();
+    let counts: ShmMap<String, u32, Heap, NoLock> = options.create_unique("many-XXXXXX").unwrap().into();
+    for number in 0..1000 {
+        counts.add(&format!("{number:0width$}", width = number % 40 + 1), &(number as u32)).unwrap();
+    }
+    let names: Vec<String> =
+        (0..1100).map(|number| format!("{number:0width$}", width = number % 40 + 1)).collect();
+    let expected: Vec<Option<u32>> = (0..1100).map(|number| (number < 1000).then_some(number)).collect();
+    assert_eq!(counts.get_many(&names).unwrap(), expected);
+    assert_eq!(counts.get_many(names.iter().map(String::as_str)).unwrap(), expected);
+    let grouped = counts.read_group(|group| group.get_many(&names)).unwrap();
+    assert_eq!(grouped, expected);
+    let none: [&str; 0] = [];
+    assert!(counts.get_many(none).unwrap().is_empty());
+}
+
+#[test]
+fn one_of_many_that_is_of_another_type_is_an_error() {
+    let name = Fresh::<Heap>::name();
+    let options = TableOptions::new();
+    let texts: Map<Heap, NoLock> = options.create(&name).unwrap().into();
+    let numbers: ShmMap<u64, u32, Heap, NoLock> = options.open(&name).unwrap().into();
+    let [one, other] = twins();
+    texts.add(&one, &"text".to_owned()).unwrap();
+    numbers.add(&other, &1).unwrap();
+    numbers.add(&3, &3).unwrap();
+    assert_eq!(numbers.get_many(&[3, other, 4]).unwrap(), [Some(3), Some(1), None]);
+    assert!(
+        matches!(numbers.get_many(&[3, one, other]), Err(MapError::Codec(_))),
+        "behind another of its hash"
+    );
+    assert!(matches!(texts.get_many(&[one, 3]), Err(MapError::Codec(_))));
+}
+
+#[test]
+fn a_map_is_opened_or_created_and_has_a_name_of_its_own() {
+    let name = Fresh::<PosixShm>::name();
+    let map: ShmMap<u64, String> = ShmMap::open_or_create(&*name).unwrap();
+    map.add(&1, &"one".to_owned()).unwrap();
+    let again: ShmMap<u64, String> = ShmMap::open_or_create(&*name).unwrap();
+    assert_eq!(again.find(&1).unwrap().as_deref(), Some("one"));
+    let [here, there]: [ShmMap<u64, String>; 2] =
+        [(); 2].map(|()| ShmMap::create_unique("/map-test-XXXXXX").unwrap());
+    assert_ne!(here.name(), there.name());
+    assert_eq!(there.length().unwrap(), 0);
+    here.unlink().unwrap();
+    there.unlink().unwrap();
 }
 
 #[test]

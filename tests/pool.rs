@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use manycore::poll::{Event, Interest, PollError, Ready, Source};
@@ -235,17 +236,17 @@ const FLAKY: Worker<(u32, u64), u64> = Worker::fallible("flaky", |context, (whic
 fn failed_tasks_are_tried_again_by_another<P: Platform>() {
     leaving_nothing(|| {
         for batch in [0, 1, 3] {
-            let last = Rc::new(Cell::new(Progress::default()));
-            let told = Rc::clone(&last);
+            let last = Arc::new(Mutex::new(Progress::default()));
+            let told = Arc::clone(&last);
             let mut pool = runtime::<P>()
                 .pool(&FLAKY)
                 .workers(2)
                 .retries(1000)
                 .batch(batch)
-                .on_progress(move |progress| told.set(progress));
+                .on_progress(move |progress| *told.lock().unwrap() = progress);
             let results = pool.map((0..60).map(|number| (number, u64::from(number)))).unwrap();
             assert!(results.into_iter().eq(0..60));
-            let last = last.get();
+            let last = *last.lock().unwrap();
             assert_eq!((last.done, last.failed, last.total), (60, 0, Some(60)));
             assert!(last.retried > 0, "{last:?}");
         }
@@ -260,13 +261,13 @@ const HOPELESS: Worker<usize, String> = Worker::new("hopeless", |_, size| "x".re
 
 fn what_cannot_succeed_is_not_tried_again<P: Platform>() {
     leaving_nothing(|| {
-        let retried = Rc::new(Cell::new(0));
-        let told = Rc::clone(&retried);
+        let retried = Arc::new(AtomicUsize::new(0));
+        let told = Arc::clone(&retried);
         let mut pool = runtime::<P>()
             .message_limit(1000)
             .pool(&HOPELESS)
             .retries(5)
-            .on_progress(move |progress| told.set(progress.retried));
+            .on_progress(move |progress| told.store(progress.retried, Ordering::Relaxed));
         let mut lengths = Vec::new();
         pool.each_in_order([10, 2000, 20, 997, 998], |_, result| {
             lengths.push(match result {
@@ -278,7 +279,7 @@ fn what_cannot_succeed_is_not_tried_again<P: Platform>() {
         })
         .unwrap();
         assert_eq!(lengths, [Ok(10), Err((2003, 1000)), Ok(20), Ok(997), Err((1001, 1000))]);
-        assert_eq!(retried.get(), 0);
+        assert_eq!(retried.load(Ordering::Relaxed), 0);
     });
 }
 
@@ -371,15 +372,15 @@ fn tasks_can_start_workers<P: Platform>() {
 
 fn progress_is_told<P: Platform>() {
     leaving_nothing(|| {
-        let all = Rc::new(RefCell::new(Vec::new()));
-        let told = Rc::clone(&all);
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&all);
         let mut pool = runtime::<P>()
             .pool(&SQUARE)
             .workers(2)
             .batch(1)
-            .on_progress(move |now| told.borrow_mut().push(now));
+            .on_progress(move |now| told.lock().unwrap().push(now));
         pool.map(0..50).unwrap();
-        let all = all.take();
+        let all = all.lock().unwrap();
         assert!(all.is_sorted_by_key(|progress| progress.done));
         let last = all.last().unwrap();
         assert_eq!((last.done, last.failed, last.retried, last.replaced), (50, 0, 0, 0));

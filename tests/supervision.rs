@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -373,6 +374,11 @@ impl Objects {
         Ok(())
     }
 
+    /// The name of another shared memory, which is no text.
+    fn odd_name(&self) -> OsString {
+        OsString::from_vec([self.shm.as_bytes(), b"\xFF"].concat())
+    }
+
     fn are_there(&self) -> [bool; 3] {
         [exists(&self.shm), NamedSemaphore::open(&self.semaphore).is_ok(), self.file.exists()]
     }
@@ -388,6 +394,9 @@ const REGISTERS: Worker<Objects, ()> = Worker::fallible("registers", |context, o
     assert_eq!(context.register(relative), Err(ResourceError::Relative("relative".into())));
     // Not to be there at the end is no error.
     context.register(Resource::PosixShm("/supervision-never-created".into()))?;
+    // A name need not be text.
+    let odd = ShmTable::create(objects.odd_name())?;
+    context.register_shm::<PosixShm>(odd.name())?;
     Ok(())
 });
 
@@ -397,11 +406,13 @@ fn registered_objects_are_removed_at_the_end<P: Platform>() {
         let objects = Objects::new(&place);
         let finish = |_: &mut manycore::Finished<'_>, result: Result<(), JoinError>| {
             result.unwrap();
+            assert!(ShmTable::open(objects.odd_name()).is_ok());
             objects.are_there()
         };
         let there = runtime::<P>().run_then(&REGISTERS, objects.clone(), finish).unwrap();
         assert_eq!(there, [true; 3]);
         assert_eq!(objects.are_there(), [false; 3]);
+        assert!(ShmTable::open(objects.odd_name()).is_err());
         // By the program that runs them.
         objects.create().unwrap();
         let runtime = objects.resources().into_iter().fold(runtime::<P>(), Runtime::register);

@@ -1,9 +1,12 @@
 //! A program is the same on processes that are forked, on processes that run it anew, and on threads: how workers start,
 //! end, fail, are cancelled and joined, with the same words; and nothing is left of a run.
 
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use manycore::poll::{Interest, poll_single};
 use manycore::{
     AtEnd, Context, Execed, Failure, Forked, JoinError, Platform, RunError, Runtime, StartError, Threaded,
@@ -24,6 +27,7 @@ fn main() {
     workers().enter::<Execed>();
     let mut tests: Vec<TestCase> = on_all_platforms! {
         every_way_to_have_no_result_is_told
+        a_failure_tells_its_causes
         the_first_worker_can_fail_in_every_way_too
         starts_that_cannot_be_are_refused
         a_start_that_the_system_refuses_has_its_errno
@@ -63,6 +67,9 @@ fn workers() -> Workers {
         .with(&EXITS)
         .with(&SPINS)
         .with(&FAILS)
+        .with(&FAILS_WITH_CAUSES)
+        .with(&FAILS_FOR_EVER)
+        .with(&LONG_CAUSES)
         .with(&STUBBORN)
         .with(&BIG)
         .with(&COLLECT)
@@ -220,6 +227,94 @@ fn every_way_to_have_no_result_is_told<P: Platform>() {
         }
     }
     assert_eq!(stories.len(), STORIES.len());
+}
+
+/// An error, and what caused it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Because {
+    message: String,
+    #[source]
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+fn because<const N: usize>(messages: [&str; N]) -> Because {
+    let causes = messages.iter().rev().fold(None, |cause: Option<Because>, message| {
+        let cause = cause.map(|cause| Box::new(cause) as Box<dyn Error + Send + Sync>);
+        Some(Because { message: (*message).to_owned(), cause })
+    });
+    causes.unwrap()
+}
+
+/// Fails with an error that holds others, which comes by itself or in one of several boxes.
+const FAILS_WITH_CAUSES: Worker<u8, ()> = Worker::fallible("fails with causes", |_, how| {
+    let error = || because(["no dinner: no fire", "no fire", "no wood", "winter"]);
+    match how {
+        0 => Err(error())?,
+        1 => Err::<(), Box<dyn Error + Send + Sync>>(error().into()).map_err(Failure::from_boxed),
+        2 => Err::<(), Box<dyn Error>>(error().into()).map_err(Failure::from_boxed),
+        3 => Err(because(["no wood", "winter"]))
+            .context("no fire")
+            .context("no dinner: no fire")
+            .map_err(Failure::from_boxed),
+        _ => Err(Failure::new("no luck")),
+    }
+});
+
+/// An error that is its own cause.
+#[derive(Debug)]
+struct Circle;
+
+impl Display for Circle {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("because")
+    }
+}
+
+impl Error for Circle {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&Circle)
+    }
+}
+
+const FAILS_FOR_EVER: Worker<(), ()> = Worker::fallible("fails for ever", |_, ()| Err(Circle)?);
+
+const LONG_CAUSES: Worker<(), ()> = Worker::fallible("long causes", |_, ()| {
+    Err(because(["short", &"x".repeat(10_000), &"y".repeat(10_000), "short too"]))?
+});
+
+fn a_failure_tells_its_causes<P: Platform>() {
+    fn failed<P, A>(worker: &Worker<A, ()>, argument: A) -> (String, Vec<String>, String)
+    where
+        P: Platform,
+        A: Serialize + DeserializeOwned + 'static,
+    {
+        let error = leaving_nothing(|| runtime::<P>().run(worker, argument)).unwrap_err();
+        let text = told(&error);
+        match error {
+            RunError::Join(JoinError::Failed { message, causes, .. }) => (message, causes, text),
+            other => panic!("{other}"),
+        }
+    }
+    for how in 0..4 {
+        let (message, causes, text) = failed::<P, _>(&FAILS_WITH_CAUSES, how);
+        assert_eq!(
+            (message.as_str(), &causes[..]),
+            ("no dinner: no fire", &["no fire", "no wood", "winter"].map(String::from)[..])
+        );
+        assert_eq!(
+            text, "worker 0 `fails with causes` failed: no dinner: no fire: no wood: winter",
+            "each once"
+        );
+    }
+    let (message, causes, text) = failed::<P, _>(&FAILS_WITH_CAUSES, 4);
+    assert_eq!((message.as_str(), &causes[..]), ("no luck", &[][..]));
+    assert_eq!(text, "worker 0 `fails with causes` failed: no luck");
+    let (message, causes, text) = failed::<P, _>(&FAILS_FOR_EVER, ());
+    assert_eq!((message.as_str(), causes.len()), ("because", 64));
+    assert_eq!(text, "worker 0 `fails for ever` failed: because");
+    let (message, causes, _) = failed::<P, _>(&LONG_CAUSES, ());
+    assert_eq!((message.as_str(), causes[0].len(), &causes[1..]), ("short", 10_000, &["...".to_owned()][..]));
 }
 
 fn the_story_is_the_same_on_all_platforms() {

@@ -340,6 +340,34 @@ impl Poller for Epoll {
     }
 }
 
+/// Readable as long as a [`wait`](Poller::wait) would not sleep, also because of a [`notify`](Poller::notify): so that another
+/// poller, or a runtime of asynchronous functions, can watch this one with all its sources. When it is readable, wait with a
+/// timeout of zero; somebody else who waits may have been faster.
+///
+/// One may be inside another up to a depth that the kernel sets (5); no poller can watch itself. In a forked child this is
+/// still the set of the process that made it, as a wait would say.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use manycore_backends::poll::{Epoll, Interest, Poll, Poller};
+///
+/// let (inner, outer) = (Arc::new(Epoll::new()?), Poll::new()?);
+/// outer.add(1, inner.clone(), Interest::READ)?;
+/// inner.notify()?;
+///
+/// let mut events = Vec::new();
+/// outer.wait(&mut events, None)?;
+/// assert_eq!(events[0].key, 1);
+/// inner.wait(&mut events, Some(Duration::ZERO))?;
+/// # Ok::<(), manycore_backends::poll::PollError>(())
+/// ```
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
 impl fmt::Debug for Epoll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);

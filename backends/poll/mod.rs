@@ -55,7 +55,7 @@ mod select;
 
 use std::fmt;
 use std::io;
-use std::ops::{BitOr, BitOrAssign};
+use std::ops::{BitAnd, BitAndAssign, BitOr, BitOrAssign, Not};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,6 +173,27 @@ macro_rules! bit_set {
         impl BitOrAssign for $name {
             fn bitor_assign(&mut self, other: $name) {
                 self.0 |= other.0;
+            }
+        }
+
+        impl BitAnd for $name {
+            type Output = $name;
+            fn bitand(self, other: $name) -> $name {
+                $name(self.0 & other.0)
+            }
+        }
+
+        impl BitAndAssign for $name {
+            fn bitand_assign(&mut self, other: $name) {
+                self.0 &= other.0;
+            }
+        }
+
+        /// All that the set has not, of what has a meaning.
+        impl Not for $name {
+            type Output = $name;
+            fn not(self) -> $name {
+                $name::from_bits(!self.0)
             }
         }
 

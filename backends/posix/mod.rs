@@ -25,7 +25,8 @@
 //! | `poll`, `restarting_poll`, `poll_single` | [`PollArray::wait`](crate::poll::PollArray::wait), [`restarting_wait`](crate::poll::PollArray::restarting_wait), [`poll_single`](crate::poll::poll_single); for a set of sources with keys, [`Poller`](crate::Poller) |
 //! | `poll_req_events`, `poll_req_triple`, `const_rd_event`, `const_wr_event`, `const_pri_event`, `int_of_req_events`, `req_events_of_int` | [`Interest`](crate::poll::Interest), its constants, `bits`, `from_bits` |
 //! | `poll_act_events`, `poll_null_events`, `poll_result`, `poll_rd_result`, `poll_wr_result`, `poll_pri_result`, `poll_err_result`, `poll_hup_result`, `poll_nval_result`, `const_err_event`, `const_hup_event`, `const_nval_event`, `int_of_act_events`, `act_events_of_int` | [`Ready`](crate::poll::Ready), its constants, `contains`, `is_none`, `bits`, `from_bits` |
-//! | event aggregation: create, destroy, add, del, modify, push, poll, interrupt, fd | [`Epoll`](crate::Epoll) and every other [`Poller`](crate::Poller) |
+//! | event aggregation: create, destroy, add, del, modify, push, poll, interrupt | [`Epoll`](crate::Epoll) and every other [`Poller`](crate::Poller); changes count at once and are not pushed |
+//! | event aggregation: fd | [`Epoll`](crate::Epoll) is [`AsFd`](std::os::fd::AsFd); the others have no descriptor |
 //! | notification events: create, set, wait, consume, destroy, `get_event_fd`, set_nonblock | [`Notifier`](crate::poll::Notifier); of a poller by itself: [`Poller::notify`](crate::Poller::notify) |
 //! | notification events: `report_signal_as_event` | [`Notifier::watch_signal`](crate::poll::Notifier::watch_signal) |
 //! | registry of signal handlers (`Netsys_signal`) | crate `signal-hook` |

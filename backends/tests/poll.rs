@@ -11,7 +11,7 @@ use manycore_backends::poll::{
     ByPoll, BySelect, Epoll, Event, Interest, Notifier, Poll, PollArray, PollError, Poller, Ready, Select,
     poll_single,
 };
-use manycore_backends::testing::poll::{raise_limit, until_asleep};
+use manycore_backends::testing::poll::{during, raise_limit, until_asleep};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
@@ -50,6 +50,65 @@ fn interrupt(thread: i32) {
     while HANDLED.load(Ordering::SeqCst) == before {
         thread::yield_now();
     }
+}
+
+/// What `Epoll` says of its descriptor, to a poller that watches it.
+fn an_epoll_is_a_source<P: Poller>() {
+    let outer = P::new().expect("an empty set can be made");
+    let inner = Arc::new(Epoll::new().expect("an empty set can be made"));
+    outer.add(1, inner.clone(), Interest::READ).expect("the key is free");
+    let look = |poller: &dyn Fn(&mut Vec<Event>) -> Result<(), PollError>| {
+        let mut events = Vec::new();
+        poller(&mut events).expect("nothing is wrong with the set");
+        events.into_iter().map(|event| event.key).collect::<Vec<u64>>()
+    };
+    let outside = || look(&|events| outer.wait(events, LOOK));
+    let inside = || look(&|events| inner.wait(events, LOOK));
+    assert_eq!(outside(), [], "an empty set is never ready");
+
+    let (reader, writer) = pipe();
+    let reader = Arc::new(reader);
+    inner.add(7, reader.clone(), Interest::READ).expect("the key is free");
+    assert_eq!(outside(), [], "the pipe is empty");
+    put(&writer);
+    assert_eq!((outside(), outside(), inside()), (vec![1], vec![1], vec![7]), "as long as the state lasts");
+    inner.modify(7, Interest::NONE).expect("the key is in use");
+    assert_eq!(outside(), []);
+    inner.modify(7, Interest::READ).expect("the key is in use");
+    assert_eq!(outside(), [1]);
+    inner.remove(7).expect("the key is in use");
+    assert_eq!(outside(), []);
+
+    inner.notify().expect("a notifier can be written to");
+    assert_eq!((outside(), inside()), (vec![1], vec![]));
+    assert_eq!(outside(), [], "a notification ends one wait");
+
+    // What the kernel does not watch.
+    let file = Arc::new(tempfile::tempfile().expect("there is a place for a file"));
+    inner.add(8, file, Interest::WRITE).expect("the key is free");
+    assert_eq!((outside(), inside()), (vec![1], vec![8]));
+    inner.remove(8).expect("the key is in use");
+    assert_eq!(outside(), []);
+
+    // A sleep in the outer one ends.
+    rustix::io::read(&*reader, &mut [0; 1]).expect("a byte is in the pipe");
+    inner.add(9, reader, Interest::READ).expect("the key is free");
+    let mut events = Vec::new();
+    during(|| outer.wait(&mut events, None), || put(&writer)).expect("nothing is wrong with the set");
+    assert_eq!(events, [Event { key: 1, ready: Ready::READ }]);
+}
+
+#[test]
+fn an_epoll_can_be_watched_by_any_poller() {
+    an_epoll_is_a_source::<Poll>();
+    an_epoll_is_a_source::<Select>();
+    an_epoll_is_a_source::<Epoll>();
+}
+
+#[test]
+fn an_epoll_cannot_watch_itself() {
+    let epoll = Arc::new(Epoll::new().expect("an empty set can be made"));
+    assert!(matches!(epoll.add(1, epoll.clone(), Interest::READ), Err(PollError::Io { .. })));
 }
 
 /// Runs `wait` in a thread, disturbed by ten signals; the thread lives until all were handled.
@@ -503,4 +562,18 @@ fn signal_sets_the_flag_as_long_as_it_is_watched() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn sets_of_conditions_are_sets() {
+    let both = Interest::READ | Interest::WRITE;
+    assert_eq!(both & Interest::READ, Interest::READ);
+    assert_eq!(both & !Interest::READ, Interest::WRITE);
+    assert_eq!(both & Interest::PRIORITY, Interest::NONE);
+    assert_eq!(!Interest::NONE, both | Interest::PRIORITY, "what has a meaning, and nothing else");
+    assert_eq!(!!both, both);
+    let mut ready = !Ready::NONE;
+    assert_eq!(ready.bits(), 0b11_1111);
+    ready &= Ready::ERROR | Ready::READ;
+    assert_eq!(ready, Ready::READ | Ready::ERROR);
 }

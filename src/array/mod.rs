@@ -109,13 +109,43 @@ impl<T, B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmArray<T, B, L> {
 }
 
 impl<T: Value + Clone> ShmArray<T> {
-    /// Creates the array `name` in POSIX shared memory, locked by record locks, with `length` elements that are not
-    /// set. It must not exist.
+    /// Creates the array `name` in POSIX shared memory, with its best lock, [`Futex`], and with `length` elements that
+    /// are not set. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`](crate::TableOptions::create).
     pub fn create(name: impl AsRef<OsStr>, length: u32, default: T) -> Result<ShmArray<T>> {
-        let table = ShmTable::create(name)?;
+        ShmArray::in_new(ShmTable::create(name)?, length, default)
+    }
+
+    /// Opens the array `name` in POSIX shared memory.
+    ///
+    /// # Errors
+    /// As [`TableOptions::open`](crate::TableOptions::open) and [`new`](ShmArray::new).
+    pub fn open(name: impl AsRef<OsStr>, default: T) -> Result<ShmArray<T>> {
+        ShmArray::new(ShmTable::open(name)?, default)
+    }
+
+    /// Opens the array `name` in POSIX shared memory, whatever its length, or creates it with `length` elements that are not
+    /// set. Of several processes that do so at once, one creates it, and all get the same.
+    ///
+    /// # Errors
+    /// As [`TableOptions::open_or_create`](crate::TableOptions::open_or_create) and [`new`](ShmArray::new).
+    pub fn open_or_create(name: impl AsRef<OsStr>, length: u32, default: T) -> Result<ShmArray<T>> {
+        ShmArray::with_length(ShmTable::open_or_create(name)?, length, default)
+    }
+
+    /// Creates an array in POSIX shared memory under a name that nobody has, with `length` elements that are not set; see
+    /// [`ShmTable::create_unique`].
+    ///
+    /// # Errors
+    /// As [`TableOptions::create_unique`](crate::TableOptions::create_unique).
+    pub fn create_unique(template: impl AsRef<OsStr>, length: u32, default: T) -> Result<ShmArray<T>> {
+        ShmArray::in_new(ShmTable::create_unique(template)?, length, default)
+    }
+
+    /// The array in a table that is new; if it does not become one, it is removed.
+    fn in_new(table: ShmTable, length: u32, default: T) -> Result<ShmArray<T>> {
         let array = ShmArray::new(table.clone(), default).and_then(|array| {
             array.resize(length)?;
             Ok(array)
@@ -125,14 +155,6 @@ impl<T: Value + Clone> ShmArray<T> {
             let _ = table.unlink();
         }
         array
-    }
-
-    /// Opens the array `name` in POSIX shared memory.
-    ///
-    /// # Errors
-    /// As [`TableOptions::open`](crate::TableOptions::open) and [`new`](ShmArray::new).
-    pub fn open(name: impl AsRef<OsStr>, default: T) -> Result<ShmArray<T>> {
-        ShmArray::new(ShmTable::open(name)?, default)
     }
 }
 
@@ -153,12 +175,17 @@ impl<T: Value + Clone, B: ShmBackend, L: LockMethod<B>> ShmArray<T, B, L> {
     /// is empty, also as [`ShmTable::add`].
     #[doc(alias = "manage")]
     pub fn new(table: ShmTable<B, L>, default: T) -> Result<Self> {
+        ShmArray::with_length(table, 0, default)
+    }
+
+    /// The same, where an empty table becomes an array of this length.
+    fn with_length(table: ShmTable<B, L>, length: u32, default: T) -> Result<Self> {
         let known = table.read_group(|group| is_array(group.find(LENGTH_KEY)?, group.length()?))?;
         if !known {
             // Another user may have come in between.
             table.group(|group| {
                 if !is_array(group.find(LENGTH_KEY)?, group.length()?)? {
-                    group.add(LENGTH_KEY, &[TAG, 0])?;
+                    group.add(LENGTH_KEY, &[TAG, length as i32])?;
                 }
                 Ok::<(), ArrayError>(())
             })?;

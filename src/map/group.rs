@@ -1,4 +1,6 @@
 //! Several operations as one.
+//!
+//! This module does not lock, and undoes nothing itself: the groups of the table do.
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;
@@ -6,7 +8,7 @@ use std::marker::PhantomData;
 use manycore_backends::ShmBackend;
 
 use super::iter::{Iter, Keys, decode_binding};
-use super::key::EncodedKey;
+use super::key::{EncodedKey, EncodedKeys};
 use super::{MapError, Result};
 use crate::codec::{Encode, Value, decode_all, hash};
 use crate::table::{Failure, Group, ReadGroup, Verdict};
@@ -24,6 +26,21 @@ macro_rules! lookups {
             Q: Encode + ?Sized,
         {
             EncodedKey::new(key)?.find(|hash, visit| self.group.search(hash, visit))
+        }
+
+        /// As [`ShmMap::get_many`](super::ShmMap::get_many), all of one state of the map.
+        ///
+        /// # Errors
+        /// The same.
+        pub fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Result<Vec<Option<V>>>
+        where
+            K: Borrow<Q>,
+            Q: Encode + ?Sized + 'q,
+        {
+            EncodedKeys::new(keys)?.find(
+                |hashes, visit| self.group.get_many(hashes, visit),
+                |hash, visit| self.group.search(hash, visit),
+            )
         }
 
         /// As [`ShmMap::find_all`](super::ShmMap::find_all).

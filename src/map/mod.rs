@@ -9,7 +9,7 @@
 //! | `mod` | the single operations |
 //! | `group` | several operations as one |
 //! | `iter` | walking over all bindings and keys |
-//! | `key` | telling keys with the same hash apart |
+//! | `key` | telling keys with the same hash apart, one or many |
 //!
 //! This module does not lock, and does not know the format of objects.
 
@@ -27,7 +27,7 @@ use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 use crate::codec::{CodecError, Encode, Value};
 use crate::table::{Failure, ReadLock, ShmTable, TableError};
 
-use key::EncodedKey;
+use key::{EncodedKey, EncodedKeys};
 
 pub use group::{MapGroup, MapReadGroup};
 pub use iter::{Iter, Keys};
@@ -86,7 +86,7 @@ impl<K, V, B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmMap<K, V, B, 
 }
 
 impl<K: Value, V: Value> ShmMap<K, V> {
-    /// Creates the map `name` in POSIX shared memory, locked by record locks. It must not exist.
+    /// Creates the map `name` in POSIX shared memory, with its best lock, [`Futex`]. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`](crate::TableOptions::create).
@@ -100,6 +100,22 @@ impl<K: Value, V: Value> ShmMap<K, V> {
     /// As [`TableOptions::open`](crate::TableOptions::open).
     pub fn open(name: impl AsRef<OsStr>) -> Result<ShmMap<K, V>> {
         Ok(ShmTable::open(name)?.into())
+    }
+
+    /// Opens the map `name` in POSIX shared memory, or creates it; see [`ShmTable::open_or_create`].
+    ///
+    /// # Errors
+    /// As [`TableOptions::open_or_create`](crate::TableOptions::open_or_create).
+    pub fn open_or_create(name: impl AsRef<OsStr>) -> Result<ShmMap<K, V>> {
+        Ok(ShmTable::open_or_create(name)?.into())
+    }
+
+    /// Creates a map in POSIX shared memory under a name that nobody has; see [`ShmTable::create_unique`].
+    ///
+    /// # Errors
+    /// As [`TableOptions::create_unique`](crate::TableOptions::create_unique).
+    pub fn create_unique(template: impl AsRef<OsStr>) -> Result<ShmMap<K, V>> {
+        Ok(ShmTable::create_unique(template)?.into())
     }
 }
 
@@ -161,6 +177,33 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         Q: Encode + ?Sized,
     {
         EncodedKey::new(key)?.find(|hash, visit| self.table.search(hash, visit))
+    }
+
+    /// The newest bindings of all keys, in their order, `None` for those that have none. Several are fetched from memory at
+    /// the same time, so that it takes less than as many calls of [`find`](ShmMap::find). Each is looked up by itself; for a
+    /// consistent picture do it in a [`read_group`](ShmMap::read_group).
+    ///
+    /// ```
+    /// # use manycore::{Heap, MapError, NoLock, ShmMap, TableOptions};
+    /// # let stock: ShmMap<String, u32, Heap, NoLock> = TableOptions::new().create_unique("doc-XXXXXX")?.into();
+    /// stock.add("apples", &3)?;
+    /// stock.add("pears", &4)?;
+    /// assert_eq!(stock.get_many(["pears", "plums", "apples"])?, [Some(4), None, Some(3)]);
+    /// # Ok::<(), manycore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`find`](ShmMap::find) for any of them; [`MapError::Codec`] if a key has no encoding.
+    #[doc(alias = "find_many")]
+    pub fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Result<Vec<Option<V>>>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized + 'q,
+    {
+        EncodedKeys::new(keys)?.find(
+            |hashes, visit| self.table.get_many(hashes, visit),
+            |hash, visit| self.table.search(hash, visit),
+        )
     }
 
     /// All bindings of the key, newest first.

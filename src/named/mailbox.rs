@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -278,6 +279,21 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
         Mailbox { name: self.name.clone(), capacity: self.capacity, message: PhantomData }
+    }
+}
+
+/// By the name, and the capacity that it says.
+impl<T> PartialEq for Mailbox<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.capacity) == (&other.name, other.capacity)
+    }
+}
+
+impl<T> Eq for Mailbox<T> {}
+
+impl<T> Hash for Mailbox<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.name, self.capacity).hash(state);
     }
 }
 

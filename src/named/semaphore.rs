@@ -37,7 +37,7 @@ pub struct Semaphore {
 }
 
 /// What a semaphore is from its creation on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "nothing happens before `create_with`"]
 pub struct SemaphoreOptions {
     units: u64,

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::Weak;
 use std::time::Duration;
@@ -415,6 +416,21 @@ impl Drop for Computing<'_> {
 impl<T> Clone for SharedVar<T> {
     fn clone(&self) -> Self {
         SharedVar { name: self.name.clone(), value: PhantomData }
+    }
+}
+
+/// By the name.
+impl<T> PartialEq for SharedVar<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl<T> Eq for SharedVar<T> {}
+
+impl<T> Hash for SharedVar<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
     }
 }
 

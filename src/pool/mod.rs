@@ -33,8 +33,8 @@ use std::num::NonZero;
 use std::ops::ControlFlow;
 
 use manycore_backends::poll::PollError;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::master::{Jobs, Options, RunError, Runtime};
 use crate::platform::{Forked, Platform};
@@ -81,7 +81,7 @@ pub struct Pool<A, R, P: Platform = Forked> {
     /// The number of the next batch.
     next_batch: u64,
     #[allow(clippy::type_complexity)]
-    on_progress: Option<Box<dyn FnMut(Progress)>>,
+    on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ struct Settings {
 }
 
 /// How far a map is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Tasks that have a result.
@@ -215,7 +215,7 @@ where
 
     /// Calls `tell` whenever something was done.
     #[must_use]
-    pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'static) -> Self {
+    pub fn on_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(tell));
         self
     }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use manycore_backends::shm::Window;
 use manycore_backends::{LockMethod, ShmBackend};
+use serde::{Deserialize, Serialize};
 
 use super::ShmTable;
 use super::bindings::{kind_of, occupied};
@@ -20,7 +21,7 @@ use super::view::View;
 const PROBLEMS: usize = 100;
 
 /// Something that is wrong in a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Where, in words from the beginning of the object.
     pub at: usize,

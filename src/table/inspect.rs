@@ -4,6 +4,7 @@ use std::io::Write;
 
 use manycore_backends::shm::{Memory, Window};
 use manycore_backends::{LockMethod, ShmBackend};
+use serde::{Deserialize, Serialize};
 
 use super::ShmTable;
 use super::error::{Result, TableError};
@@ -12,7 +13,7 @@ use super::layout::*;
 use super::view::View;
 
 /// How large a table is, and what its room is used for. All are of one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stat {
     /// Bindings, hidden ones included.

@@ -160,7 +160,7 @@ impl<B: ShmBackend, L: LockMethod<B>> std::fmt::Debug for ShmTable<B, L> {
 }
 
 impl ShmTable {
-    /// Creates the table `name` in POSIX shared memory, with its best lock. It must not exist.
+    /// Creates the table `name` in POSIX shared memory, with its best lock, [`Futex`]. It must not exist.
     ///
     /// # Errors
     /// As [`TableOptions::create`].
@@ -174,6 +174,24 @@ impl ShmTable {
     /// As [`TableOptions::open`].
     pub fn open(name: impl AsRef<OsStr>) -> Result<ShmTable> {
         TableOptions::new().open(name)
+    }
+
+    /// Opens the table `name` in POSIX shared memory, or creates it. Of several processes that do so at once, one creates
+    /// it, and all get the same.
+    ///
+    /// # Errors
+    /// As [`TableOptions::open_or_create`].
+    pub fn open_or_create(name: impl AsRef<OsStr>) -> Result<ShmTable> {
+        TableOptions::new().open_or_create(name)
+    }
+
+    /// Creates a table in POSIX shared memory under a name that nobody has: `template`, such as `"/counts-XXXXXX"`, with its
+    /// last run of six or more `X` replaced. [`name`](ShmTable::name) tells the name.
+    ///
+    /// # Errors
+    /// As [`TableOptions::create_unique`].
+    pub fn create_unique(template: impl AsRef<OsStr>) -> Result<ShmTable> {
+        TableOptions::new().create_unique(template)
     }
 }
 
@@ -252,6 +270,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// # Errors
     /// As all lookups: [`TableError::Corrupt`], and [`TableError::Lock`] if it comes to the lock.
+    #[doc(alias = "get")]
     pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
         self.look(key, |view, bucket| view.find_in(bucket, key))
     }
@@ -306,6 +325,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// # Errors
     /// As [`add`](ShmTable::add).
+    #[doc(alias = "insert")]
     pub fn replace(&self, key: i32, value: &[i32]) -> Result<()> {
         self.write(key, |transaction| transaction.replace(key, bytemuck::cast_slice(value)))
     }

@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use manycore_backends::generation::Generation;
 use manycore_backends::shm::{Memory, Open, Window, create_unique};
 use manycore_backends::{Heap, LockMethod, ShmBackend};
+use serde::{Deserialize, Serialize};
 
 use super::ShmTable;
 use super::bindings::{Content, Walk, kind_of};
@@ -24,7 +25,7 @@ use super::view::{Look, View, corrupt};
 const PROBLEMS: usize = 100;
 
 /// What [`ShmTable::salvage`] has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Salvaged {
     /// Bindings that were added.

@@ -2,6 +2,7 @@
 //! [`join`](super::join).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::fmt;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -262,13 +263,14 @@ impl Context {
         self.about_resource(Request::Register { resource })
     }
 
-    /// Registers an object of the platform's shared memory, such as a table, by its name. On threads, it is in the memory of
-    /// the process, and is removed from there.
+    /// Registers an object of the platform's shared memory, such as a table, by its name, as
+    /// [`ShmTable::name`](crate::ShmTable::name) tells it. On threads, it is in the memory of the process, and is removed
+    /// from there.
     ///
     /// # Errors
     /// As [`register`](Context::register); [`ResourceError::Unsupported`].
-    pub fn register_shm<B: ShmBackend>(&mut self, name: &str) -> Result<(), ResourceError> {
-        self.register(Resource::shm::<B>(name)?)
+    pub fn register_shm<B: ShmBackend>(&mut self, name: impl AsRef<OsStr>) -> Result<(), ResourceError> {
+        self.register(Resource::shm::<B>(name.as_ref())?)
     }
 
     /// Removes an object now, and not at the end of the run any more. That there is none is no error.

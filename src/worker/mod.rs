@@ -14,6 +14,7 @@
 //! | `level` | how important a line of the log is |
 //! | `child` | what runs in the worker's process around its body |
 //! | `error` | why a worker was not started |
+//! | `failure` | what a worker's function returns if it fails |
 //!
 //! A definition is a name and a plain function, so that it can be a `const` or `static`, and so that a process
 //! that begins anew can find it: nothing is captured that could get lost on the way.
@@ -24,6 +25,7 @@ mod calls;
 pub(crate) mod child;
 mod context;
 mod error;
+mod failure;
 mod join;
 pub(crate) mod level;
 mod line;
@@ -44,6 +46,7 @@ pub(crate) use calls::{CallError, Patience};
 pub(crate) use context::ASKING;
 pub use context::Context;
 pub use error::{MasterGone, StartError};
+pub use failure::Failure;
 pub use level::Level;
 pub(crate) use line::Tell;
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
@@ -87,7 +90,9 @@ impl<A, R> Worker<A, R> {
         Worker { name, body: Body::Plain(body), defined: Location::caller() }
     }
 
-    /// Defines a worker whose function can fail: whoever joins it gets [`JoinError::Failed`] with the message.
+    /// Defines a worker whose function can fail: whoever joins it gets [`JoinError::Failed`] with the message of the error
+    /// and those of its causes. `?` takes any [`Error`](std::error::Error); boxed ones, and those of `anyhow` and `eyre`, take
+    /// `.map_err(Failure::from_boxed)?`: see [`Failure`].
     #[track_caller]
     pub const fn fallible(
         name: &'static str,
@@ -121,34 +126,6 @@ impl<A, R> Copy for Body<A, R> {}
 impl<A, R> fmt::Debug for Worker<A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// The error of a [fallible](Worker::fallible) worker: the message of any error, or one of your own. Any
-/// [`Error`](std::error::Error) becomes one by `?`.
-///
-/// It is not itself a [`std::error::Error`], as otherwise not every error could become one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    message: String,
-}
-
-impl Failure {
-    /// A failure with a message.
-    pub fn new(message: impl Into<String>) -> Failure {
-        Failure { message: message.into() }
-    }
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure::new(error.to_string())
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
     }
 }
 
@@ -205,6 +182,13 @@ impl<R> Ord for WorkerId<R> {
 impl<R> Hash for WorkerId<R> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
+    }
+}
+
+/// The [number](WorkerId::number).
+impl<R> fmt::Display for WorkerId<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.id, f)
     }
 }
 

@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::error::list;
+use super::failure::with_causes;
 use crate::wire::{self, Ended};
 
 /// How a worker's function, or its process, ended; as it travels.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     Returned(ByteBuf),
-    Failed { message: String },
+    Failed { message: String, causes: Vec<String> },
     Panicked { message: String, location: Option<String> },
     Unserializable { message: String },
     TooBig { size: usize, limit: usize },
@@ -38,22 +39,28 @@ impl Outcome {
                 *self = Outcome::TooBig { size: bytes.len(), limit };
             }
             Outcome::Undefined { known } => shorten(known),
-            Outcome::Failed { message }
-            | Outcome::Panicked { message, .. }
-            | Outcome::Unserializable { message }
-            | Outcome::BadArgument { message }
-                if message.len() > TEXT_MAX =>
-            {
-                let end = (0..=TEXT_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-                message.truncate(end);
-                message.push_str(" [...]");
+            Outcome::Failed { message, causes } => {
+                cut(message);
+                shorten(causes);
             }
+            Outcome::Panicked { message, .. }
+            | Outcome::Unserializable { message }
+            | Outcome::BadArgument { message } => cut(message),
             _ => {}
         }
     }
 }
 
-/// Makes a list of names fit into a message.
+/// Makes a text fit into a message.
+fn cut(message: &mut String) {
+    if message.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push_str(" [...]");
+    }
+}
+
+/// Makes a list of names or texts fit into a message: the last ones are left out.
 pub(crate) fn shorten(names: &mut Vec<String>) {
     let mut size = 0;
     let fit = names.iter().take_while(|name| {
@@ -115,12 +122,15 @@ impl fmt::Display for EndedWorker {
 #[non_exhaustive]
 pub enum JoinError {
     /// Its function returned an error.
-    #[error("{worker} failed: {message}")]
+    #[error("{worker} failed: {}", with_causes(message, causes))]
     Failed {
         /// Which worker.
         worker: EndedWorker,
         /// The error's message.
         message: String,
+        /// The messages of its causes, the nearest first: of what its [`source`](std::error::Error::source) was, of the
+        /// source of that, and so on.
+        causes: Vec<String>,
     },
     /// Its function panicked.
     #[error("{worker} panicked{}: {message}", at(location))]
@@ -268,7 +278,7 @@ impl Outcome {
     pub(crate) fn into_error(self, worker: EndedWorker) -> JoinError {
         match self {
             Outcome::Returned(_) => JoinError::WrongType { worker, message: "it has one".to_owned() },
-            Outcome::Failed { message } => JoinError::Failed { worker, message },
+            Outcome::Failed { message, causes } => JoinError::Failed { worker, message, causes },
             Outcome::Panicked { message, location } => JoinError::Panicked { worker, message, location },
             Outcome::Unserializable { message } => JoinError::Unserializable { worker, message },
             Outcome::TooBig { size, limit } => JoinError::TooBig { worker, size, limit },

@@ -105,8 +105,10 @@ impl Workers {
             let argument = wire::from_bytes(argument).map_err(|message| Outcome::BadArgument { message })?;
             let result = match body {
                 Body::Plain(function) => function(context, argument),
-                Body::Fallible(function) => function(context, argument)
-                    .map_err(|failure| Outcome::Failed { message: failure.message })?,
+                Body::Fallible(function) => function(context, argument).map_err(|failure| {
+                    let (message, causes) = failure.into_parts();
+                    Outcome::Failed { message, causes }
+                })?,
             };
             wire::append(&result, results).map_err(|message| Outcome::Unserializable { message })
         });
