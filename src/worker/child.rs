@@ -47,8 +47,8 @@ pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i3
     };
     let mut context = Context::new(worker, is_process, Box::new(link), descriptors);
     if let Some(error) = lost {
-        let message = format!("there was no room for the descriptors that it was given: {error}");
-        return tell(&mut context, Outcome::Failed { message }, 0);
+        let message = "there was no room for the descriptors that it was given".to_owned();
+        return tell(&mut context, Outcome::Failed { message, causes: vec![error.to_string()] }, 0);
     }
     match argument {
         Some(argument) => work(&mut context, &argument, &workers),
