@@ -63,6 +63,41 @@ pub(crate) use jobs::{Jobs, News};
 /// assert_eq!(Runtime::new().run(&ADD, (3.0, 4.0))?, 7.0);
 /// # Ok::<(), manycore::RunError>(())
 /// ```
+///
+/// [`run`](Runtime::run) is the master until all is over. A program that has a loop of its own, or a user interface, lets a
+/// thread do that, on [`Execed`](crate::Execed) or [`Threaded`](crate::Threaded) (forking would need a process with one
+/// thread), and talks to the first worker over a socket that it [gives](Runtime::give) it, which is readable in the loop:
+///
+/// ```
+/// use std::io::{BufRead, BufReader, Write};
+/// use std::os::unix::net::UnixStream;
+/// use std::thread;
+/// use manycore::{Runtime, Threaded, Worker};
+///
+/// /// Answers line by line, until nobody asks any more.
+/// const SERVE: Worker<(), u32> = Worker::fallible("serve", |context, ()| {
+///     let stream = context.take_descriptors().into_iter().next().expect("the program gives one");
+///     let mut stream = BufReader::new(UnixStream::from(stream));
+///     let (mut line, mut answers) = (String::new(), 0);
+///     while stream.read_line(&mut line)? > 0 {
+///         writeln!(stream.get_mut(), "{} bytes", line.trim_end().len())?;
+///         line.clear();
+///         answers += 1;
+///     }
+///     Ok(answers)
+/// });
+///
+/// let (ours, theirs) = UnixStream::pair()?;
+/// let running = thread::spawn(|| Runtime::<Threaded>::default().give([theirs.into()]).run(&SERVE, ()));
+/// let mut stream = BufReader::new(ours);
+/// writeln!(stream.get_mut(), "how long is this?")?;
+/// let mut answer = String::new();
+/// stream.read_line(&mut answer)?;
+/// assert_eq!(answer, "17 bytes\n");
+/// drop(stream);
+/// assert_eq!(running.join().expect("it does not panic")?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias("Netmcore", "startup"))]
 #[must_use = "nothing happens before `run`"]
 pub struct Runtime<P: Platform = Forked> {
