@@ -19,6 +19,18 @@
 //! | tuples up to 4 | the fields |
 //! | [`Cbor<T>`] | length in bytes; the CBOR bytes, as for strings |
 //!
+//! # Where everything of Netshm_data is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | `data_manager` | [`Encode`] and [`Decode`] of the type |
+//! | `int32_manager`, `int64_manager`, `string_manager`, `pair_manager`, `option_manager`, `int32_array_manager` | `i32`, `i64`, `String`, tuples, `Option<T>`, `Vec<i32>`; the words are others |
+//! | `int_manager`, `nativeint_manager` | left out, because the size differs between machines: `i64` |
+//! | `left_pair_manager` | left out, because a map compares the words of keys without decoding |
+//! | any other type | [`Cbor`] |
+//!
 //! This module does not know tables. `usize` has no encoding, because its size differs between machines.
 
 use serde::Serialize;
@@ -44,6 +56,7 @@ pub trait Decode: Sized {
 }
 
 /// Something that can be a key or a value in shared memory.
+#[doc(alias("Netshm_data", "data_manager"))]
 pub trait Value: Encode + Decode {}
 
 impl<T: Encode + Decode> Value for T {}

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod admin;
 pub mod array;
@@ -12,6 +13,8 @@ pub mod platform;
 pub mod pool;
 pub mod resource;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 mod wire;
 pub mod worker;
@@ -21,6 +24,9 @@ pub use manycore_backends::{
     Polysocket, Portable, PosixShm, Select, ShmBackend, Socket, Spawner, Thread, Transport, lock, name, poll,
     posix, shm, spawn, transport,
 };
+
+#[cfg(feature = "testing")]
+pub use manycore_backends::{poll_conformance, transport_conformance};
 
 pub use array::{ArrayError, ShmArray};
 pub use error::Error;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// An object with a name that outlives the processes that use it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
-#[doc(alias("manage_file", "manage_shm", "manage_sem"))]
+#[doc(alias("manage_file", "manage_shm", "manage_sem", "Netsys_pmanage"))]
 pub enum Resource {
     /// A POSIX shared memory object, such as a table in [`PosixShm`], by its name.
     PosixShm(OsString),

@@ -1,4 +1,6 @@
 //! No locking.
+//!
+//! This module excludes nobody and waits for nothing.
 
 use super::{LockError, LockMethod, Mode, Protocol, Wait};
 use crate::sync::global::{AtomicU32, Ordering};

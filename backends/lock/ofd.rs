@@ -1,4 +1,6 @@
 //! Record locks that belong to open files. How they are used is in [`record`](super::record).
+//!
+//! This module makes no system call itself, and finds no circles of processes.
 
 use super::record::{Owner, Record};
 use super::{LockError, LockMethod, Mode, Protocol, RecordLockable, Wait};

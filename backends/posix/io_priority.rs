@@ -13,6 +13,8 @@
 //! OCamlnet's `ioprio_set Noprio` sets best effort, level 4; here [`IoPriority::None`] is none. There, a level above 7 is
 //! cut to three bits by newer kernels (9 becomes 1); here it cannot be written.
 //!
+//! This module does not find out which scheduler a disk has: a priority can be set that nobody heeds.
+//!
 //! # Safety
 //!
 //! The two unsafe calls take integers.

@@ -1,4 +1,6 @@
 //! Objects in ordinary files.
+//!
+//! This module does not lock files, and removes none by itself.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};

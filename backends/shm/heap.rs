@@ -1,4 +1,6 @@
 //! Objects of this process alone, for tests, fuzzing and threads.
+//!
+//! This module shares nothing with other processes: a forked child is refused.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

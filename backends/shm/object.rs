@@ -6,6 +6,8 @@
 //!
 //! If an object was opened although it was open already (its name was exchanged between looking and
 //! opening), the surplus descriptor is kept until the others are closed, for the same reason.
+//!
+//! This module does not know what names mean: [`posix`](super::posix) and [`file`](super::file) do.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,6 @@
 //! Objects in POSIX shared memory.
+//!
+//! This module maps and enlarges nothing itself: [`object`](super::object) does.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -16,9 +16,9 @@ use crate::sync::global::{Arc, Mutex, Weak, lock};
 ///
 /// let mut command = Command::new("/bin/sh");
 /// command.args(["-c", "read line"]).group(Group::NewBackground);
-/// let (reader, _writer) = std::io::pipe()?;
+/// let (near, _far) = std::os::unix::net::UnixStream::pair()?;
 /// # use std::os::fd::AsFd;
-/// command.duplicate(reader.as_fd(), 0);
+/// command.duplicate(near.as_fd(), 0);
 /// let child = CHILDREN.start(&command, true)?;
 ///
 /// CHILDREN.kill_all(15, KillAll::default())?;

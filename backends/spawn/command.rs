@@ -38,7 +38,7 @@ use crate::signal::BlockedSignals;
 /// use std::os::fd::AsFd;
 /// use manycore_backends::spawn::{Command, Exit};
 ///
-/// let (mut reader, writer) = std::io::pipe()?;
+/// let (mut reader, writer) = std::os::unix::net::UnixStream::pair()?;
 /// let exit = Command::new("echo").arg("hello").duplicate(writer.as_fd(), 1).status()?;
 /// assert_eq!(exit, Exit::Code(0));
 /// drop(writer);

@@ -79,8 +79,8 @@ const OUTPUT: RawFd = 4;
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     Exec::enter(Entry::Main, unit); // In a unit, this is as far as it gets.
-///     let (reader, _writer) = std::io::pipe()?;
-///     let child = Exec.spawn(OwnedFd::from(reader), unit)?;
+///     let (near, _far) = std::os::unix::net::UnixStream::pair()?;
+///     let child = Exec.spawn(OwnedFd::from(near), unit)?;
 ///     assert_eq!(child.wait()?, Exit::Code(7));
 ///     Ok(())
 /// }

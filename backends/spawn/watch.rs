@@ -65,7 +65,7 @@ pub enum WatchBy {
 ///
 /// Dropping it while the child runs lets the child go on; it is reaped after its end (law 5).
 #[derive(Debug)]
-#[doc(alias("watched_subprocess"))]
+#[doc(alias("watched_subprocess", "pidfd_open", "waitpid", "SIGCHLD"))]
 pub struct ChildProcess {
     watched: Arc<Watched>,
 }

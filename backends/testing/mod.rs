@@ -2,7 +2,12 @@
 //! the fault injector and the crash recorder.
 //!
 //! Each suite is a list of functions, generic over the implementation, that panic when a law is broken;
-//! the function's comment cites the law. A macro per suite makes one `#[test]` of each function:
+//! the function's comment cites the law.
+//!
+//! | suite | how to run it |
+//! |---|---|
+//! | [`poll`], [`transport`] | [`poll_conformance!`](crate::poll_conformance) and [`transport_conformance!`](crate::transport_conformance) make a `#[test]` of each function |
+//! | [`shm`], [`lock`], [`spawn`] | they fork, or count descriptors of the whole process: `all` is a list for [`run_tests`], in a test with `harness = false` |
 //!
 //! ```ignore
 //! manycore_backends::poll_conformance!(my_poller, my_crate::MyPoller);

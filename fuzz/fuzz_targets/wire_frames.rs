@@ -1,12 +1,14 @@
 //! Whatever bytes arrive, in whatever pieces, the reassembler gives only payloads within the limit, the same as
 //! if all had arrived at once, and holds no more than what has arrived; and decoding them as values of shared
-//! memory does not panic.
+//! memory, as messages of workers, masters and visitors, and as users' values in these, does not panic: what can be
+//! read is the same after it was written and read again.
 
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use manycore::codec::{Cbor, decode_all};
+use manycore::testing::read_as_messages;
 use manycore::transport::frame::Reassembler;
 
 #[derive(Arbitrary, Debug)]
@@ -80,6 +82,7 @@ fuzz_target!(|input: Input| {
     let whole_is_sound = take_all(&mut whole, limit, &mut at_once);
     assert_eq!((sound, &taken), (whole_is_sound, &at_once));
     for payload in &taken {
+        read_as_messages(payload);
         let words: Vec<u32> =
             payload.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
         let _ = decode_all::<String>(&words);

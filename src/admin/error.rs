@@ -1,4 +1,6 @@
 //! [`AdminError`]: why a run could not be looked at, directed or cleaned up.
+//!
+//! This module meets nothing itself: it has the words for what visitors meet.
 
 use std::path::PathBuf;
 use std::time::Duration;

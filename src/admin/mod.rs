@@ -26,6 +26,22 @@
 //! # Ok::<(), manycore::RunError>(())
 //! ```
 //!
+//! # Where everything of netplex-admin is
+//!
+//! For those who come from OCamlnet: its options, our commands, and what is here.
+//!
+//! | there | here |
+//! |---|---|
+//! | `-sockdir` | `--directory`; [`Run::at`]. Without it, all runs of the user: [`runs`] |
+//! | `-conf` | left out, because there are no configuration files |
+//! | `-list`, `-containers` | `ps`, `top`; [`Visitor::workers`] |
+//! | `-shutdown` | `stop all`, `kill all`; [`Visitor::stop_all`], [`Visitor::kill_all`] |
+//! | `-unlink` | `clean`; [`clean`] |
+//! | `-enable`, `-disable`, `-restart`, `-restart-all` | left out, because there are no services: workers are started by workers |
+//! | `-reopen-logfiles` | left out, because the log is in the master's memory: `log`; [`Visitor::log`] |
+//! | `-receiver`, messages | left out, because programs have [mailboxes](crate::Mailbox) for their messages |
+//! | `netplex.threadlist`, `mem.stats`, `fd_table` and the like | left out, but for what `ps`, `top` and `objects` show |
+//!
 //! This module knows nothing of what workers do, and measures nothing: processes have numbers, by which the system tells
 //! the rest.
 

@@ -15,6 +15,7 @@ use crate::wire::{OtherVersion, VERSION};
 /// A conversation with the master of a run. It keeps nothing alive. After an error other than
 /// [`AdminError::NoSuchWorker`] it is over, and everything is [`AdminError::Closed`].
 #[derive(Debug)]
+#[doc(alias = "netplex-admin")]
 pub struct Visitor {
     run: Run,
     info: RunInfo,

@@ -1,4 +1,6 @@
 //! Several operations as one.
+//!
+//! This module does not lock, and undoes nothing itself: the groups of the table do.
 
 use manycore_backends::ShmBackend;
 

@@ -18,6 +18,16 @@
 //! | `group` | several operations as one |
 //! | `iter` | walking over the elements that are set |
 //!
+//! # Where everything of Netshm_array is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | `manage ~init`, `default_value` | [`ShmArray::create`], [`ShmArray::new`]; the default is given to each handle |
+//! | `length`, `get`, `set`, `resize`, `shm_table` | [`length`](ShmArray::length), [`get`](ShmArray::get), [`set`](ShmArray::set), [`resize`](ShmArray::resize), [`table`](ShmArray::table) |
+//! | `Invalid_argument` outside of the array | [`ArrayError::OutOfBounds`] |
+//!
 //! This module does not lock, and does not know the format of objects.
 
 mod group;

@@ -11,6 +11,16 @@
 //! | `iter` | walking over all bindings and keys |
 //! | `key` | telling keys with the same hash apart, one or many |
 //!
+//! # Where everything of Netshm_hashtbl is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | `manage` | [`ShmMap::create`], [`open`](ShmMap::open); of any table: [`From`] |
+//! | `add`, `find`, `find_all`, `mem`, `remove`, `replace`, `iter`, `iter_keys`, `fold`, `length` | the same names; what is `Not_found` there is `None` |
+//! | `shm_table`, for groups | [`ShmMap::table`]; [`ShmMap::group`] is one of typed operations |
+//!
 //! This module does not lock, and does not know the format of objects.
 
 mod group;

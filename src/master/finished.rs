@@ -1,4 +1,6 @@
 //! [`Finished`]: what is left of a run when all its workers have ended.
+//!
+//! This module sends no messages and never waits: whoever could answer or change something is gone.
 
 use std::fmt;
 use std::sync::{Arc, Weak, mpsc};

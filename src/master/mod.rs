@@ -19,6 +19,38 @@
 //! workers ask for. It does nothing else while the run lasts: one wait over the descriptors of all links and
 //! children, and of the signals that end a run, in a loop, without helper threads.
 //!
+//! # Where everything of Netmulticore is
+//!
+//! For those who come from OCamlnet. What Netplex has under a name is in [`named`](crate::named), its `netplex-admin` in
+//! [`admin`](crate::admin).
+//!
+//! | there | here |
+//! |---|---|
+//! | `Netmcore.run`, `startup`: `first_process`, `extract_result` | [`Runtime::run`], [`Runtime::run_then`] |
+//! | `socket_directory` | [`Runtime::directory`], which need not be said |
+//! | `pidfile` | left out, because the directory says who lives there: [`admin::runs`](crate::admin::runs) |
+//! | `disable_pmanage`, `no_unlink` | [`Context::release`](crate::Context::release) |
+//! | `init_ctrl`, `add_plugins` | not needed: named objects are always there |
+//! | `def_process`, `fork_point`, `join_point` | [`Worker`], which is a constant, also for joining |
+//! | `start`, `inherit_resources` | [`Context::start`](crate::Context::start), [`start_all`](crate::Context::start_all); nothing is inherited: workers open tables by name |
+//! | `process_id`, `self_process_id` | [`WorkerId`](crate::WorkerId), [`Context::number`](crate::Context::number) |
+//! | `join`, `join_nowait` | [`Context::join`](crate::Context::join), also with a time limit, of all, of any; [`try_join`](crate::Context::try_join); in the master, at the end: [`Finished::join`]. As often, and by as many, as like to |
+//! | no result (`None`) | [`JoinError`] says why |
+//! | `release`, `release_fork_point`, `release_join_point` | [`Context::forget`](crate::Context::forget) of a result; definitions are never released |
+//! | arguments and results by `Marshal`, `Netplex_encap` | by serde |
+//! | `manage_file`, `manage_shm`, `manage_sem` | [`Context::register`](crate::Context::register) of a [`Resource`] |
+//! | `get_file`, `get_shm`, `get_sem` | left out, because a name is an argument like any other |
+//! | `create_preallocated_shm`, `Netmcore_mempool` | left out, because tables grow by themselves, and are at any address |
+//! | `Netmcore_heap`, `ref`, `buffer` | left out, because pointers in memory that others write to cannot be checked |
+//! | `Netmcore_array`, `matrix`, `hashtbl` | [`ShmArray`](crate::ShmArray), [`ShmMap`](crate::ShmMap), [`ShmTable`](crate::ShmTable) |
+//! | `Netmcore_queue`, `Netcamlbox`, `Netmcore_camlbox` | [`Mailbox`](crate::Mailbox), which goes through the master; not in shared memory |
+//! | `Netmcore_mutex`, `sem`, `condition` | [`named::Mutex`](crate::named::Mutex), [`named::Semaphore`](crate::named::Semaphore), [`SharedVar::wait_newer`](crate::SharedVar::wait_newer); without a master, [`posix::semaphore`](crate::posix::semaphore) |
+//! | `destroy_resources` in handlers of signals | not needed: signals end a run in order, and the next run cleans up after one that was killed |
+//! | `Netplex_cenv.log`, loggers | [`Context::log`](crate::Context::log); feature `tracing` |
+//! | `Netplex_cenv`: `system_shutdown`, `system_restart` | [`Visitor::stop_all`](crate::admin::Visitor::stop_all); restarting is left out, because a run has one first worker |
+//! | `Netplex_cenv`: timers, messages to services, levers, container variables | left out, because a worker's function is a loop of its own: [`Mailbox`](crate::Mailbox) and the context's [descriptor](std::os::fd::AsFd) |
+//! | configuration files, services, workload managers | left out, because a [`Pool`](crate::Pool) has a number of workers, and no sockets that strangers connect to |
+//!
 //! This module does not interpret arguments or results.
 
 mod answers;
@@ -267,6 +299,7 @@ impl<P: Platform> Runtime<P> {
     /// begin: with the spawner [`Fork`](crate::Fork) the calling process must be single-threaded, with
     /// [`Exec`](crate::Exec) it must have called [`Workers::enter`]. If the master itself fails, the workers are killed
     /// first.
+    #[doc(alias = "first_process")]
     pub fn run<A, R>(self, first: &Worker<A, R>, argument: A) -> Result<R, RunError>
     where
         A: Serialize + DeserializeOwned + 'static,

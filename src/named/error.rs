@@ -1,4 +1,6 @@
 //! Why an operation on a named object was not done.
+//!
+//! This module refuses nothing: the registry does, and this has the words for it.
 
 use super::{Object, Version};
 use crate::wire::named::Answer;

@@ -86,7 +86,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     /// # Errors
     /// [`NamedError::WrongType`] or [`NamedError::OtherCapacity`] if it was created with another type or capacity;
     /// [`NamedError::TooMany`]; [`NamedError::BadName`]; [`NamedError::MasterGone`].
-    #[doc(alias = "create")]
+    #[doc(alias("create", "mq_open"))]
     pub fn open(&self, at: &mut impl Caller) -> Result<bool, NamedError> {
         match at.calling().0.ask(self.operation(OfMailbox::Open { type_name: written::<T>() })?)? {
             Answer::Created(created) => Ok(created),
@@ -100,6 +100,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     /// [`NamedError::Closed`], also if it is closed meanwhile; [`NamedError::Destroyed`] if it is deleted meanwhile;
     /// [`NamedError::Stopping`]; [`NamedError::Unserializable`]; [`NamedError::TooBig`]; as [`open`](Mailbox::open). In all
     /// these cases but [`NamedError::MasterGone`] the message is not sent.
+    #[doc(alias = "mq_send")]
     pub fn send(&self, context: &mut Context, message: &T) -> Result<(), NamedError> {
         self.send_until(context, message, Patience::ForEver).map(drop)
     }
@@ -108,6 +109,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     ///
     /// # Errors
     /// As [`send`](Mailbox::send).
+    #[doc(alias = "mq_timedsend")]
     pub fn send_timeout(
         &self,
         context: &mut Context,
@@ -138,6 +140,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     /// [`NamedError::Closed`] when it is closed and no message is left; [`NamedError::Destroyed`] if it is deleted
     /// meanwhile; [`NamedError::Stopping`]; [`NamedError::Unreadable`], where the message is gone; as
     /// [`open`](Mailbox::open).
+    #[doc(alias = "mq_receive")]
     pub fn receive(&self, context: &mut Context) -> Result<T, NamedError> {
         let found = self.receive_until(context, Patience::ForEver)?;
         found.ok_or_else(|| self.refused(Answer::WouldWait))
@@ -158,6 +161,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     ///
     /// # Errors
     /// As [`receive`](Mailbox::receive).
+    #[doc(alias = "mq_timedreceive")]
     pub fn receive_timeout(&self, context: &mut Context, timeout: Duration) -> Result<Option<T>, NamedError> {
         self.receive_until(context, Patience::AtMost(timeout))
     }
@@ -206,6 +210,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Mailbox<T> {
     ///
     /// # Errors
     /// As [`open`](Mailbox::open).
+    #[doc(alias = "mq_unlink")]
     pub fn delete(&self, at: &mut impl Caller) -> Result<bool, NamedError> {
         match at.calling().0.ask(self.operation(OfMailbox::Delete)?)? {
             Answer::Removed(removed) => Ok(removed),

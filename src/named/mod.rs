@@ -94,6 +94,27 @@
 //! | `error` | why an operation was not done |
 //! | `registry` | the master's side |
 //!
+//! # Where everything of Netplex is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | plugins | not needed: all of it is always there |
+//! | `Netplex_semaphore`: `create ?protected`, `get`, `increment`, `decrement ?wait`, `destroy` | [`Semaphore`]: [`create_with`](Semaphore::create_with), [`get`](Semaphore::get), [`increment`](Semaphore::increment), [`decrement`](Semaphore::decrement) and [`try_decrement`](Semaphore::try_decrement), [`destroy`](Semaphore::destroy); only `create` creates |
+//! | `ctrl_increment` | left out, because the master gives back what the dead had |
+//! | `Netplex_mutex`: `access`, `lock`, `unlock` | [`Mutex`]: [`named`](Mutex::named), [`lock`](Mutex::lock), which gives a guard, and [`unlock`](Mutex::unlock) for who has leaked it |
+//! | `Netplex_sharedvar`: `create_var`, `own`, `ro`, `timeout` | [`SharedVar::create`], [`create_with`](SharedVar::create_with): [`owned`](VarOptions::owned), [`read_only`](VarOptions::read_only), [`idle_limit`](VarOptions::idle_limit) |
+//! | `enc`, `Make_var_type` | left out, because all variables are typed |
+//! | `ssn` | left out, because the owner is the worker that creates it |
+//! | `set_value`, `get_value`, `wait_for_value`, `delete_var`, and those with `enc` | [`SharedVar`]: [`set`](SharedVar::set), [`get`](SharedVar::get), [`wait`](SharedVar::wait), [`delete`](SharedVar::delete) |
+//! | `get_lazily` | [`SharedVar::get_or_compute`] |
+//! | `vv_access`, `vv_get`, `vv_update`, `vv_version`, `vv_set`, `Make_vv` | [`SharedVar::cached`], [`Cached::get`], [`SharedVar::get_newer`], [`SharedVar::version`], [`SharedVar::set`] |
+//! | `dump` | [`Visitor::objects`](crate::admin::Visitor::objects), command `manycore objects` |
+//! | `Sharedvar_not_found`, `Sharedvar_type_mismatch`, `Sharedvar_no_permission`, `Sharedvar_null` | [`NamedError`]: [`Missing`](NamedError::Missing), [`WrongType`](NamedError::WrongType), [`NoPermission`](NamedError::NoPermission), [`Unset`](NamedError::Unset) |
+//! | `Netplex_mbox`: `Make_mbox_type`, `create`, `send`, `receive` | [`Mailbox`]: [`open`](Mailbox::open), which need not be called, [`send`](Mailbox::send), [`receive`](Mailbox::receive) |
+//! | `Netsys_global`, `global_propagator` | left out, because [`SharedVar`] is that |
+//!
 //! This module shares no memory: values that are large, or that are read very often by many, are better kept in
 //! [`ShmMap`](crate::ShmMap).
 

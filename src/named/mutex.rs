@@ -31,7 +31,7 @@ use crate::worker::{Context, Patience, Tell};
 /// # Ok::<(), manycore::RunError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[doc(alias("Netplex_mutex", "access", "Lock"))]
+#[doc(alias("Netplex_mutex", "access", "Lock", "pthread_mutex_t"))]
 pub struct Mutex {
     name: Cow<'static, str>,
 }

@@ -167,7 +167,7 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
     /// # Errors
     /// [`NamedError::Missing`]; [`NamedError::Unset`]; [`NamedError::WrongType`]; [`NamedError::Unreadable`];
     /// [`NamedError::BadName`]; [`NamedError::MasterGone`].
-    #[doc(alias = "get_value")]
+    #[doc(alias("get_value", "get_enc_value"))]
     pub fn get(&self, at: &mut impl Caller) -> Result<T, NamedError> {
         self.get_versioned(at).map(|(value, _)| value)
     }
@@ -210,7 +210,7 @@ impl<T: Serialize + DeserializeOwned + 'static> SharedVar<T> {
     /// [`NamedError::Missing`]; [`NamedError::WrongType`]; [`NamedError::NoPermission`] if another worker owns it, or it is
     /// read-only; [`NamedError::Unserializable`]; [`NamedError::TooBig`]; [`NamedError::BadName`];
     /// [`NamedError::MasterGone`].
-    #[doc(alias("set_value", "vv_set"))]
+    #[doc(alias("set_value", "set_enc_value", "vv_set"))]
     pub fn set(&self, at: &mut impl Caller, value: &T) -> Result<Version, NamedError> {
         self.set_expecting(at, None, value)
     }

@@ -60,7 +60,7 @@ impl Answer {
 
 /// What a visitor says in advance that it may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(alias = "write_op")]
+#[doc(alias("write_op", "Remove_binding"))]
 pub enum Announced {
     /// Only change words.
     Nothing,

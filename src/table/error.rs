@@ -1,4 +1,6 @@
 //! Why an operation on a table failed.
+//!
+//! This module has only the words: what is wrong is found by those who look, and repaired by nobody here.
 
 use std::ffi::OsString;
 use std::io;
@@ -123,6 +125,7 @@ pub enum TableError {
     FormatFull,
     /// The contents of the object contradict the format: somebody else wrote to it, or it was cut off.
     #[error("the table is corrupt at word {at}: {what}")]
+    #[doc(alias = "Corrupt_file")]
     Corrupt {
         /// The place of the contradiction, in words from the beginning of the object.
         at: usize,

@@ -1,4 +1,6 @@
 //! Several operations as one.
+//!
+//! This module takes no lock and changes no bytes itself: the table holds the lock, and its transaction writes.
 
 use manycore_backends::ShmBackend;
 

@@ -1,4 +1,6 @@
 //! Figures and pictures of a table: for people, tests and debugging.
+//!
+//! This module changes nothing, and does not say whether what it shows is in order: `check` does.
 
 use std::io::Write;
 

@@ -1,6 +1,8 @@
 //! Taking a table's lock, and what handles do that cannot take it.
 //!
 //! Whoever takes the lock and finds that a writer died undoes what it left, before anybody looks.
+//!
+//! This module does not know how objects are locked: that is the lock method's.
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,8 @@
 //!
 //! Without the lock, everything is copied first, and believed only if the sequence words say that nobody wrote
 //! meanwhile; see [`layout`](super::layout). After some attempts the lock decides.
+//!
+//! This module writes nothing, and does not know where in a bucket a key is: `bindings` does.
 
 use std::ops::ControlFlow;
 

@@ -41,6 +41,32 @@
 //! all users from each other. A handle carried into a forked child refuses to work, and so does a group; open the table anew there.
 //! A thread that iterates, or is inside a group, must go on through that: changing the table itself is
 //! [`LockError::LockedByCaller`](crate::lock::LockError::LockedByCaller), not a hang.
+//!
+//! # Where everything of Netshm is
+//!
+//! For those who come from OCamlnet: its names, and ours, or why there is none. The typed layers are [`ShmMap`](crate::ShmMap)
+//! (`Netshm_hashtbl`), [`ShmArray`](crate::ShmArray) (`Netshm_array`) and [`codec`](crate::codec) (`Netshm_data`).
+//!
+//! | there | here |
+//! |---|---|
+//! | `shm_descr`, `shm_name`, `shm_type`, `shm_type_of_name` | a name, and a type that says what it is the name of: [`PosixShm`], [`File`](crate::File), [`Heap`](crate::Heap) |
+//! | `supported_types` | [`ShmBackend::supported`] |
+//! | `open_shm` and `manage` | one step: [`TableOptions::open`], [`create`](TableOptions::create), [`open_or_create`](TableOptions::open_or_create), with [`page_size`](TableOptions::page_size) and [`read_only`](TableOptions::read_only) |
+//! | `manage ~init` | [`TableOptions::reinitialize`], [`expected`](TableOptions::expected) |
+//! | `create_unique_shm` | [`TableOptions::create_unique`]; only the last run of `X` is replaced |
+//! | `name_of_shm`, `unlink_shm`, `chmod_shm`, `chown_shm` | [`ShmTable::name`], [`unlink`](ShmTable::unlink), [`chmod`](ShmTable::chmod), [`chown`](ShmTable::chown) |
+//! | `close_shm` | dropping the handle and its clones |
+//! | `locking_method`, `best_locking_method` | [`LockMethod`], [`Best`](crate::Best) |
+//! | `shm_table`, `int32_array` | [`ShmTable`], `&[i32]` and `Vec<i32>` |
+//! | `add`, `find`, `find_all`, `mem`, `remove`, `replace`, `length`, `iter`, `iter_keys`, `fold` | the same names; what is `Not_found` there is `None` |
+//! | `group` | [`ShmTable::group`], which happens as a whole; only for lookups: [`read_group`](ShmTable::read_group) |
+//! | `Next`, `Break` | of blocks: [`Step`]; of `iter`: it is an [`Iterator`] |
+//! | `read_blocks`, `write_blocks`, `write_op`, `ctrl_op` | the same names; [`Announced`], [`Answer`] |
+//! | `Corrupt_file` | [`TableError::Corrupt`]; what was never a table of this kind: [`NotATable`](TableError::NotATable), [`Format`](TableError::Format), [`PageSize`](TableError::PageSize) |
+//! | `Deadlock` | [`LockError::Deadlock`](crate::lock::LockError::Deadlock) |
+//! | `dump`, `memory` | [`ShmTable::dump`], [`ShmTable::raw`] |
+//! | `bigarray` | left out, because values are slices |
+//! | `Netsys_pmanage` | [`Resource`](crate::Resource), [`Context::register`](crate::Context::register) |
 
 mod bindings;
 mod blocks;
@@ -197,7 +223,7 @@ impl ShmTable {
 
 impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// The name of the object.
-    #[doc(alias = "name_of_shm")]
+    #[doc(alias("name_of_shm", "shm_name"))]
     pub fn name(&self) -> &OsStr {
         self.shared.object.name()
     }
@@ -207,7 +233,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     ///
     /// # Errors
     /// [`TableError::Shm`] if the name is gone already.
-    #[doc(alias = "unlink_shm")]
+    #[doc(alias("unlink_shm", "shm_unlink"))]
     pub fn unlink(&self) -> Result<()> {
         Ok(B::unlink(self.name())?)
     }

@@ -1,4 +1,6 @@
 //! What the typed views of a table share.
+//!
+//! This module knows no types of keys and values: maps and arrays do.
 
 use super::error::TableError;
 

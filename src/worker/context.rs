@@ -1,5 +1,7 @@
 //! [`Context`]: what a running worker can ask for. How it starts others is in [`start`](super::start), how it joins them in
 //! [`join`](super::join).
+//!
+//! This module decides nothing about other workers: it asks the master, and keeps what that tells.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
@@ -29,6 +31,7 @@ const BESIDE_GUARDS: Duration = Duration::from_secs(1);
 
 /// A worker's view of the run: who it is, and what it can ask the master for. Every worker's function gets
 /// one.
+#[doc(alias = "Netplex_cenv")]
 pub struct Context {
     pub(super) identity: Identity,
     is_process: bool,

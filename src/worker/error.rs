@@ -1,4 +1,6 @@
 //! Why a worker was not started. Why one has no result is in [`outcome`](super::outcome).
+//!
+//! This module looks at no argument and asks for nothing: `start` does.
 
 use crate::wire::Refusal;
 

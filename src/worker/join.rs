@@ -2,6 +2,8 @@
 //!
 //! The master is asked to tell the end of a worker, once for each; what it tells is kept until it is asked for. A join
 //! without a time limit says so, which is how the master sees circles.
+//!
+//! This module does not find out how a worker has ended: the master tells.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +62,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`join`](Context::join).
-    #[doc(alias = "join_nowait")]
+    #[doc(alias("join_nowait", "WNOHANG"))]
     pub fn try_join<R: DeserializeOwned>(&mut self, worker: WorkerId<R>) -> Result<Option<R>, JoinError> {
         if let Some(ended) = self.ended.get(&worker.id) {
             return ended.result().map(Some);
@@ -218,6 +220,7 @@ impl Context {
     ///
     /// # Errors
     /// [`JoinError::MasterGone`].
+    #[doc(alias = "release")]
     pub fn forget<R>(&mut self, worker: WorkerId<R>) -> Result<(), JoinError> {
         self.ended.remove(&worker.id);
         self.awaited.remove(&worker.id);

@@ -71,7 +71,7 @@ pub use workers::Workers;
 /// assert_eq!(sum, 385);
 /// # Ok::<(), manycore::Error>(())
 /// ```
-#[doc(alias("def_process", "Process", "fork_point"))]
+#[doc(alias("Netmcore_process", "def_process", "Process", "fork_point"))]
 pub struct Worker<A, R> {
     name: &'static str,
     body: Body<A, R>,

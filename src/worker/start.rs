@@ -1,6 +1,8 @@
 //! Starting: how a [`Context`] asks for other workers.
 //!
 //! The master answers requests to start in their order, so that many can be under way.
+//!
+//! This module starts no process: the master does.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

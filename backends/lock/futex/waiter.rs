@@ -1,4 +1,6 @@
 //! How a thread waits: for how long, and what it looks after meanwhile.
+//!
+//! This module does not decide who gets the lock: [`word`](super::word) does.
 
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,8 @@
 //!
 //! Each that waits, and holds something, is in a table. Whoever enters it last closes the cycle, if there is one, and
 //! finds it. The table is locked before the gates.
+//!
+//! This module does not see other processes: circles through them are not its concern.
 
 use super::Gate;
 use crate::lock::{LockError, Mode};

@@ -1,4 +1,6 @@
 //! Who the calling thread is, and how many gates it is inside of: without any, it cannot be part of a cycle.
+//!
+//! This module does not know which gates these are.
 
 #[cfg(not(loom))]
 mod count {

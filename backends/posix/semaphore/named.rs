@@ -1,4 +1,6 @@
 //! Semaphores with a name of the system.
+//!
+//! This module keeps no list of names: whoever has made a semaphore has its name removed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;

@@ -11,6 +11,8 @@
 //! | 64.. | the semaphores, 64 bytes each: the C library's, zeros, and in the last word a mark: 1 live, 2 destroyed |
 //!
 //! Numbers are in the byte order of the machine, which is that of the only other users.
+//!
+//! This module sends its descriptor to nobody: the user does.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -10,6 +10,8 @@
 //! for both directions takes a pair of sockets.
 //!
 //! Whoever changes a bell has a lock: none of this is for several threads at once.
+//!
+//! This module does not know what is said by a bell.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -22,6 +22,22 @@
 //! the next [`try_read`](Reader::try_read) or [`try_write`](Writer::try_write) would not be told to wait, so also at the
 //! end. And each end has a function that is called when it becomes ready.
 //!
+//! # Where everything of Netsys_polypipe is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | `create` | [`pipe`] |
+//! | `read ~nonblock`, `write ~nonblock` | [`Reader::read`], [`Reader::try_read`], [`Writer::write`], [`Writer::try_write`]; both ends are types, so `EACCES` does not occur |
+//! | `write None` | [`Writer::finish`] |
+//! | `length`, `eof` | [`Reader::len`], [`Reader::has_ended`], and of writers |
+//! | `set_exception`, `get_exception` | [`Writer::close_because`], [`Writer::reason`], and of readers |
+//! | `close` | [`Writer::close`], [`Reader::close`] |
+//! | `set_read_notify`, `set_write_notify` | [`Reader::set_notify`], [`Writer::set_notify`] |
+//! | `read_descr`, `write_descr` | [`Reader::descriptor`], [`Writer::descriptor`], which close themselves |
+//! | `EINTR` | left out, because signals interrupt nothing here |
+//!
 //! This module does not connect processes: what a forked child has is a copy of the pipe, for which nobody writes or reads,
 //! and which does not touch the descriptors of its parent. And it does not keep messages for anybody else than its readers.
 //!
@@ -297,6 +313,7 @@ impl<T: Send> Writer<T> {
     ///
     /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
     /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
+    #[doc(alias = "set_write_notify")]
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.writable.set_notify(notify, || self.pipe.is_writable());
@@ -396,6 +413,7 @@ impl<T: Send> Reader<T> {
     ///
     /// If the function panics, so does what has called it, after everyone was told; a message that was just read is
     /// dropped. A function that owns an end of the pipe keeps that end open until it is taken away.
+    #[doc(alias = "set_read_notify")]
     pub fn set_notify(&self, notify: Option<Box<dyn Fn() + Send + Sync>>) {
         let notify = notify.map(Arc::from);
         self.pipe.readable.set_notify(notify, || self.pipe.is_readable());

@@ -1,4 +1,6 @@
 //! [`Client`]: who asks for a connection.
+//!
+//! This module moves no messages: the ends of a connection do.
 
 use std::fmt;
 use std::sync::{Arc, Weak};

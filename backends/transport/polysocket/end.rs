@@ -17,6 +17,7 @@ use crate::transport::{BoxError, Endpoint, Message, TransportError, TrySendError
 ///
 /// Clones are the same end; it is closed when the last one is dropped. It can be used as an [`Endpoint`] of a transport, or
 /// as the two pipes that it is made of.
+#[doc(alias = "polyendpoint")]
 pub struct PolyEnd<S: Send, R: Send> {
     writer: Writer<S>,
     reader: Reader<R>,

@@ -39,6 +39,24 @@
 //! There are no threads, no descriptors that nobody asked for, and no limit of waiting requests. All methods may be called
 //! by several threads.
 //!
+//! # Where everything of Netsys_polysocket is
+//!
+//! For those who come from OCamlnet.
+//!
+//! | there | here |
+//! |---|---|
+//! | `polyendpoint` | [`PolyEnd`]: a [`writer`](PolyEnd::writer) and a [`reader`](PolyEnd::reader) |
+//! | `polyclient`, `create_client` | [`Client`], [`Client::new`] |
+//! | `connect`, `close_client` | [`Client::connect`], [`Client::close`] |
+//! | `endpoint ~synchronous ~nonblock` | [`Client::endpoint`] with a [`Mode`] and a time limit; zero does not block |
+//! | `set_connect_notify`, `connect_descr` | [`Client::set_notify`], [`Client::descriptor`] |
+//! | `polyserver`, `create_server`, `close_server` | [`Server`], [`Server::new`], [`Server::close`] |
+//! | `accept ~nonblock` | [`Server::accept`], [`Server::try_accept`] |
+//! | `refuse`, `pending_connection` | [`Server::refuse`], [`Server::is_pending`] |
+//! | `set_accept_notify`, `accept_descr` | [`Server::set_notify`], [`Server::descriptor`] |
+//! | `EALREADY`, `EISCONN`, `ENOTCONN`, `ECONNREFUSED`, `EAGAIN` | [`PolysocketError`]: [`InProgress`], [`Connected`], [`NotConnected`], [`Refused`], [`WouldBlock`](PolysocketError::WouldBlock) |
+//! | `Netsys_polypipe.Closed` | [`PolysocketError::Closed`], [`PipeError::Closed`] |
+//!
 //! This module does not connect processes, and a connection is not made of bytes.
 //!
 //! Source: OCamlnet's `Netsys_polysocket`. Where that hung or said what is not so (a closed server, a refused asynchronous
@@ -62,7 +80,7 @@ use super::{Limits, Message, Transport, TransportError};
 use crate::sync::{Mutex, lock};
 
 /// In-process links: messages are moved between threads.
-#[doc(alias("Netsys_polysocket"))]
+#[doc(alias = "Netsys_polysocket")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polysocket;
 

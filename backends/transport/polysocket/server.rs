@@ -1,4 +1,6 @@
 //! [`Server`]: where connections are asked for.
+//!
+//! This module moves no messages, and does not limit how many clients wait.
 
 use std::collections::VecDeque;
 use std::fmt;

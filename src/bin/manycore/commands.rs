@@ -1,4 +1,7 @@
 //! Commands that are done once: `ps`, `log`, `stop`, `kill`, `clean`.
+//!
+//! This module does not find out what processes use (`processes` does), or how tables and JSON are written (`output`
+//! does).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

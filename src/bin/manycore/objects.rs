@@ -1,4 +1,6 @@
 //! `objects`: the named objects of all runs, and who waits at them.
+//!
+//! This module only looks: it changes no object, and takes nothing out of a mailbox.
 
 use manycore::admin::{AdminError, ObjectInfo};
 use serde::Serialize;

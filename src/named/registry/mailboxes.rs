@@ -1,4 +1,6 @@
 //! Mailboxes: messages, and who waits to send and to receive.
+//!
+//! This module does not look into messages, and puts nobody to sleep.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

@@ -1,4 +1,6 @@
 //! Mutexes: who holds which, and who is next.
+//!
+//! This module does not see circles of those who wait for each other: the master does.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 

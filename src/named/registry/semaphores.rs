@@ -1,4 +1,6 @@
 //! Semaphores: units, who has taken how many, and who waits for more.
+//!
+//! This module knows no time: who waits only for so long says by itself that it leaves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 

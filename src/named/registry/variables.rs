@@ -1,4 +1,6 @@
 //! Variables: values, who may set them, who computes one, and who waits for one.
+//!
+//! This module does not look into values, and computes none.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
