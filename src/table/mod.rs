@@ -66,6 +66,7 @@ use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::Wait;
+use manycore_backends::shm::Trust;
 use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use error::{Result, Work};
@@ -141,6 +142,8 @@ struct Shared<B, L> {
     method: L,
     generation: Generation,
     read_only: bool,
+    /// What it was opened with, for other objects that are opened through it.
+    trust: Trust,
 }
 
 impl<B: ShmBackend, L: LockMethod<B>> Clone for ShmTable<B, L> {
@@ -194,7 +197,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(B::unlink(self.name())?)
     }
 
-    /// Sets the permission bits of the object, such as `0o640`; they matter to those who open it later.
+    /// Sets the permission bits of the object, such as `0o640`; they matter to those who open it later. If others may
+    /// write then, all of those must say so: [`TableOptions::mode`].
     ///
     /// # Errors
     /// [`TableError::Shm`] with `EPERM` if it belongs to another user.
@@ -203,7 +207,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(self.shared.object.chmod(mode)?)
     }
 
-    /// Gives the object to another user or group, by their numbers; `None` leaves it.
+    /// Gives the object to another user or group, by their numbers; `None` leaves it. Of a table of another user, all who
+    /// open it later must say so: [`TableOptions::owners`].
     ///
     /// # Errors
     /// [`TableError::Shm`] with `EPERM` if this process may not.

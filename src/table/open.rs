@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{LockError, Mode, Protocol, Wait};
-use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
+use manycore_backends::shm::{Memory, Open, Owners, ShmError, Trust, create_unique};
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::error::{Result, TableError};
@@ -38,6 +38,7 @@ pub struct TableOptions {
     page_size: Option<usize>,
     expected: usize,
     mode: u32,
+    owners: Owners,
     read_only: bool,
 }
 
@@ -48,9 +49,10 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only, for reading and writing.
+    /// The defaults: pages of 256 bytes, 32 bindings expected, a table of this user (or of root) to which nobody else
+    /// may write, for reading and writing.
     pub fn new() -> TableOptions {
-        TableOptions { page_size: None, expected: 32, mode: 0o600, read_only: false }
+        TableOptions { page_size: None, expected: 32, mode: 0o600, owners: Owners::Own, read_only: false }
     }
 
     /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
@@ -67,9 +69,26 @@ impl TableOptions {
         self
     }
 
-    /// Permission bits of a new object; the umask applies.
+    /// Permission bits of a new object; the umask applies. A table that exists may let nobody write but those who are
+    /// in this mode ([`ShmError::WritableByOthers`]): whoever shares tables with other users says it when opening, too.
     pub fn mode(mut self, mode: u32) -> TableOptions {
         self.mode = mode;
+        self
+    }
+
+    /// Whom a table that exists may belong to; else it is [`ShmError::Foreign`], because whoever comes first can put an
+    /// object under the name. If nothing is said, to this user and to root.
+    ///
+    /// ```no_run
+    /// # use manycore::{ShmTable, TableError, TableOptions};
+    /// use manycore::shm::Owners;
+    ///
+    /// // The table of user 1000, to which its group may write.
+    /// let table: ShmTable = TableOptions::new().owners(Owners::User(1000)).mode(0o660).open("/counts")?;
+    /// # Ok::<(), TableError>(())
+    /// ```
+    pub fn owners(mut self, owners: Owners) -> TableOptions {
+        self.owners = owners;
         self
     }
 
@@ -89,7 +108,8 @@ impl TableOptions {
     /// Opens the table `name`.
     ///
     /// # Errors
-    /// [`TableError::Shm`] if there is no such object or it cannot be opened; [`TableError::NotATable`],
+    /// [`TableError::Shm`] if there is no such object, it cannot be opened, or is not to be trusted
+    /// ([`owners`](TableOptions::owners), [`mode`](TableOptions::mode)); [`TableError::NotATable`],
     /// [`Format`](TableError::Format), [`Unfinished`](TableError::Unfinished), [`PageSize`](TableError::PageSize),
     /// [`Protocol`](TableError::Protocol) if it is not a table such as this one; [`TableError::Lock`].
     pub fn open<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
@@ -99,7 +119,7 @@ impl TableOptions {
     {
         self.check()?;
         let how = if self.read_only { Open::ReadOnly } else { Open::Existing };
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, false)?;
+        let (table, _) = ShmTable::attach(B::open_trusting(name.as_ref(), how, self.trust())?, self, false)?;
         Ok(table)
     }
 
@@ -130,7 +150,7 @@ impl TableOptions {
     {
         self.check()?;
         let how = Open::Create { mode: self.mode };
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, true)?;
+        let (table, _) = ShmTable::attach(B::open_trusting(name.as_ref(), how, self.trust())?, self, true)?;
         Ok(table)
     }
 
@@ -179,6 +199,10 @@ impl TableOptions {
         self.attach_new(create_unique(template.as_ref(), self.mode)?)
     }
 
+    fn trust(&self) -> Trust {
+        Trust::new().owners(self.owners).writers(self.mode)
+    }
+
     fn check(&self) -> Result<()> {
         match self.page_size {
             Some(bytes) if !is_page_size(bytes) => Err(TableError::BadPageSize(bytes)),
@@ -199,7 +223,7 @@ impl TableOptions {
             Err(error) => {
                 // The first error is the one to report. Somebody else may have made it a table meanwhile, and have it
                 // open.
-                let is_table = B::open(&name, Open::Existing)
+                let is_table = B::open_trusting(&name, Open::Existing, self.trust())
                     .is_ok_and(|object| object.memory().load(AT_STATE as usize) == Ok(STATE_READY));
                 if !is_table {
                     let _ = B::unlink(&name);
@@ -238,7 +262,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         object.intact()?;
         let method = L::attach(&object)?;
         let read_only = options.read_only && !may_create;
-        let shared = Shared { object, method, generation: Generation::current(), read_only };
+        let (generation, trust) = (Generation::current(), options.trust());
+        let shared = Shared { object, method, generation, read_only, trust };
         let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
         if found {
             return Ok((table, Attached::Found));
