@@ -217,8 +217,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(self.shared.object.chown(user, group)?)
     }
 
-    /// The same table, waiting for its lock as said, where this handle waits for ever: a handle that tries only,
-    /// or that gives up after some time.
+    /// The same table, waiting for its lock as said, not as this handle does (for ever, unless it was opened
+    /// [in another way](TableOptions::waiting)): a handle that tries only, or that gives up after some time.
     ///
     /// ```
     /// use std::time::{Duration, Instant};

@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{LockError, Mode, Protocol, Wait};
@@ -40,6 +41,7 @@ pub struct TableOptions {
     mode: u32,
     owners: Owners,
     read_only: bool,
+    wait: Wait,
 }
 
 impl Default for TableOptions {
@@ -50,9 +52,16 @@ impl Default for TableOptions {
 
 impl TableOptions {
     /// The defaults: pages of 256 bytes, 32 bindings expected, a table of this user (or of root) to which nobody else
-    /// may write, for reading and writing.
+    /// may write, for reading and writing, waiting for ever.
     pub fn new() -> TableOptions {
-        TableOptions { page_size: None, expected: 32, mode: 0o600, owners: Owners::Own, read_only: false }
+        TableOptions {
+            page_size: None,
+            expected: 32,
+            mode: 0o600,
+            owners: Owners::Own,
+            read_only: false,
+            wait: Wait::Forever,
+        }
     }
 
     /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
@@ -105,6 +114,33 @@ impl TableOptions {
         self
     }
 
+    /// How long to wait for the table's lock: while opening or creating, all in all, and each time that the handle takes
+    /// it later ([`ShmTable::waiting`] makes another one that waits in another way). If nothing is said, for ever.
+    ///
+    /// Opening a table that is finished takes no lock. One that somebody else is creating just now, and one that
+    /// [`reinitialize`](TableOptions::reinitialize) makes empty, must be locked: a process that is stopped meanwhile holds
+    /// up all who wait for ever. Else they get [`LockError::Busy`] or [`LockError::TimedOut`], and nothing has changed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use manycore::lock::{LockError, Wait};
+    /// use manycore::{ShmTable, TableError, TableOptions};
+    /// # let name = format!("/manycore-doc-impatient-{}", std::process::id());
+    ///
+    /// let patient = TableOptions::new().waiting(Wait::AtMost(Duration::from_secs(5)));
+    /// let table: ShmTable = match patient.open_or_create(&name) {
+    ///     Err(TableError::Lock(LockError::TimedOut)) => panic!("somebody has been creating it for five seconds"),
+    ///     table => table?,
+    /// };
+    /// # table.unlink()?;
+    /// # Ok::<(), TableError>(())
+    /// ```
+    #[doc(alias("try_lock", "timeout"))]
+    pub fn waiting(mut self, wait: Wait) -> TableOptions {
+        self.wait = wait;
+        self
+    }
+
     /// Opens the table `name`.
     ///
     /// # Errors
@@ -127,7 +163,8 @@ impl TableOptions {
     ///
     /// # Errors
     /// [`TableError::Shm`] if the object exists or cannot be created, [`TableError::BadPageSize`],
-    /// [`TableError::Lock`].
+    /// [`TableError::Lock`]. ([`LockError::Busy`] and [`LockError::TimedOut`] mean that somebody else opened the new
+    /// object for creation at once, and is at it.)
     pub fn create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
     where
         B: ShmBackend,
@@ -165,13 +202,15 @@ impl TableOptions {
         B: ShmBackend,
         L: LockMethod<B>,
     {
+        let start = Start::new(self.wait);
         let writing = TableOptions { read_only: false, ..self.clone() };
-        let table: ShmTable<B, L> = match writing.open_or_create(name.as_ref()) {
+        let mut table: ShmTable<B, L> = match writing.open_or_create(name.as_ref()) {
             Err(TableError::PageSize { .. }) => {
-                TableOptions { page_size: None, ..writing }.open_or_create(name)?
+                TableOptions { page_size: None, wait: start.left(), ..writing }.open_or_create(name)?
             }
             opened => opened?,
         };
+        table.wait = start.left();
         let guard = table.lock_for_writing()?;
         Transaction::new(&table.shared.object, table.shared.generation, Scope::Table)
             .run(Transaction::reset)?;
@@ -181,6 +220,7 @@ impl TableOptions {
         }
         table.grow_to(buckets_for(self.expected))?;
         drop(guard);
+        table.wait = self.wait;
         Ok(table)
     }
 
@@ -220,6 +260,8 @@ impl TableOptions {
             | Err(TableError::PageSize { .. } | TableError::Protocol { .. } | TableError::Format { .. }) => {
                 Err(ShmError::AlreadyExists { name }.into())
             }
+            // Whoever holds the lock is making it a table.
+            Err(error @ TableError::Lock(LockError::Busy | LockError::TimedOut)) => Err(error),
             Err(error) => {
                 // The first error is the one to report. Somebody else may have made it a table meanwhile, and have it
                 // open.
@@ -230,6 +272,27 @@ impl TableOptions {
                 }
                 Err(error)
             }
+        }
+    }
+}
+
+/// When a limit began to run, for what is locked several times.
+struct Start {
+    wait: Wait,
+    at: Option<Instant>,
+}
+
+impl Start {
+    fn new(wait: Wait) -> Start {
+        let at = if matches!(wait, Wait::AtMost(_)) { Some(Instant::now()) } else { None };
+        Start { wait, at }
+    }
+
+    /// What is left of it.
+    fn left(&self) -> Wait {
+        match (self.wait, self.at) {
+            (Wait::AtMost(limit), Some(start)) => Wait::AtMost(limit.saturating_sub(start.elapsed())),
+            (wait, _) => wait,
         }
     }
 }
@@ -264,7 +327,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         let read_only = options.read_only && !may_create;
         let (generation, trust) = (Generation::current(), options.trust());
         let shared = Shared { object, method, generation, read_only, trust };
-        let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
+        let start = Start::new(options.wait);
+        let mut table = ShmTable { shared: Arc::new(shared), wait: options.wait };
         if found {
             return Ok((table, Attached::Found));
         }
@@ -283,6 +347,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         if !may_create {
             return Err(TableError::Unfinished { name: table.name().to_owned() });
         }
+        table.wait = start.left();
         let writing = table.lock(Mode::Write)?;
         // Another creator may have come in between.
         let attached = if verify::<B, L>(&table.shared.object, options)? {
@@ -293,6 +358,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             Attached::Formatted
         };
         drop(writing);
+        table.wait = options.wait;
         Ok((table, attached))
     }
 
