@@ -50,8 +50,10 @@ impl Generation {
 extern "C" fn entered_child() {
     CURRENT.fetch_add(1, Ordering::Relaxed);
     for place in &PRIVATE {
-        let number = place.swap(NOTHING, Ordering::Relaxed);
+        // Only the child's one thread is there. What is not written is not copied for it, a page at a time.
+        let number = place.load(Ordering::Relaxed);
         if number != NOTHING {
+            place.store(NOTHING, Ordering::Relaxed);
             // SAFETY: see above; an error would mean that it is closed already.
             unsafe { libc::close(number) };
         }

@@ -3,7 +3,7 @@
 
 mod accounting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -302,8 +302,8 @@ fn parse(text: &str) -> Vec<u32> {
     image
 }
 
-fn print(image: &[u32]) -> String {
-    let mut text = String::from("# A table of format 2, word by word: tests/table_corrupt.rs\n");
+fn print(title: &str, image: &[u32]) -> String {
+    let mut text = format!("# {title}, word by word: tests/table_corrupt.rs\n");
     for (line, words) in image.chunks(8).enumerate() {
         if words.iter().any(|word| *word != 0) {
             write!(text, "{:04X}:", 8 * line).unwrap();
@@ -314,6 +314,9 @@ fn print(image: &[u32]) -> String {
     writeln!(text, "{:04X}:", image.len()).unwrap();
     text
 }
+
+/// The title of the golden image.
+const GOLDEN: &str = "A table of format 2";
 
 fn golden() -> Vec<u32> {
     parse(&std::fs::read_to_string(fixture("format2.hex")).unwrap())
@@ -339,9 +342,9 @@ fn the_golden_table_is_made_as_ever_and_written_down_exactly() {
     let (name, _table) = variety();
     let image = snapshot::<Heap>(&name).unwrap();
     assert_eq!(accounting::check(&image), golden_contents());
-    assert_eq!(parse(&print(&image)), image);
+    assert_eq!(parse(&print(GOLDEN, &image)), image);
     if std::env::var_os("MANYCORE_WRITE_FIXTURES").is_some() {
-        std::fs::write(fixture("format2.hex"), print(&image)).unwrap();
+        std::fs::write(fixture("format2.hex"), print(GOLDEN, &image)).unwrap();
     }
 }
 
@@ -385,7 +388,7 @@ fn a_table_that_an_earlier_build_wrote_is_read_and_changed() {
 #[test]
 fn the_golden_image_comes_back_from_its_text() {
     let image = golden();
-    assert_eq!(parse(&print(&image)), image);
+    assert_eq!(parse(&print(GOLDEN, &image)), image);
     assert_eq!(accounting::check(&image), golden_contents());
 }
 
@@ -635,4 +638,251 @@ fn free_blocks_that_are_none_are_not_used() {
         image[accounting::FREE..accounting::FREE + 184].fill(place);
     });
     refused!(opened(&name).add(50, &[1; 3]), TableError::Corrupt { .. }, "");
+}
+
+// Broken tables that were written down once, so that what this build makes of them can be compared with what others did.
+
+/// A table that is broken in one way.
+struct Broken {
+    file: &'static str,
+    /// How it was broken, when it was written down.
+    damage: fn(&mut Vec<u32>, &Account),
+    found: Found,
+    /// Whether the damage took something of a key away.
+    lost: fn(i32) -> bool,
+}
+
+/// What is found.
+enum Found {
+    /// It is not opened: the error, and what it says.
+    Refused(fn(&TableError) -> bool, &'static str),
+    /// It is opened: what `check` says, and what the first operation says that stumbles over it, if any does.
+    Told(&'static str, Option<&'static str>),
+}
+
+const NOTHING: fn(i32) -> bool = |_| false;
+const EVERYTHING: fn(i32) -> bool = |_| true;
+
+const BROKEN: [Broken; 13] = [
+    Broken {
+        file: "magic",
+        damage: |image, _| image[0] = 0x7F45_4C46,
+        found: Found::Refused(|error| matches!(error, TableError::NotATable { .. }), "magic words"),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "format",
+        damage: |image, _| image[2] = 3,
+        found: Found::Refused(
+            |error| matches!(error, TableError::Format { expected: 2, found: 3, .. }),
+            "table format 3",
+        ),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "byte_order",
+        damage: |image, _| image.iter_mut().for_each(|word| *word = word.swap_bytes()),
+        found: Found::Refused(
+            |error| matches!(error, TableError::NotATable { .. }),
+            "a machine of the other byte order",
+        ),
+        lost: EVERYTHING,
+    },
+    // As a creator leaves it that dies after its first two stores.
+    Broken {
+        file: "unfinished",
+        damage: |image, _| {
+            image.truncate(accounting::HEADER);
+            image[2..].fill(0);
+        },
+        found: Found::Refused(|error| matches!(error, TableError::Unfinished { .. }), "not finished"),
+        lost: EVERYTHING,
+    },
+    Broken {
+        file: "page_size",
+        damage: |image, _| image[accounting::PAGE_SIZE] = 0,
+        found: Found::Refused(
+            |error| matches!(error, TableError::Corrupt { at: accounting::PAGE_SIZE, .. }),
+            "impossible page size",
+        ),
+        lost: NOTHING,
+    },
+    // Behind the buckets: what is in records and overflow blocks is gone.
+    Broken {
+        file: "truncated",
+        damage: |image, _| {
+            let end = crowded_bucket(image) + 16;
+            image.truncate(end);
+        },
+        found: Found::Told("longer than its object", Some("longer than its object")),
+        lost: |key| !crowd(6).contains(&key),
+    },
+    Broken {
+        file: "overflow_circle",
+        damage: |image, _| {
+            let overflow = image[crowded_bucket(image) + 8];
+            image[overflow as usize + 1] |= 1 << 14;
+            image[overflow as usize + 8] = overflow;
+        },
+        found: Found::Told("two links lead here (Overflow)", Some("overflow blocks runs in a circle")),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "record_circle",
+        damage: |image, account| {
+            let newest = record_of(image, account, 1);
+            image[newest + 2] = newest as u32;
+        },
+        found: Found::Told("two links lead here (Record)", Some("records runs in a circle")),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "free_list_into_record",
+        damage: |image, account| {
+            let record = record_of(image, account, 2) as u32;
+            let lists = accounting::FREE..accounting::FREE + 184;
+            let list = lists.into_iter().find(|list| image[*list] != 0).unwrap();
+            image[list] = record;
+        },
+        found: Found::Told("there is no such block (Free)", Some("no free block where one should be")),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "journal_entry",
+        damage: |image, _| {
+            let journal = image[accounting::JOURNAL] as usize;
+            image[accounting::TRANSACTION] |= 1;
+            image[accounting::JOURNAL_LENGTH] = 1;
+            image[journal + 2] = accounting::STATE as u32;
+            image[journal + 3] = 0;
+        },
+        found: Found::Told("a word that never changes", Some("a word that never changes")),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "journal_length",
+        damage: |image, _| {
+            image[accounting::TRANSACTION] |= 1;
+            image[accounting::JOURNAL_LENGTH] = u32::MAX;
+        },
+        found: Found::Told("longer than its block", Some("longer than its block")),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "counts",
+        damage: |image, _| {
+            image[accounting::BINDINGS] += 1;
+            image[accounting::KEYS] = u32::MAX;
+        },
+        found: Found::Told("wrong number of keys", None),
+        lost: NOTHING,
+    },
+    Broken {
+        file: "directory_to_nowhere",
+        damage: |image, _| {
+            let leaf = image[accounting::DIRECTORY] as usize;
+            image[leaf + 4] = u32::MAX - 15;
+        },
+        found: Found::Told("something that is no segment", Some("something that is no segment")),
+        lost: NOTHING,
+    },
+];
+
+impl Broken {
+    fn path(&self) -> PathBuf {
+        fixture("broken").join(self.file).with_extension("hex")
+    }
+}
+
+/// What was in the table before it was broken.
+fn small_contents() -> Contents {
+    let mut contents: Contents = [(1, vec![vec![9; 3], vec![], vec![1]]), (2, vec![vec![2; 6]])].into();
+    contents.insert(-4, vec![vec![4; 12]]);
+    contents.extend(crowd(9).into_iter().enumerate().map(|(index, key)| (key, vec![vec![key; index % 2]])));
+    contents
+}
+
+/// Makes the broken tables from a sound one. They are there already: only for more of them, or for another format.
+#[test]
+#[ignore = "writes tests/fixtures/broken"]
+fn write_the_broken_tables_down() {
+    let name = Fresh::<Heap>::name();
+    let table: Table = TableOptions::new().page_size(160).expected(24).create(&name).unwrap();
+    Heap::open(&name, Open::Existing).unwrap().memory().store(accounting::SEED, SEED).unwrap();
+    for (key, value) in [(-3, vec![3; 12]), (-4, vec![4; 12])] {
+        table.add(key, &value).unwrap();
+    }
+    for (key, values) in small_contents().into_iter().filter(|(key, _)| *key > 0) {
+        values.iter().rev().for_each(|value| table.add(key, value).unwrap());
+    }
+    assert!(table.remove(-3).unwrap());
+    let (mut image, account) = words(&name);
+    // What is left of the journals of the past has no meaning.
+    let journal = image[accounting::JOURNAL] as usize;
+    image[journal + 1..][..account.words(Kind::Journal) - 1].fill(0);
+    assert_eq!(accounting::check(&image), small_contents());
+    std::fs::create_dir_all(fixture("broken")).unwrap();
+    for broken in BROKEN {
+        let mut image = image.clone();
+        (broken.damage)(&mut image, &account);
+        std::fs::write(broken.path(), print(&format!("Broken on purpose: {}", broken.file), &image)).unwrap();
+    }
+}
+
+#[test]
+fn broken_tables_that_were_written_down_are_told_of_and_saved() {
+    let sound = small_contents();
+    for broken in BROKEN {
+        let what = broken.file;
+        let image = parse(&std::fs::read_to_string(broken.path()).unwrap());
+        let name = Fresh::<Heap>::name();
+        restore::<Heap>(&name, &image).unwrap();
+        match (open(&name), &broken.found) {
+            (Err(error), Found::Refused(is_it, phrase)) => {
+                assert!(is_it(&error) && error.to_string().contains(phrase), "{what}: {error:?}");
+                assert_eq!(snapshot::<Heap>(&name).unwrap(), image, "{what}: it was changed");
+            }
+            (Ok(table), Found::Told(problem, first)) => {
+                let problems = table.check().unwrap();
+                assert!(problems.iter().any(|found| found.what.contains(problem)), "{what}: {problems:?}");
+                let object = Heap::open(&name, Open::Existing).unwrap();
+                object.memory().write(0, &image).unwrap();
+                match (exercise(&name, &table), first) {
+                    (Err(error @ TableError::Corrupt { .. }), Some(phrase)) => {
+                        assert!(error.to_string().contains(phrase), "{what}: {error}");
+                    }
+                    (Ok(()), None) => {}
+                    (result, _) => panic!("{what}: {result:?}"),
+                }
+                object.memory().write(0, &image).unwrap();
+            }
+            (opened, _) => panic!("{what}: {:?}", opened.map(|table| table.check())),
+        }
+        let before = snapshot::<Heap>(&name).unwrap();
+        let (_name, saved) = sound_table();
+        let salvaged = saved.salvage::<Heap>(&name).unwrap();
+        assert_eq!(snapshot::<Heap>(&name).unwrap(), before, "{what}: it is only read");
+        assert_eq!((saved.length().unwrap(), saved.check().unwrap()), (salvaged.bindings, vec![]));
+        let saved = contents(&saved);
+        assert!(saved.keys().all(|key| sound.contains_key(key)), "{what}: {saved:?}");
+        for (key, values) in &sound {
+            assert_eq!(saved.get(key) != Some(values), (broken.lost)(*key), "{what}: {key}");
+        }
+        // Whoever asks for a new table under the name gets one if nobody has finished one there.
+        let again: Result<Table, TableError> = TableOptions::new().open_or_create(&name);
+        assert_eq!(again.is_ok(), what == "unfinished" || matches!(broken.found, Found::Told(..)), "{what}");
+    }
+}
+
+fn sound_table() -> (Fresh<Heap>, Table) {
+    let name = Fresh::<Heap>::name();
+    let table = TableOptions::new().create(&name).unwrap();
+    (name, table)
+}
+
+#[test]
+fn every_broken_table_that_was_written_down_is_tested() {
+    let there = std::fs::read_dir(fixture("broken")).unwrap().map(|entry| entry.unwrap().path());
+    let known: BTreeSet<PathBuf> = BROKEN.iter().map(Broken::path).collect();
+    assert_eq!(there.collect::<BTreeSet<_>>(), known);
 }

@@ -4,9 +4,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use manycore::codec::CodecError;
-use manycore::lock::{LockError, Protocol};
+use manycore::lock::{Guard, LockError, Mode, Protocol, Wait};
 use manycore::name::NameError;
 use manycore::shm::{Memory, Open, ShmError};
 use manycore::table::VALUE_MAX;
@@ -336,4 +338,116 @@ fn a_circle_ends_before_it_has_cost_more_than_the_object() {
         .and_then(|mut entries| entries.try_for_each(|entry| entry.map(|(_, value)| words += value.len())));
     refused!(listed, TableError::Corrupt { .. }, "a chain of records runs in a circle");
     assert!(words <= image.len(), "{words}");
+}
+
+// Those who hold the lock for long while others open the table.
+
+/// Ways to open or create, and whether they need the lock of a table that is finished.
+type Way = (fn(&TableOptions, &OsStr) -> Result<ShmTable<Heap>, TableError>, bool);
+const WAYS: [Way; 3] = [
+    (|options, name| options.open(name), false),
+    (|options, name| options.open_or_create(name), false),
+    (|options, name| options.reinitialize(name), true),
+];
+
+/// Opens it, without waiting, and waiting a little.
+fn refused_in_time(open: impl Fn(&TableOptions) -> Result<ShmTable<Heap>, TableError>) {
+    refused!(open(&DEFAULT().waiting(Wait::Try)), TableError::Lock(LockError::Busy), "");
+    let limit = Duration::from_millis(20);
+    let start = Instant::now();
+    refused!(open(&DEFAULT().waiting(Wait::AtMost(limit))), TableError::Lock(LockError::TimedOut), "");
+    assert!(start.elapsed() >= limit);
+}
+
+#[test]
+fn nobody_has_to_wait_for_a_creator_who_does_not_go_on() {
+    let name = Fresh::<Heap>::name();
+    let object = Heap::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
+    object.grow(4096).unwrap();
+    let lock = Futex::attach(&object).unwrap();
+    let creating = Guard::lock(&lock, &object, Mode::Write, Wait::Try).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (open, _) in WAYS {
+                refused_in_time(|options| open(options, &name));
+            }
+        });
+    });
+    assert_eq!(snapshot::<Heap>(&name).unwrap()[..256], [0; 256], "nothing has changed");
+    drop(creating);
+    let table: ShmTable<Heap> = DEFAULT().waiting(Wait::Try).open_or_create(&name).unwrap();
+    assert_eq!(table.check().unwrap(), []);
+}
+
+#[test]
+fn nobody_has_to_wait_for_a_group_that_does_not_end() {
+    let name = Fresh::<Heap>::name();
+    let table: ShmTable<Heap> = DEFAULT().create(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    let nothing: Result<(), TableError> = table.group(|_| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (open, locks) in WAYS {
+                    if locks {
+                        refused_in_time(|options| open(options, &name));
+                    } else {
+                        // It takes no lock; but the handle waits no longer than its opener wanted.
+                        let impatient = open(&DEFAULT().waiting(Wait::Try), &name).unwrap();
+                        refused!(impatient.add(1, &[2]), TableError::Lock(LockError::Busy), "");
+                        let limit = Wait::AtMost(Duration::from_millis(5));
+                        refused!(impatient.waiting(limit).clear(), TableError::Lock(LockError::TimedOut), "");
+                        let patient = open(&DEFAULT().waiting(limit), &name).unwrap();
+                        refused!(patient.iter(), TableError::Lock(LockError::TimedOut), "");
+                        refused!(patient.clone().remove(1), TableError::Lock(LockError::TimedOut), "");
+                    }
+                }
+            });
+        });
+        Ok(())
+    });
+    nothing.unwrap();
+    assert_eq!(table.find_all(1).unwrap(), [[1]]);
+    // Who has time left gets it, and the handle has its limit from then on.
+    let emptied: ShmTable<Heap> =
+        DEFAULT().waiting(Wait::AtMost(Duration::from_secs(60))).page_size(512).reinitialize(&name).unwrap();
+    assert_eq!((emptied.length().unwrap(), emptied.stat().unwrap().page_size), (0, 512));
+    assert!(format!("{emptied:?}").contains("wait: AtMost(60s)"), "{emptied:?}");
+}
+
+/// A lock that somebody else has.
+#[derive(Debug)]
+struct Taken;
+
+impl LockMethod<Heap> for Taken {
+    const PROTOCOL: Protocol = Protocol::FUTEX;
+
+    fn attach(_: &Heap) -> Result<Taken, LockError> {
+        Ok(Taken)
+    }
+
+    fn lock(&self, _: &Heap, _: Mode, _: Wait) -> Result<(), LockError> {
+        Err(LockError::Busy)
+    }
+
+    fn unlock(&self, _: &Heap) -> Result<(), LockError> {
+        Err(LockError::NotHeld)
+    }
+
+    fn upgrade(&self, _: &Heap, _: Wait) -> Result<(), LockError> {
+        Err(LockError::NotHeld)
+    }
+
+    fn downgrade(&self, _: &Heap) -> Result<(), LockError> {
+        Err(LockError::NotHeld)
+    }
+}
+
+#[test]
+fn who_creates_an_object_that_another_is_making_a_table_leaves_it_to_that_one() {
+    let name = Fresh::<Heap>::name();
+    let created: Result<ShmTable<Heap, Taken>, TableError> = DEFAULT().waiting(Wait::Try).create(&name);
+    refused!(created, TableError::Lock(LockError::Busy), "");
+    Heap::open(&name, Open::Existing).expect("the other one has its name");
+    let table: ShmTable<Heap> = DEFAULT().open_or_create(&name).unwrap();
+    assert_eq!(table.check().unwrap(), []);
 }

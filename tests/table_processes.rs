@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manycore::lock::{LockError, Wait};
-use manycore::shm::{Memory, Open, ShmError};
+use manycore::shm::{Memory, Open, Owners, ShmError};
 use manycore::spawn::{Child, ChildProcess, Exit};
 use manycore::table::{Announced, Answer, Group, Step};
 use manycore::{Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, PosixShm, ShmBackend, ShmTable};
@@ -65,6 +65,7 @@ fn main() {
         ("a_table_can_be_opened_for_reading_only", a_table_can_be_opened_for_reading_only),
         ("who_may_only_read_is_told_of_a_dead_writer", who_may_only_read_is_told_of_a_dead_writer),
         ("permission_to_read_is_enough_for_reading", permission_to_read_is_enough_for_reading),
+        ("users_who_say_so_share_a_table", users_who_say_so_share_a_table),
         ("handles_of_both_kinds_do_not_lose_locks", handles_of_both_kinds_do_not_lose_locks),
         ("nothing_is_left_behind", nothing_is_left_behind),
     ]);
@@ -80,7 +81,9 @@ thread_local! {
 fn fresh<B: Subject>() -> Fresh<B> {
     let name = Fresh::<B>::name();
     NAMES.with_borrow_mut(|names| {
-        names.push((name.to_os_string(), |name| B::open(name, Open::Existing).is_ok()));
+        names.push((name.to_os_string(), |name| {
+            !matches!(B::open(name, Open::Existing), Err(ShmError::NotFound { .. }))
+        }));
     });
     name
 }
@@ -682,6 +685,73 @@ fn permission_to_read_is_enough_for_reading() {
     ended_well(&Fork.fork(&[], run).unwrap());
     table.chown(Some(65534), None).unwrap();
     assert_eq!(std::fs::metadata(held::path(&name)).unwrap().uid(), 65534);
+}
+
+/// What is not to be trusted is not opened; what users share on purpose is, if both sides say so.
+fn users_who_say_so_share_a_table() {
+    const OWNER: u32 = 12_345;
+    const MEMBER: u32 = 23_456;
+    let name = fresh::<PosixShm>();
+    let table: ShmTable = TableOptions::new().mode(0o660).create(&name).unwrap();
+    table.add(1, &[1]).unwrap();
+    table.chmod(0o660).unwrap();
+    // The mode says who may write, whether the table is new or not.
+    let closed = TableOptions::new();
+    let of_group = TableOptions::new().mode(0o660);
+    fn refused(options: &TableOptions, name: &OsStr) -> ShmError {
+        let ways: [fn(&TableOptions, &OsStr) -> Result<ShmTable, TableError>; 4] = [
+            |options, name| options.open(name),
+            |options, name| options.clone().read_only(true).open(name),
+            |options, name| options.open_or_create(name),
+            |options, name| options.reinitialize(name),
+        ];
+        let mut refused = ways.map(|open| match open(options, name) {
+            Err(TableError::Shm(error)) => error,
+            other => panic!("not refused: {other:?}"),
+        });
+        assert!(refused.iter().all(|error| error.to_string() == refused[0].to_string()));
+        std::mem::replace(&mut refused[0], ShmError::NotFound { name: OsString::new() })
+    }
+    assert!(matches!(refused(&closed, &name), ShmError::WritableByOthers { mode: 0o660, .. }));
+    let opened: ShmTable = of_group.open(&name).unwrap();
+    assert_eq!(opened.find(1).unwrap(), Some(vec![1]));
+    // What is saved comes from such objects as the table that it goes to.
+    let into: [ShmTable<Heap, NoLock>; 2] =
+        [closed.create_unique("x-XXXXXX"), of_group.create_unique("x-XXXXXX")].map(|table| table.unwrap());
+    for table in &into {
+        table.unlink().unwrap();
+    }
+    assert!(matches!(
+        into[0].salvage::<PosixShm>(&name),
+        Err(TableError::Shm(ShmError::WritableByOthers { .. }))
+    ));
+    assert_eq!(into[1].salvage::<PosixShm>(&name).unwrap().bindings, 1);
+    if !rustix::process::geteuid().is_root() {
+        println!("  (only root can become somebody else)");
+        return;
+    }
+    table.chown(Some(OWNER), Some(MEMBER)).unwrap();
+    let run = {
+        let name = name.to_os_string();
+        move || {
+            nix::unistd::setgroups(&[]).unwrap();
+            nix::unistd::setgid(MEMBER.into()).unwrap();
+            nix::unistd::setuid(MEMBER.into()).unwrap();
+            for options in [&closed, &of_group, &closed.clone().owners(Owners::User(MEMBER))] {
+                assert!(matches!(refused(options, &name), ShmError::Foreign { owner: OWNER, .. }));
+            }
+            for owners in [Owners::User(OWNER), Owners::Anybody] {
+                let shared = closed.clone().owners(owners);
+                assert!(matches!(refused(&shared, &name), ShmError::WritableByOthers { .. }));
+                let shared = of_group.clone().owners(owners);
+                let table: ShmTable = shared.open_or_create(&name).unwrap();
+                table.add(2, &[2]).unwrap();
+            }
+            0
+        }
+    };
+    ended_well(&Fork.fork(&[], run).unwrap());
+    assert_eq!((table.length().unwrap(), table.check().unwrap()), (3, vec![]));
 }
 
 /// Closing any descriptor of a file releases the process's record locks on it.

@@ -4,11 +4,12 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs;
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 
-use super::object::{Handle, flags};
-use super::{Mapping, Open, ShmBackend, ShmError};
+use super::object::Handle;
+use super::{Mapping, Open, ShmBackend, ShmError, Trust};
 use crate::name;
 
 /// An object in an ordinary file: its name is a path, and it lives until it is unlinked. What was written
@@ -23,11 +24,17 @@ pub struct File {
 impl ShmBackend for File {
     type Memory = Mapping;
 
-    fn open(name: &OsStr, how: Open) -> Result<File, ShmError> {
-        let path = name::path(name)?;
-        let (flags, mode) = flags(how);
-        let handle = Handle::open(name, how, || fs::lstat(path), || fs::open(path, flags, mode))?;
-        Ok(File { handle })
+    fn open_trusting(name: &OsStr, how: Open, trust: Trust) -> Result<File, ShmError> {
+        let (directory_name, file_name) = split(name::path(name)?);
+        let failed = |op| move |errno| ShmError::from_errno(op, name, errno);
+        // Opened once, so that it is one and the same in what follows.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = fs::open(directory_name, flags, Mode::empty()).map_err(failed("open"))?;
+        let stat = fs::fstat(&directory).map_err(failed("fstat"))?;
+        trust.check_directory(directory_name, stat.st_uid, stat.st_mode)?;
+        let look = || fs::statat(&directory, file_name, AtFlags::SYMLINK_NOFOLLOW);
+        let open = |flags, mode| fs::openat(&directory, file_name, flags, mode);
+        Ok(File { handle: Handle::open(name, how, trust, look, open)? })
     }
 
     fn unlink(name: &OsStr) -> Result<(), ShmError> {
@@ -79,5 +86,14 @@ impl File {
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
+    }
+}
+
+/// A path, taken apart into the directory and the last component.
+fn split(path: &OsStr) -> (&OsStr, &OsStr) {
+    let bytes = path.as_bytes();
+    match bytes.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (OsStr::from_bytes(&bytes[..=slash]), OsStr::from_bytes(&bytes[slash + 1..])),
+        None => (OsStr::new("."), path),
     }
 }

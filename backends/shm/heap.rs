@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use super::{Mapped, Mapping, Memory, Open, ShmBackend, ShmError, WORD};
+use super::{Mapped, Mapping, Memory, Open, ShmBackend, ShmError, Trust, WORD};
 use crate::generation::Generation;
 use crate::name;
 use crate::sync::global::{Arc, Mutex, lock};
@@ -58,7 +58,7 @@ impl Heap {
 impl ShmBackend for Heap {
     type Memory = HeapMemory;
 
-    fn open(name: &OsStr, how: Open) -> Result<Heap, ShmError> {
+    fn open_trusting(name: &OsStr, how: Open, _trust: Trust) -> Result<Heap, ShmError> {
         let component = name::component(name)?;
         let generation = Generation::current();
         let mut objects = lock(&OBJECTS);

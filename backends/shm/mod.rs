@@ -37,6 +37,21 @@
 //!     grow ([`ShmError::ReadOnly`]); other handles of the object in the process write as ever.
 //! 11. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
 //!     [`ShmError::NotAnObject`].
+//! 12. **Only those who are trusted.** An object that exists already is opened only if it belongs to the effective user
+//!     or to root ([`ShmError::Foreign`]), nobody else may write to it ([`ShmError::WritableByOthers`]), and it has one
+//!     name ([`ShmError::Linked`]); [`Trust`] widens the first two, and the `mode` of [`Open::Create`] the second. That
+//!     is asked of the object that was opened, each time that one is opened by name, also if this process has it open
+//!     already. A refusal changes nothing, and releases no lock. (Backends whose objects nobody else can reach, as
+//!     [`Heap`], have nothing to ask. [`File`] opens and creates nothing in a directory in which everybody may create
+//!     files, as in `/tmp`, and which belongs to somebody else than root and those who are trusted.)
+//!
+//! # Sharing with other users
+//!
+//! Law 12 is there because names are open to everybody: without it, a stranger who is first to create `/counts` would
+//! give all who open it later what to read, and get what they write. Users who share an object on purpose say so on both
+//! sides. Its owner gives permission, by the `mode` at its creation or by [`chmod`](ShmBackend::chmod) and
+//! [`chown`](ShmBackend::chown); from then on all openers, the owner too, name those who may write
+//! ([`Trust::writers`]), and those who are not the owner say whose object they mean ([`Trust::owners`]).
 //!
 //! This module does not say what the words mean, and does not lock.
 
@@ -46,6 +61,7 @@ mod heap;
 mod mapping;
 mod object;
 mod posix;
+mod trust;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -61,6 +77,7 @@ pub use file::File;
 pub use heap::{Heap, HeapMemory};
 pub use mapping::{Mapped, Mapping};
 pub use posix::PosixShm;
+pub use trust::{Owners, Trust};
 
 /// Bytes in a word.
 pub const WORD: u64 = 4;
@@ -71,12 +88,23 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
     /// The words of an object.
     type Memory: Memory;
 
-    /// Opens or creates the object `name`.
+    /// Opens or creates the object `name`. One that exists must belong to this user or to root, and nobody else may be
+    /// able to write to it: [`open_trusting`](ShmBackend::open_trusting) opens others.
+    ///
+    /// # Errors
+    /// As [`open_trusting`](ShmBackend::open_trusting).
+    fn open(name: &OsStr, how: Open) -> Result<Self, ShmError> {
+        Self::open_trusting(name, how, Trust::new())
+    }
+
+    /// Opens or creates the object `name`. If it exists, it must be as `trust` says (law 12).
     ///
     /// # Errors
     /// [`ShmError::Name`], [`NotFound`](ShmError::NotFound), [`AlreadyExists`](ShmError::AlreadyExists),
-    /// [`NotAnObject`](ShmError::NotAnObject), or [`Io`](ShmError::Io) with what the system said.
-    fn open(name: &OsStr, how: Open) -> Result<Self, ShmError>;
+    /// [`NotAnObject`](ShmError::NotAnObject), [`Foreign`](ShmError::Foreign),
+    /// [`WritableByOthers`](ShmError::WritableByOthers), [`Linked`](ShmError::Linked), or [`Io`](ShmError::Io) with
+    /// what the system said.
+    fn open_trusting(name: &OsStr, how: Open, trust: Trust) -> Result<Self, ShmError>;
 
     /// Removes the name.
     ///
@@ -148,7 +176,7 @@ pub enum Open {
     ReadOnly,
     /// Create it if it does not exist.
     Create {
-        /// Permission bits of a new object.
+        /// Permission bits of a new object. One that exists may allow writing to whom they do (law 12).
         mode: u32,
     },
     /// Create it; it must not exist.
@@ -389,6 +417,39 @@ pub enum ShmError {
     NotAnObject {
         /// The name asked for.
         name: OsString,
+    },
+    /// The object, or the directory in which everybody may create files, belongs to another user, and may have been
+    /// planted: choose another name or directory, or say that this is meant, by [`Trust::owners`].
+    #[error(
+        "{name:?} belongs to user {owner}, who may have planted it: use another name, or trust `Owners::User({owner})` if that is meant"
+    )]
+    Foreign {
+        /// The object or directory.
+        name: OsString,
+        /// The user, by number.
+        owner: u32,
+    },
+    /// Others than its owner can write to the object: take that permission away, or say that this is meant, by
+    /// [`Trust::writers`] (of a table, by its mode).
+    #[error(
+        "{name:?} can be written to by others (mode {mode:#o}): change that, or open it with this mode if that is meant"
+    )]
+    WritableByOthers {
+        /// The object.
+        name: OsString,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The object has more than one name (hard links), and this one may have been planted: copy it, or remove the
+    /// others.
+    #[error(
+        "{name:?} is one of {names} names of a file, and may have been planted: copy the file, or remove the others"
+    )]
+    Linked {
+        /// The name asked for.
+        name: OsString,
+        /// How many there are.
+        names: u64,
     },
     /// There is no room for a larger object; it is as it was.
     #[error("no room to grow {name:?} to {bytes} bytes: {source}")]

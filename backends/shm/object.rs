@@ -4,8 +4,8 @@
 //! one object share one descriptor, found by device and inode number, and closed with the last handle,
 //! while the table of open objects is locked: nobody can lock through a new descriptor in between.
 //!
-//! If an object was opened although it was open already (its name was exchanged between looking and
-//! opening), the surplus descriptor is kept until the others are closed, for the same reason.
+//! If an object was opened although it was open already (its name was exchanged between looking and opening, or it is
+//! refused), the surplus descriptor is kept until the others are closed, for the same reason.
 //!
 //! This module does not know what names mean: [`posix`](super::posix) and [`file`](super::file) do.
 
@@ -18,7 +18,7 @@ use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, getrlimit};
 
-use super::{Mapping, Open, ShmError, WORD};
+use super::{Mapping, Open, ShmError, Trust, WORD};
 use crate::generation::Generation;
 use crate::sync::global::{Arc, Mutex, lock};
 
@@ -53,14 +53,37 @@ pub(crate) struct Handle {
     name: OsString,
 }
 
-/// The flags and mode for the system call that opens an object.
-pub(super) fn flags(how: Open) -> (OFlags, Mode) {
+/// As often an object is looked for and created in turns, if somebody else creates and removes it.
+const TRIES: u32 = 1000;
+
+/// Opens or creates what `open` names, and says whether it is new.
+fn open_or_create(
+    how: Open,
+    open: impl Fn(OFlags, Mode) -> Result<OwnedFd, Errno>,
+) -> Result<(OwnedFd, bool), Errno> {
     let access = if how == Open::ReadOnly { OFlags::RDONLY } else { OFlags::RDWR };
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let existing = || open(flags, Mode::empty()).map(|fd| (fd, false));
+    let new =
+        |mode| open(flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode)).map(|fd| (fd, true));
     match how {
-        Open::Existing | Open::ReadOnly => (flags, Mode::empty()),
-        Open::Create { mode } => (flags | OFlags::CREATE, Mode::from_raw_mode(mode)),
-        Open::CreateNew { mode } => (flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode)),
+        Open::Existing | Open::ReadOnly => existing(),
+        Open::CreateNew { mode } => new(mode),
+        // One after the other, to know which it was; and because systems refuse to do both at once with an object of
+        // another user in a directory such as `/tmp` (`fs.protected_regular`), where `Trust` is to decide.
+        Open::Create { mode } => {
+            for _ in 1..TRIES {
+                match existing() {
+                    Err(Errno::NOENT) => {}
+                    result => return result,
+                }
+                match new(mode) {
+                    Err(Errno::EXIST) => {}
+                    result => return result,
+                }
+            }
+            existing()
+        }
     }
 }
 
@@ -69,20 +92,34 @@ impl Handle {
     pub(super) fn open(
         name: &OsStr,
         how: Open,
+        trust: Trust,
         look: impl FnOnce() -> Result<Stat, Errno>,
-        open: impl FnOnce() -> Result<OwnedFd, Errno>,
+        open: impl Fn(OFlags, Mode) -> Result<OwnedFd, Errno>,
     ) -> Result<Handle, ShmError> {
         let generation = Generation::current();
         let mut open_objects = lock(&OPEN_OBJECTS);
         let read_only = how == Open::ReadOnly;
+        let trust = match how {
+            Open::Create { mode } => trust.and_writers(mode),
+            _ => trust,
+        };
+        let ask = |fd: &OwnedFd| fs::fstat(fd).map_err(|errno| ShmError::from_errno("fstat", name, errno));
+        let check = |stat: &Stat| trust.check(name, stat.st_uid, stat.st_mode, u64::from(stat.st_nlink));
         if !matches!(how, Open::CreateNew { .. }) {
             let entry = look().ok().and_then(|stat| open_objects.get_mut(&identity(&stat)));
-            if let Some(handle) = entry.and_then(|entry| entry.handle(name, read_only, generation)) {
-                return Ok(handle);
+            if let Some(entry) = entry.filter(|entry| entry.generation == generation) {
+                // Asked before another descriptor of it is opened, which would have to stay open.
+                if let Some(object) = entry.for_writing.as_ref().or(entry.for_reading.as_ref()) {
+                    check(&ask(&object.fd)?)?;
+                }
+                if let Some(object) = entry.object(read_only, generation) {
+                    return Ok(entry.handle(name, object));
+                }
             }
         }
-        let fd = open().map_err(|errno| ShmError::from_errno("open", name, errno))?;
-        let stat = fs::fstat(&fd).map_err(|errno| ShmError::from_errno("fstat", name, errno))?;
+        let (fd, is_new) =
+            open_or_create(how, open).map_err(|errno| ShmError::from_errno("open", name, errno))?;
+        let stat = ask(&fd)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(ShmError::NotAnObject { name: name.to_owned() });
         }
@@ -91,16 +128,23 @@ impl Handle {
             // Its descriptors are the parent's copies, perhaps closed since and given to others.
             std::mem::forget(open_objects.remove(&identity));
         }
+        let checked = if is_new { Ok(()) } else { check(&stat) };
+        if let Err(refused) = checked {
+            if let Some(entry) = open_objects.get_mut(&identity) {
+                entry.surplus.push(fd);
+            }
+            return Err(refused);
+        }
         let entry = open_objects.entry(identity).or_insert_with(|| Entry::new(generation));
-        if let Some(handle) = entry.handle(name, read_only, generation) {
+        if let Some(object) = entry.object(read_only, generation) {
             entry.surplus.push(fd);
-            return Ok(handle);
+            return Ok(entry.handle(name, object));
         }
         match Mapping::shared(fd.as_fd(), stat.st_size as u64, read_only) {
             Ok(mapping) => {
                 let object = Arc::new(Object { fd, mapping, read_only, identity, generation });
-                *entry.open_as(read_only) = Some(object);
-                Ok(entry.handle(name, read_only, generation).expect("it was put there just now"))
+                *entry.open_as(read_only) = Some(Arc::clone(&object));
+                Ok(entry.handle(name, object))
             }
             Err(source) => {
                 if entry.handles > 0 {
@@ -115,11 +159,12 @@ impl Handle {
 
     /// Another handle of the same object.
     pub(crate) fn again(&self) -> Result<Handle, ShmError> {
-        let object = self.current()?;
+        self.current()?;
+        let object = self.object.as_ref().expect("only `drop` takes the object out");
         let mut open_objects = lock(&OPEN_OBJECTS);
         let entry = open_objects.get_mut(&object.identity);
-        let handle = entry.and_then(|entry| entry.handle(&self.name, object.read_only, object.generation));
-        Ok(handle.expect("the object is open as long as it has this handle"))
+        let entry = entry.expect("the object is open as long as it has this handle");
+        Ok(entry.handle(&self.name, Arc::clone(object)))
     }
 
     /// Which object it is.
@@ -248,14 +293,15 @@ impl Entry {
         if read_only { &mut self.for_reading } else { &mut self.for_writing }
     }
 
-    /// Another handle, if the object is open in this way, in this process.
-    fn handle(&mut self, name: &OsStr, read_only: bool, generation: Generation) -> Option<Handle> {
-        if self.generation != generation {
-            return None;
-        }
-        let object = Some(Arc::clone(self.open_as(read_only).as_ref()?));
+    /// The object, if it is open in this way, in this process.
+    fn object(&mut self, read_only: bool, generation: Generation) -> Option<Arc<Object>> {
+        if self.generation == generation { self.open_as(read_only).clone() } else { None }
+    }
+
+    /// Another handle of an object of this entry.
+    fn handle(&mut self, name: &OsStr, object: Arc<Object>) -> Handle {
         self.handles += 1;
-        Some(Handle { object, name: name.to_owned() })
+        Handle { object: Some(object), name: name.to_owned() }
     }
 }
 
@@ -291,4 +337,37 @@ fn append_zeros(fd: BorrowedFd<'_>, size: u64, bytes: u64) -> Result<(), Errno> 
         end = fs::fstat(fd)?.st_size as u64;
     }
     Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_descriptor_stays_open_as_long_as_its_object() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("object");
+        let name = path.as_os_str();
+        let open = |how, look: fn(&std::path::Path) -> Result<Stat, Errno>| {
+            Handle::open(name, how, Trust::new(), || look(&path), |flags, mode| fs::open(&path, flags, mode))
+        };
+        let handle = open(Open::CreateNew { mode: 0o600 }, |path| fs::lstat(path)).unwrap();
+        let surplus = || lock(&OPEN_OBJECTS)[&handle.identity()].surplus.len();
+        handle.chmod(0o606).unwrap();
+        // Whoever looks sees that it is open already, and need not open it.
+        assert!(matches!(
+            open(Open::ReadOnly, |path| fs::lstat(path)),
+            Err(ShmError::WritableByOthers { .. })
+        ));
+        assert_eq!(surplus(), 0);
+        // Its name came to be that of this object only after looking.
+        assert!(matches!(
+            open(Open::ReadOnly, |_| Err(Errno::NOENT)),
+            Err(ShmError::WritableByOthers { .. })
+        ));
+        assert_eq!(surplus(), 1);
+        let identity = handle.identity();
+        drop(handle);
+        assert!(!lock(&OPEN_OBJECTS).contains_key(&identity));
+    }
 }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::{fs, shm};
 
-use super::object::{Handle, flags};
-use super::{Mapping, Open, ShmBackend, ShmError};
+use super::object::Handle;
+use super::{Mapping, Open, ShmBackend, ShmError, Trust};
 use crate::name;
 
 /// An object in POSIX shared memory: a name without directories, memory that lives until it is unlinked
@@ -34,14 +34,14 @@ pub struct PosixShm {
 impl ShmBackend for PosixShm {
     type Memory = Mapping;
 
-    fn open(name: &OsStr, how: Open) -> Result<PosixShm, ShmError> {
+    fn open_trusting(name: &OsStr, how: Open, trust: Trust) -> Result<PosixShm, ShmError> {
         let component = name::component(name)?;
         // The directory behind `shm_open` here. Looking there first only saves a descriptor; where it is
         // another, opening finds out.
         let mut path = OsString::from("/dev/shm/");
         path.push(component);
-        let (flags, mode) = flags(how);
-        let handle = Handle::open(name, how, || fs::lstat(&path), || shm_open(component, flags, mode))?;
+        let open = |flags, mode| shm_open(component, flags, mode);
+        let handle = Handle::open(name, how, trust, || fs::lstat(&path), open)?;
         Ok(PosixShm { handle })
     }
 

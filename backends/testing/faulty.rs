@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use crate::lock::{FutexLockable, LockError, LockMethod, Mode, Protocol, RecordLockable, Wait};
-use crate::shm::{Open, ShmBackend, ShmError};
+use crate::shm::{Open, ShmBackend, ShmError, Trust};
 
 /// An error to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +108,10 @@ pub struct Faulty<B>(B);
 impl<B: ShmBackend> ShmBackend for Faulty<B> {
     type Memory = B::Memory;
 
-    fn open(name: &OsStr, how: Open) -> Result<Self, ShmError> {
+    fn open_trusting(name: &OsStr, how: Open, trust: Trust) -> Result<Self, ShmError> {
         match due() {
             Some(fault) => Err(ShmError::from_errno("open", name, fault.errno())),
-            None => B::open(name, how).map(Faulty),
+            None => B::open_trusting(name, how, trust).map(Faulty),
         }
     }
 

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Waited, Window};
+use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Trust, Waited, Window};
 
 thread_local! {
     static LOG: RefCell<Option<Vec<Store>>> = const { RefCell::new(None) };
@@ -89,8 +89,8 @@ pub struct RecordingWindow<W>(W);
 impl<B: ShmBackend> ShmBackend for Recorder<B> {
     type Memory = Recording<B>;
 
-    fn open(name: &OsStr, how: Open) -> Result<Self, ShmError> {
-        Ok(Recorder(Recording(B::open(name, how)?)))
+    fn open_trusting(name: &OsStr, how: Open, trust: Trust) -> Result<Self, ShmError> {
+        Ok(Recorder(Recording(B::open_trusting(name, how, trust)?)))
     }
 
     fn unlink(name: &OsStr) -> Result<(), ShmError> {

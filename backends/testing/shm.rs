@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::TestCase;
 use crate::name::{self, NameError};
-use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Window, create_unique};
+use crate::shm::{Memory, Open, OutOfBounds, Owners, ShmBackend, ShmError, Trust, Window, create_unique};
 use crate::spawn::{Child, Exit, Fork};
 
 /// What a suite needs to know of a backend.
@@ -89,6 +89,11 @@ pub fn all<B: Subject>() -> Vec<TestCase> {
         ("a_handle_for_reading_only_reads_only", a_handle_for_reading_only_reads_only::<B>),
         ("a_window_stays_as_it_is", a_window_stays_as_it_is::<B>),
         ("permissions_and_owner_can_be_set", permissions_and_owner_can_be_set::<B>),
+        ("what_is_ones_own_is_opened", what_is_ones_own_is_opened::<B>),
+        (
+            "what_others_may_write_to_is_opened_if_that_is_said",
+            what_others_may_write_to_is_opened_if_that_is_said::<B>,
+        ),
         ("a_handle_is_refused_after_a_fork", a_handle_is_refused_after_a_fork::<B>),
     ]
 }
@@ -329,6 +334,52 @@ pub fn permissions_and_owner_can_be_set<B: Subject>() {
     object.grow(64).unwrap();
     object.chmod(0o600).unwrap();
     assert_eq!(object.size().unwrap(), 64);
+}
+
+/// Law 12: whatever others may be trusted beside.
+pub fn what_is_ones_own_is_opened<B: Subject>() {
+    let own = Trust::new();
+    let everybody = Trust::new().owners(Owners::Anybody).writers(0o777);
+    for mode in [0o600, 0o644, 0o666] {
+        let name = Fresh::<B>::name();
+        let first = B::open_trusting(&name, Open::CreateNew { mode }, own).unwrap();
+        first.grow(64).unwrap();
+        first.memory().store(1, 7).unwrap();
+        // The permissions of those who would make it are the ones it has.
+        let how = Open::Create { mode };
+        for again in [own, own.owners(Owners::User(12_345)), everybody] {
+            assert_eq!(B::open_trusting(&name, how, again).unwrap().memory().load(1), Ok(7));
+        }
+        // Reading is not asked for.
+        first.chmod(0o644).unwrap();
+        for how in [Open::Existing, Open::ReadOnly] {
+            assert_eq!(B::open(&name, how).unwrap().memory().load(1), Ok(7));
+        }
+    }
+}
+
+/// Law 12. (A backend whose objects nobody else can reach need not refuse.)
+pub fn what_others_may_write_to_is_opened_if_that_is_said<B: Subject>() {
+    let name = Fresh::<B>::name();
+    let first = B::open(&name, NEW).unwrap();
+    first.grow(64).unwrap();
+    for (mode, less) in [(0o620, 0o602), (0o602, 0o620), (0o666, 0o644)] {
+        first.chmod(mode).unwrap();
+        for how in [Open::Existing, Open::ReadOnly, EITHER] {
+            for trust in [Trust::new(), Trust::new().writers(less), Trust::new().owners(Owners::Anybody)] {
+                match B::open_trusting(&name, how, trust) {
+                    Err(ShmError::WritableByOthers { mode: found, .. }) => assert_eq!(found, mode),
+                    other => drop(other.unwrap()),
+                }
+            }
+            B::open_trusting(&name, how, Trust::new().writers(mode)).unwrap();
+        }
+        B::open(&name, Open::Create { mode }).unwrap();
+        assert!(matches!(B::open(&name, Open::CreateNew { mode }), Err(ShmError::AlreadyExists { .. })));
+        // Whoever was refused has changed nothing.
+        first.memory().store(2, mode).unwrap();
+        assert_eq!((first.size().unwrap(), first.memory().load(2)), (64, Ok(mode)));
+    }
 }
 
 /// Law 8.

@@ -4,12 +4,16 @@
 //! The suite does not check that a peer's process is killed, nor what strangers write to a descriptor.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::transport::{
     BoxError, Endpoint, Limits, Listener, Message, Transport, TransportError, TrySendError,
@@ -741,6 +745,137 @@ pub fn finishing_comes_behind_what_is_left_to_flush<T: Transport>() {
 type Listening<T> = <T as Transport>::Listener<Note, Note>;
 type Address<T> = <T as Transport>::Address<Note, Note>;
 
+/// A message with descriptors beside its bytes.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The bytes.
+    pub note: Note,
+    /// What it is to be sent with, or has come with.
+    pub descriptors: Vec<OwnedFd>,
+    /// Why what it was sent with has not come.
+    pub lost: Option<io::Error>,
+}
+
+impl Parcel {
+    /// A parcel to be sent.
+    pub fn new(note: Note, descriptors: Vec<OwnedFd>) -> Parcel {
+        Parcel { note, descriptors, lost: None }
+    }
+}
+
+impl Message for Parcel {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        self.note.encode(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Parcel, BoxError> {
+        Note::decode(bytes).map(|note| Parcel::new(note, Vec::new()))
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        self.note.as_bytes()
+    }
+
+    fn detach(&mut self) -> Vec<OwnedFd> {
+        mem::take(&mut self.descriptors)
+    }
+
+    fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
+        match descriptors {
+            Ok(descriptors) => self.descriptors.extend(descriptors),
+            Err(error) => self.lost = Some(error),
+        }
+    }
+}
+
+/// Pipes: what is written into the second end of one comes out of the first, and its end when all copies are closed.
+fn pipes<const N: usize>() -> ([OwnedFd; N], [OwnedFd; N]) {
+    let (mut readers, mut writers) = (Vec::new(), Vec::new());
+    for _ in 0..N {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe can be made");
+        readers.push(reader);
+        writers.push(writer);
+    }
+    (readers.try_into().expect("there are N"), writers.try_into().expect("there are N"))
+}
+
+fn read_all(reader: OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    File::from(reader).read_to_end(&mut bytes).expect("it can be read");
+    bytes
+}
+
+/// Law 13, with messages of all sizes, blocking and not.
+pub fn descriptors_travel_with_their_messages<T: Transport>() {
+    let (near, far) = T::pair::<Parcel, Parcel>(Limits::default()).expect("pair");
+    let (readers, [a, b, c, d]) = pipes::<4>();
+    let parcels = [
+        (Note::sample(1, 10), vec![a]),
+        (Note::sample(2, 0), vec![]),
+        (Note::sample(3, LARGE), vec![b, c]),
+        (Note::sample(4, 10), vec![]),
+        (Note::sample(5, 0), vec![d]),
+    ];
+    let counts: Vec<_> =
+        parcels.iter().map(|(note, descriptors)| (note.clone(), descriptors.len())).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (number, (note, descriptors)) in parcels.into_iter().enumerate() {
+                let parcel = Parcel::new(note, descriptors);
+                if number % 2 == 0 {
+                    near.send(parcel, None).expect("send");
+                } else {
+                    while !near.flush().expect("flush") {
+                        wait_for(&near, PollFlags::OUT, None);
+                    }
+                    near.try_send(parcel).expect("there is room");
+                }
+            }
+        });
+        let mut letter = b'a';
+        for (note, count) in &counts {
+            let parcel = far.receive(None).expect("receive");
+            assert!(parcel.note == *note, "another message");
+            assert!(parcel.lost.is_none());
+            assert_eq!(parcel.descriptors.len(), *count, "of a message of {} bytes", note.0.len());
+            for descriptor in parcel.descriptors {
+                let flags = rustix::io::fcntl_getfd(&descriptor).expect("it is open");
+                assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+                rustix::io::write(&descriptor, &[letter]).expect("somebody reads");
+                letter += 1;
+            }
+        }
+    });
+    // Nobody has kept a copy.
+    assert_eq!(readers.map(read_all), [b"a", b"b", b"c", b"d"]);
+}
+
+/// Laws 3 and 13: what is given back has its descriptors still.
+pub fn a_message_that_is_given_back_has_its_descriptors<T: Transport>() {
+    let (near, far) = T::pair::<Parcel, Parcel>(Limits::default()).expect("pair");
+    let ([reader], [writer]) = pipes::<1>();
+    let mut writer = Some(writer);
+    // A large one among the small, so that it is not always the same that finds no room.
+    for number in 0.. {
+        let note = Note::sample(number, if number % 3 == 0 { LARGE } else { 1000 });
+        let copy = writer.as_ref().expect("it is here until it is given back").try_clone().expect("a copy");
+        match near.try_send(Parcel::new(note.clone(), vec![copy])) {
+            Ok(()) => {}
+            Err(TrySendError::Full(parcel)) => {
+                assert!(parcel.note == note && parcel.descriptors.len() == 1, "another one was given back");
+                rustix::io::write(&parcel.descriptors[0], b"!").expect("somebody reads");
+                writer = None;
+                break;
+            }
+            Err(TrySendError::Failed(error)) => panic!("try_send: {error}"),
+        }
+    }
+    assert!(writer.is_none(), "the link takes messages without bound");
+    // What is on its way is closed with the link.
+    drop((near, far));
+    assert_eq!(read_all(reader), b"!");
+}
+
 fn listen<T: Transport>() -> (Listening<T>, Address<T>) {
     let listener = T::listen::<Note, Note>(Limits::default()).expect("a fresh address is free");
     let address = listener.address();
@@ -964,6 +1099,8 @@ macro_rules! transport_conformance {
             a_half_closed_link_goes_on_in_the_other_direction
             a_blocked_receive_ends_when_the_peer_finishes
             finishing_comes_behind_what_is_left_to_flush
+            descriptors_travel_with_their_messages
+            a_message_that_is_given_back_has_its_descriptors
             connections_are_accepted_in_order
             accepting_waits_for_a_connection
             nobody_is_left_waiting_for_a_listener_that_is_gone

@@ -34,7 +34,7 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Law 10.
+/// Law 11.
 fn what_is_no_regular_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("target");

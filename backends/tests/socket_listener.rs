@@ -17,7 +17,7 @@ use std::time::Duration;
 use manycore_backends::spawn::{Child, Exit, Fork};
 use manycore_backends::testing::run_tests;
 use manycore_backends::testing::spawn::{in_a_unit, open_descriptors};
-use manycore_backends::testing::transport::Note;
+use manycore_backends::testing::transport::{Note, Parcel};
 use manycore_backends::transport::{
     Endpoint, Limits, Listener, Socket, SocketAddress, SocketEnd, SocketListener, Transport, TransportError,
 };
@@ -457,6 +457,21 @@ fn descriptors_without_a_free_number_are_told() {
         assert_eq!(open_descriptors(), before);
         let (message, descriptors) = far.receive_with(None).expect("the next one is not lost");
         assert_eq!((message, descriptors.len()), (note("found"), 1));
+        drop(descriptors);
+
+        // A message that wants them is told, and is not lost.
+        let (near, far) = Socket::pair::<Parcel, Parcel>(limits()).expect("pair");
+        near.send(
+            Parcel::new(note("lost"), vec![writer.try_clone().expect("a number is free"), writer]),
+            None,
+        )
+        .expect("there is room");
+        // All below are open.
+        lowest(3);
+        let parcel = far.receive(None).expect("it is there");
+        lowest(open + 10);
+        assert_eq!((parcel.note, parcel.descriptors.len()), (note("lost"), 0));
+        assert_eq!(parcel.lost.and_then(|error| error.raw_os_error()), Some(libc::EMFILE));
     });
 }
 

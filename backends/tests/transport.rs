@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use manycore_backends::testing::transport::Note;
+use manycore_backends::testing::transport::{Note, Parcel};
 use manycore_backends::transport::{
     BoxError, Endpoint, Limits, Message, Polysocket, Socket, SocketEnd, Transport, TransportError,
     TrySendError,
@@ -403,6 +403,58 @@ fn type_with_two_functions_carries_large_messages() {
     }
 }
 
+/// A name, its length in front, and bytes that are lent.
+#[derive(Debug, PartialEq)]
+struct Labelled(String, Vec<u8>);
+
+impl Message for Labelled {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        self.encode_head(out)?;
+        out.extend_from_slice(&self.1);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Labelled, BoxError> {
+        let (length, rest) = bytes.split_first().ok_or("no length")?;
+        let (name, rest) = rest.split_at_checked((*length).into()).ok_or("no name")?;
+        Ok(Labelled(String::from_utf8(name.to_vec())?, rest.to_vec()))
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        Some(&self.1)
+    }
+
+    fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        out.push(self.0.len().try_into()?);
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(())
+    }
+}
+
+// Laws 1, 4 and 9
+#[test]
+fn messages_that_lend_their_ends_arrive_with_their_heads() {
+    let limits = Limits::with_message_bytes(3 << 20);
+    let (near, far) = Socket::pair::<Labelled, Labelled>(limits).expect("pair");
+    let labelled = |name: &str, length| Labelled(name.to_owned(), Note::sample(1, length).0);
+    let lengths = [0, 9, (64 << 10) - 1, 64 << 10, 200_000, (3 << 20) - 4];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for length in lengths {
+                // Head and end together are one byte too many; the head cannot be encoded.
+                let error = near.send(labelled("four", (3 << 20) - 4), None).expect_err("over the limit");
+                assert!(matches!(error, TransportError::TooBig { .. }), "{error}");
+                let error = near.send(labelled(&"x".repeat(256), length), None).expect_err("too long a name");
+                assert!(matches!(error, TransportError::Encode(_)), "{error}");
+                near.send(labelled("abc", length), None).expect("at most the limit");
+            }
+        });
+        for length in lengths {
+            assert!(far.receive(None).expect("receive") == labelled("abc", length), "{length}");
+        }
+    });
+}
+
 /// So many of some bytes as somebody else says, who also sees when they are dropped.
 #[derive(Debug)]
 struct Changing(Vec<u8>, Arc<AtomicUsize>);
@@ -650,6 +702,30 @@ fn too_many_descriptors_are_refused_and_as_many_as_may_be_arrive() {
     near.send_with(Note::sample(2, 10), &many[..253], None).expect("there is room");
     let (message, descriptors) = far.receive_with(None).expect("it was sent");
     assert_eq!((message, descriptors.len()), (Note::sample(2, 10), 253));
+}
+
+#[test]
+fn a_message_with_too_many_descriptors_is_refused_and_they_are_closed() {
+    let (near, far) = Socket::pair::<Parcel, Parcel>(Limits::default()).expect("pair");
+    let (reader, writer) = pipe();
+    let parcel = |count: usize| {
+        let copies = (0..count).map(|_| writer.try_clone().expect("a number is free")).collect();
+        Parcel::new(Note::sample(1, 10), copies)
+    };
+    let result = near.send(parcel(254), None);
+    assert!(
+        matches!(result, Err(TransportError::TooManyDescriptors { count: 254, limit: 253 })),
+        "{result:?}"
+    );
+    let result = near.try_send(parcel(254));
+    assert!(
+        matches!(result, Err(TrySendError::Failed(TransportError::TooManyDescriptors { .. }))),
+        "{result:?}"
+    );
+    near.send(parcel(253), None).expect("there is room");
+    assert_eq!(far.receive(None).expect("it was sent").descriptors.len(), 253);
+    drop(writer);
+    assert_eq!(read_all(&reader), b"");
 }
 
 /// Sends bytes with descriptors, as a stranger may.

@@ -21,7 +21,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Message, TransportError};
+use super::{BoxError, Message, TransportError};
 
 /// Bytes in front of each payload.
 pub const HEADER_BYTES: usize = 4;
@@ -45,10 +45,23 @@ const MOST_SPACE_BYTES: usize = 256 << 10;
 /// [`TransportError::TooBig`] if its payload has more than `limit` (or `u32::MAX`) bytes; in both cases
 /// nothing is appended.
 pub fn append<M: Message>(message: &M, limit: usize, out: &mut Vec<u8>) -> Result<(), TransportError> {
+    append_with(|out| message.encode(out), 0, limit, out)
+}
+
+/// Appends the frame of a payload that `encode` appends but for its last `behind` bytes, which are to follow.
+///
+/// # Errors
+/// As [`append`].
+pub(super) fn append_with(
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<(), BoxError>,
+    behind: usize,
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), TransportError> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
-    let result = match message.encode(out) {
-        Ok(()) => fill_length(out.get_mut(start..).unwrap_or_default(), limit),
+    let result = match encode(out) {
+        Ok(()) => fill_length(out.get_mut(start..).unwrap_or_default(), behind, limit),
         Err(error) => Err(TransportError::Encode(error)),
     };
     if result.is_err() {
@@ -57,19 +70,16 @@ pub fn append<M: Message>(message: &M, limit: usize, out: &mut Vec<u8>) -> Resul
     result
 }
 
-fn fill_length(frame: &mut [u8], limit: usize) -> Result<(), TransportError> {
+fn fill_length(frame: &mut [u8], behind: usize, limit: usize) -> Result<(), TransportError> {
     let Some(size) = frame.len().checked_sub(HEADER_BYTES) else {
         return Err(TransportError::Encode("the message removed bytes instead of appending".into()));
     };
-    frame[..HEADER_BYTES].copy_from_slice(&header(size, limit)?);
+    frame[..HEADER_BYTES].copy_from_slice(&header(size.saturating_add(behind), limit)?);
     Ok(())
 }
 
 /// What stands in front of a payload of `size` bytes.
-///
-/// # Errors
-/// [`TransportError::TooBig`] if that is more than `limit` (or `u32::MAX`).
-pub(super) fn header(size: usize, limit: usize) -> Result<[u8; HEADER_BYTES], TransportError> {
+fn header(size: usize, limit: usize) -> Result<[u8; HEADER_BYTES], TransportError> {
     match u32::try_from(size) {
         Ok(length) if size <= limit => Ok(length.to_le_bytes()),
         _ => Err(TransportError::TooBig { size, limit: limit.min(u32::MAX as usize) }),
@@ -358,7 +368,6 @@ impl fmt::Debug for Reassembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::BoxError;
 
     struct Bytes(Vec<u8>);
 

@@ -43,6 +43,9 @@
 //!     to be accepted then has a gone peer (law 5). What was accepted is not touched. Nothing of a listener is left behind.
 //! 12. **Half closed.** After [`Endpoint::finish`] the peer receives what was sent, and then
 //!     [`TransportError::Closed`]; what it sends is still received here.
+//! 13. **Descriptors.** Those that a message [has](Message::detach) arrive with it, and in their order. Where messages
+//!     are moved they are moved; where they are encoded the peer gets duplicates, close-on-exec, and the message's own are
+//!     closed when it was sent. More than 253 are [`TransportError::TooManyDescriptors`] there, and nothing is sent.
 //!
 //! This module does not reconnect, route or retry, and knows no names of peers.
 
@@ -53,7 +56,7 @@ mod socket;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub use polysocket::{PolyEnd, Polysocket};
@@ -62,7 +65,7 @@ pub use socket::{Peer, Socket, SocketAddress, SocketEnd, SocketListener};
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value
 /// and call none of the functions.
 ///
-/// Two are enough. A message that is bytes should have all four: then large ones are not copied.
+/// Two are enough. A message that is bytes should also lend and keep them: then large ones are not copied.
 ///
 /// ```
 /// use manycore_backends::transport::{BoxError, Message};
@@ -99,12 +102,22 @@ pub trait Message: Sized + Send + 'static {
     /// Any error; it reaches the receiver as [`TransportError::Decode`].
     fn decode(bytes: &[u8]) -> Result<Self, BoxError>;
 
-    /// What [`encode`](Message::encode) appends, if the message holds it as it is. A large message is then sent from
-    /// where it lies, and dropped when all of it is sent, instead of being copied first.
+    /// What [`encode`](Message::encode) appends behind [the head](Message::encode_head), if the message holds it as it is.
+    /// A large message is then sent from where it lies, and dropped when all of it is sent, instead of being copied first.
     ///
     /// It must be the same at each call: if its length has changed, the link is [`TransportError::Broken`].
     fn as_bytes(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// Appends to `out` what comes before [the bytes](Message::as_bytes) that the message holds as they are: nothing, if
+    /// they are all of it.
+    ///
+    /// # Errors
+    /// As [`encode`](Message::encode).
+    fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        let _ = out;
+        Ok(())
     }
 
     /// As [`decode`](Message::decode), of bytes that a message may keep. Of large messages, which arrive in memory of their
@@ -115,7 +128,26 @@ pub trait Message: Sized + Send + 'static {
     fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
         Self::decode(&bytes)
     }
+
+    /// Takes the descriptors out of the message that it has beside its bytes: they travel with it (law 13).
+    #[doc(alias("SCM_RIGHTS"))]
+    fn detach(&mut self) -> Vec<OwnedFd> {
+        Vec::new()
+    }
+
+    /// Gives a message that was decoded the descriptors that have come with it, in their order, or one that is given back
+    /// those that were [taken out](Message::detach); not called if there are none. An error says that they were lost on
+    /// the way: there was no room for them in this process (`EMFILE`).
+    ///
+    /// Without this they are closed.
+    fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
+        drop(descriptors);
+    }
 }
+
+/// How many descriptors can travel with one message, where messages are encoded: what Linux allows (`SCM_MAX_FD`).
+#[doc(alias = "SCM_MAX_FD")]
+pub const DESCRIPTORS_MAX: usize = 253;
 
 /// An error of the caller's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

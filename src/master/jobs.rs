@@ -310,10 +310,12 @@ impl<P: Platform> Jobs<P> {
         self.named.leave(id);
         self.send_named()?;
         let reply = match request {
-            Request::Start { name, group, argument } => match self.start(&name, group, argument)? {
-                Ok(id) => Reply::Started { id },
-                Err(refusal) => Reply::Refused { refusal },
-            },
+            Request::Start { name, group, argument, given } => {
+                match self.start(&name, group, argument, given)? {
+                    Ok(id) => Reply::Started { id },
+                    Err(refusal) => Reply::Refused { refusal },
+                }
+            }
             Request::Watch { id: wanted, blocking } => {
                 if let Some(job) = self.running.get_mut(&wanted) {
                     job.watchers.insert(id);

@@ -66,6 +66,7 @@ mod stopping;
 mod visitors;
 
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ use serde::de::DeserializeOwned;
 use crate::platform::{Forked, Platform};
 use crate::resource::{Resource, ResourceError};
 use crate::wire::ENVELOPE;
-use crate::worker::{JoinError, StartError, Worker, Workers, encode_argument};
+use crate::worker::{JoinError, StartError, Worker, Workers, check_descriptors, encode_argument};
 
 pub use directory::DirectoryError;
 pub(crate) use directory::{Directory, is_run_name, places};
@@ -94,11 +95,48 @@ pub(crate) use jobs::{Jobs, News};
 /// assert_eq!(Runtime::new().run(&ADD, (3.0, 4.0))?, 7.0);
 /// # Ok::<(), manycore::RunError>(())
 /// ```
+///
+/// [`run`](Runtime::run) is the master until all is over. A program that has a loop of its own, or a user interface, lets a
+/// thread do that, on [`Execed`](crate::Execed) or [`Threaded`](crate::Threaded) (forking would need a process with one
+/// thread), and talks to the first worker over a socket that it [gives](Runtime::give) it, which is readable in the loop:
+///
+/// ```
+/// use std::io::{BufRead, BufReader, Write};
+/// use std::os::unix::net::UnixStream;
+/// use std::thread;
+/// use manycore::{Runtime, Threaded, Worker};
+///
+/// /// Answers line by line, until nobody asks any more.
+/// const SERVE: Worker<(), u32> = Worker::fallible("serve", |context, ()| {
+///     let stream = context.take_descriptors().into_iter().next().expect("the program gives one");
+///     let mut stream = BufReader::new(UnixStream::from(stream));
+///     let (mut line, mut answers) = (String::new(), 0);
+///     while stream.read_line(&mut line)? > 0 {
+///         writeln!(stream.get_mut(), "{} bytes", line.trim_end().len())?;
+///         line.clear();
+///         answers += 1;
+///     }
+///     Ok(answers)
+/// });
+///
+/// let (ours, theirs) = UnixStream::pair()?;
+/// let running = thread::spawn(|| Runtime::<Threaded>::default().give([theirs.into()]).run(&SERVE, ()));
+/// let mut stream = BufReader::new(ours);
+/// writeln!(stream.get_mut(), "how long is this?")?;
+/// let mut answer = String::new();
+/// stream.read_line(&mut answer)?;
+/// assert_eq!(answer, "17 bytes\n");
+/// drop(stream);
+/// assert_eq!(running.join().expect("it does not panic")?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias("Netmcore", "startup"))]
 #[must_use = "nothing happens before `run`"]
 pub struct Runtime<P: Platform = Forked> {
     workers: Workers,
     options: Options,
+    /// For the first worker.
+    given: Vec<OwnedFd>,
     platform: PhantomData<fn() -> P>,
 }
 
@@ -158,6 +196,7 @@ impl<P: Platform> Default for Runtime<P> {
                 directory: None,
                 resources: Vec::new(),
             },
+            given: Vec::new(),
             platform: PhantomData,
         }
     }
@@ -239,6 +278,14 @@ impl<P: Platform> Runtime<P> {
         self
     }
 
+    /// Gives the first worker descriptors, at most 253 in all, which it [takes](crate::Context::take_descriptors) in
+    /// this order. (The members of a [pool](Runtime::pool) are not given any.)
+    #[doc(alias("inherit_resources", "SCM_RIGHTS"))]
+    pub fn give(mut self, descriptors: impl IntoIterator<Item = OwnedFd>) -> Self {
+        self.given.extend(descriptors);
+        self
+    }
+
     /// Runs the program: starts the first worker, serves it and all that are started then, and returns the
     /// first worker's result when all have ended. When the first worker has ended, no more are started.
     ///
@@ -279,9 +326,10 @@ impl<P: Platform> Runtime<P> {
     {
         self.workers.add(first);
         let argument = encode_argument(first.name(), &argument, self.options.message_limit)?;
+        check_descriptors(first.name(), self.given.len())?;
         let mut jobs = Jobs::<P>::new(self.workers, self.options)?;
         jobs.watch_signals()?;
-        let id = jobs.start_first(first.name(), argument)?;
+        let id = jobs.start_first(first.name(), argument, self.given)?;
         jobs.run()?;
         // They do nothing until all is cleaned up.
         let signals = jobs.take_signals();

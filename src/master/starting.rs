@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,12 +18,17 @@ use super::RunError;
 use super::jobs::{Job, Jobs, Stop, Watched, key};
 use crate::platform::Platform;
 use crate::trace::event;
-use crate::wire::{ENVELOPE, Identity, Refusal, Reply, ToMaster, ToWorker};
+use crate::wire::{ENVELOPE, Given, Identity, Refusal, Reply, ToMaster, ToWorker};
 use crate::worker::{Level, StartError, child, shorten};
 
 impl<P: Platform> Jobs<P> {
-    pub(super) fn start_first(&mut self, name: &str, argument: ByteBuf) -> Result<u64, RunError> {
-        let id = self.begin(name, None, Some(argument))?;
+    pub(super) fn start_first(
+        &mut self,
+        name: &str,
+        argument: ByteBuf,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<u64, RunError> {
+        let id = self.begin(name, None, Some(argument), descriptors)?;
         self.first = Some(id);
         Ok(id)
     }
@@ -33,7 +39,7 @@ impl<P: Platform> Jobs<P> {
         if self.running.len() >= limit {
             return Err(RunError::Start(StartError::TooMany { limit }));
         }
-        self.begin(name, None, None)
+        self.begin(name, None, None, Vec::new())
     }
 
     /// Begins a worker, and tells it what to do; a member of a pool has no argument.
@@ -42,6 +48,7 @@ impl<P: Platform> Jobs<P> {
         name: &str,
         group: Option<String>,
         argument: Option<ByteBuf>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<u64, RunError> {
         let message_limit = self.options.message_limit;
         let limits = Limits::with_message_bytes(message_limit.saturating_add(ENVELOPE));
@@ -85,7 +92,7 @@ impl<P: Platform> Jobs<P> {
         }
         let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
         let orders = match argument {
-            Some(argument) => Reply::Begin { worker, argument },
+            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
             None => Reply::Serve { worker },
         };
         self.send(id, orders)?;
@@ -110,8 +117,9 @@ impl<P: Platform> Jobs<P> {
         name: &str,
         group: Option<String>,
         argument: ByteBuf,
+        given: Given,
     ) -> Result<Result<u64, Refusal>, PollError> {
-        let result = self.start_or_refuse(name, group, argument)?;
+        let result = self.start_or_refuse(name, group, argument, given)?;
         if let Err(refusal) = &result {
             let error = StartError::refused(name, refusal.clone());
             self.log.write(Level::Warn, None, format!("`{name}` not started: {error}"));
@@ -124,6 +132,7 @@ impl<P: Platform> Jobs<P> {
         name: &str,
         group: Option<String>,
         argument: ByteBuf,
+        given: Given,
     ) -> Result<Result<u64, Refusal>, PollError> {
         if self.stopping.refusing {
             return Ok(Err(Refusal::ShuttingDown));
@@ -137,7 +146,15 @@ impl<P: Platform> Jobs<P> {
         if self.running.len() >= limit {
             return Ok(Err(Refusal::TooMany { limit }));
         }
-        match self.begin(name, group, Some(argument)) {
+        let descriptors = match given.0 {
+            Ok(descriptors) => descriptors,
+            Err(lost) => {
+                let message =
+                    format!("the master has no room for the descriptors that it is to be given: {lost}");
+                return Ok(Err(Refusal::Spawn { message, errno: lost.raw_os_error() }));
+            }
+        };
+        match self.begin(name, group, Some(argument), descriptors) {
             Ok(id) => Ok(Ok(id)),
             Err(RunError::Poll(error)) => Err(error),
             Err(error) => {

@@ -129,11 +129,10 @@ mod semaphore;
 mod sharedvar;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_bytes::ByteBuf;
 
 pub use cached::Cached;
 pub use error::NamedError;
@@ -248,7 +247,7 @@ impl Object<'_> {
         if bytes.len() > limit {
             return Err(NamedError::TooBig { object: self.text(), size: bytes.len(), limit });
         }
-        Ok(Arc::new(ByteBuf::from(bytes)))
+        Ok(Bytes::from(bytes))
     }
 
     fn decode<T: DeserializeOwned>(self, bytes: &Bytes) -> Result<T, NamedError> {

@@ -51,6 +51,39 @@ const AHEAD: usize = 1 << 16;
 /// panics, returns an error or has its worker die is done again, as often as [`retries`](Pool::retries) says; then it has
 /// failed.
 ///
+/// What is to be made once and used by many tasks, such as a connection or a model, is kept by each member in a variable of
+/// its thread, on every platform; it goes away with the member, and is made anew by the one that replaces it:
+///
+/// ```
+/// use std::cell::RefCell;
+/// use std::collections::HashMap;
+/// use manycore::{Pool, Worker};
+///
+/// thread_local! {
+///     /// What this member has found out.
+///     static KNOWN: RefCell<HashMap<u64, u64>> = RefCell::default();
+/// }
+///
+/// /// Steps until the Collatz sequence is at 1.
+/// const STEPS: Worker<u64, u64> = Worker::new("steps", |_, number| KNOWN.with_borrow_mut(|known| steps(known, number)));
+///
+/// fn steps(known: &mut HashMap<u64, u64>, number: u64) -> u64 {
+///     match (number, known.get(&number)) {
+///         (1, _) => 0,
+///         (_, Some(steps)) => *steps,
+///         _ => {
+///             let steps = 1 + steps(known, if number % 2 == 0 { number / 2 } else { 3 * number + 1 });
+///             known.insert(number, steps);
+///             steps
+///         }
+///     }
+/// }
+///
+/// let steps = Pool::new(&STEPS).workers(2).map(1..=27)?;
+/// assert_eq!(steps.last(), Some(&111));
+/// # Ok::<(), manycore::PoolError>(())
+/// ```
+///
 /// Between two maps the pool heeds nothing, signals neither: they do what they did before. A pool in a worker is a run of
 /// its own, whose master that worker is.
 ///
@@ -70,7 +103,7 @@ const AHEAD: usize = 1 << 16;
 /// assert_eq!(sum, 13);
 /// # Ok::<(), manycore::PoolError>(())
 /// ```
-#[doc(alias("ProcessPoolExecutor", "map_reduce"))]
+#[doc(alias("ProcessPoolExecutor", "map_reduce", "initializer"))]
 pub struct Pool<A, R, P: Platform = Forked> {
     worker: Worker<A, R>,
     setup: Option<(Workers, Options)>,

@@ -92,6 +92,7 @@ use std::sync::Arc;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::Wait;
+use manycore_backends::shm::Trust;
 use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use error::{Result, Work};
@@ -167,6 +168,8 @@ struct Shared<B, L> {
     method: L,
     generation: Generation,
     read_only: bool,
+    /// What it was opened with, for other objects that are opened through it.
+    trust: Trust,
 }
 
 impl<B: ShmBackend, L: LockMethod<B>> Clone for ShmTable<B, L> {
@@ -238,7 +241,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(B::unlink(self.name())?)
     }
 
-    /// Sets the permission bits of the object, such as `0o640`; they matter to those who open it later.
+    /// Sets the permission bits of the object, such as `0o640`; they matter to those who open it later. If others may
+    /// write then, all of those must say so: [`TableOptions::mode`].
     ///
     /// # Errors
     /// [`TableError::Shm`] with `EPERM` if it belongs to another user.
@@ -247,7 +251,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(self.shared.object.chmod(mode)?)
     }
 
-    /// Gives the object to another user or group, by their numbers; `None` leaves it.
+    /// Gives the object to another user or group, by their numbers; `None` leaves it. Of a table of another user, all who
+    /// open it later must say so: [`TableOptions::owners`].
     ///
     /// # Errors
     /// [`TableError::Shm`] with `EPERM` if this process may not.
@@ -256,8 +261,8 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         Ok(self.shared.object.chown(user, group)?)
     }
 
-    /// The same table, waiting for its lock as said, where this handle waits for ever: a handle that tries only,
-    /// or that gives up after some time.
+    /// The same table, waiting for its lock as said, not as this handle does (for ever, unless it was opened
+    /// [in another way](TableOptions::waiting)): a handle that tries only, or that gives up after some time.
     ///
     /// ```
     /// use std::time::{Duration, Instant};

@@ -7,10 +7,11 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{LockError, Mode, Protocol, Wait};
-use manycore_backends::shm::{Memory, Open, ShmError, create_unique};
+use manycore_backends::shm::{Memory, Open, Owners, ShmError, Trust, create_unique};
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::error::{Result, TableError};
@@ -38,7 +39,9 @@ pub struct TableOptions {
     page_size: Option<usize>,
     expected: usize,
     mode: u32,
+    owners: Owners,
     read_only: bool,
+    wait: Wait,
 }
 
 impl Default for TableOptions {
@@ -48,9 +51,17 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// The defaults: pages of 256 bytes, 32 bindings expected, access for the owner only, for reading and writing.
+    /// The defaults: pages of 256 bytes, 32 bindings expected, a table of this user (or of root) to which nobody else
+    /// may write, for reading and writing, waiting for ever.
     pub fn new() -> TableOptions {
-        TableOptions { page_size: None, expected: 32, mode: 0o600, read_only: false }
+        TableOptions {
+            page_size: None,
+            expected: 32,
+            mode: 0o600,
+            owners: Owners::Own,
+            read_only: false,
+            wait: Wait::Forever,
+        }
     }
 
     /// The unit in which the object grows, in bytes: from [`PAGE_SIZE_MIN`] to [`PAGE_SIZE_MAX`], divisible by
@@ -67,9 +78,26 @@ impl TableOptions {
         self
     }
 
-    /// Permission bits of a new object; the umask applies.
+    /// Permission bits of a new object; the umask applies. A table that exists may let nobody write but those who are
+    /// in this mode ([`ShmError::WritableByOthers`]): whoever shares tables with other users says it when opening, too.
     pub fn mode(mut self, mode: u32) -> TableOptions {
         self.mode = mode;
+        self
+    }
+
+    /// Whom a table that exists may belong to; else it is [`ShmError::Foreign`], because whoever comes first can put an
+    /// object under the name. If nothing is said, to this user and to root.
+    ///
+    /// ```no_run
+    /// # use manycore::{ShmTable, TableError, TableOptions};
+    /// use manycore::shm::Owners;
+    ///
+    /// // The table of user 1000, to which its group may write.
+    /// let table: ShmTable = TableOptions::new().owners(Owners::User(1000)).mode(0o660).open("/counts")?;
+    /// # Ok::<(), TableError>(())
+    /// ```
+    pub fn owners(mut self, owners: Owners) -> TableOptions {
+        self.owners = owners;
         self
     }
 
@@ -86,10 +114,38 @@ impl TableOptions {
         self
     }
 
+    /// How long to wait for the table's lock: while opening or creating, all in all, and each time that the handle takes
+    /// it later ([`ShmTable::waiting`] makes another one that waits in another way). If nothing is said, for ever.
+    ///
+    /// Opening a table that is finished takes no lock. One that somebody else is creating just now, and one that
+    /// [`reinitialize`](TableOptions::reinitialize) makes empty, must be locked: a process that is stopped meanwhile holds
+    /// up all who wait for ever. Else they get [`LockError::Busy`] or [`LockError::TimedOut`], and nothing has changed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use manycore::lock::{LockError, Wait};
+    /// use manycore::{ShmTable, TableError, TableOptions};
+    /// # let name = format!("/manycore-doc-impatient-{}", std::process::id());
+    ///
+    /// let patient = TableOptions::new().waiting(Wait::AtMost(Duration::from_secs(5)));
+    /// let table: ShmTable = match patient.open_or_create(&name) {
+    ///     Err(TableError::Lock(LockError::TimedOut)) => panic!("somebody has been creating it for five seconds"),
+    ///     table => table?,
+    /// };
+    /// # table.unlink()?;
+    /// # Ok::<(), TableError>(())
+    /// ```
+    #[doc(alias("try_lock", "timeout"))]
+    pub fn waiting(mut self, wait: Wait) -> TableOptions {
+        self.wait = wait;
+        self
+    }
+
     /// Opens the table `name`.
     ///
     /// # Errors
-    /// [`TableError::Shm`] if there is no such object or it cannot be opened; [`TableError::NotATable`],
+    /// [`TableError::Shm`] if there is no such object, it cannot be opened, or is not to be trusted
+    /// ([`owners`](TableOptions::owners), [`mode`](TableOptions::mode)); [`TableError::NotATable`],
     /// [`Format`](TableError::Format), [`Unfinished`](TableError::Unfinished), [`PageSize`](TableError::PageSize),
     /// [`Protocol`](TableError::Protocol) if it is not a table such as this one; [`TableError::Lock`].
     pub fn open<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
@@ -99,7 +155,7 @@ impl TableOptions {
     {
         self.check()?;
         let how = if self.read_only { Open::ReadOnly } else { Open::Existing };
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, false)?;
+        let (table, _) = ShmTable::attach(B::open_trusting(name.as_ref(), how, self.trust())?, self, false)?;
         Ok(table)
     }
 
@@ -107,7 +163,8 @@ impl TableOptions {
     ///
     /// # Errors
     /// [`TableError::Shm`] if the object exists or cannot be created, [`TableError::BadPageSize`],
-    /// [`TableError::Lock`].
+    /// [`TableError::Lock`]. ([`LockError::Busy`] and [`LockError::TimedOut`] mean that somebody else opened the new
+    /// object for creation at once, and is at it.)
     pub fn create<B, L>(&self, name: impl AsRef<OsStr>) -> Result<ShmTable<B, L>>
     where
         B: ShmBackend,
@@ -130,7 +187,7 @@ impl TableOptions {
     {
         self.check()?;
         let how = Open::Create { mode: self.mode };
-        let (table, _) = ShmTable::attach(B::open(name.as_ref(), how)?, self, true)?;
+        let (table, _) = ShmTable::attach(B::open_trusting(name.as_ref(), how, self.trust())?, self, true)?;
         Ok(table)
     }
 
@@ -145,13 +202,15 @@ impl TableOptions {
         B: ShmBackend,
         L: LockMethod<B>,
     {
+        let start = Start::new(self.wait);
         let writing = TableOptions { read_only: false, ..self.clone() };
-        let table: ShmTable<B, L> = match writing.open_or_create(name.as_ref()) {
+        let mut table: ShmTable<B, L> = match writing.open_or_create(name.as_ref()) {
             Err(TableError::PageSize { .. }) => {
-                TableOptions { page_size: None, ..writing }.open_or_create(name)?
+                TableOptions { page_size: None, wait: start.left(), ..writing }.open_or_create(name)?
             }
             opened => opened?,
         };
+        table.wait = start.left();
         let guard = table.lock_for_writing()?;
         Transaction::new(&table.shared.object, table.shared.generation, Scope::Table)
             .run(Transaction::reset)?;
@@ -161,6 +220,7 @@ impl TableOptions {
         }
         table.grow_to(buckets_for(self.expected))?;
         drop(guard);
+        table.wait = self.wait;
         Ok(table)
     }
 
@@ -177,6 +237,10 @@ impl TableOptions {
     {
         self.check()?;
         self.attach_new(create_unique(template.as_ref(), self.mode)?)
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::new().owners(self.owners).writers(self.mode)
     }
 
     fn check(&self) -> Result<()> {
@@ -196,16 +260,39 @@ impl TableOptions {
             | Err(TableError::PageSize { .. } | TableError::Protocol { .. } | TableError::Format { .. }) => {
                 Err(ShmError::AlreadyExists { name }.into())
             }
+            // Whoever holds the lock is making it a table.
+            Err(error @ TableError::Lock(LockError::Busy | LockError::TimedOut)) => Err(error),
             Err(error) => {
                 // The first error is the one to report. Somebody else may have made it a table meanwhile, and have it
                 // open.
-                let is_table = B::open(&name, Open::Existing)
+                let is_table = B::open_trusting(&name, Open::Existing, self.trust())
                     .is_ok_and(|object| object.memory().load(AT_STATE as usize) == Ok(STATE_READY));
                 if !is_table {
                     let _ = B::unlink(&name);
                 }
                 Err(error)
             }
+        }
+    }
+}
+
+/// When a limit began to run, for what is locked several times.
+struct Start {
+    wait: Wait,
+    at: Option<Instant>,
+}
+
+impl Start {
+    fn new(wait: Wait) -> Start {
+        let at = if matches!(wait, Wait::AtMost(_)) { Some(Instant::now()) } else { None };
+        Start { wait, at }
+    }
+
+    /// What is left of it.
+    fn left(&self) -> Wait {
+        match (self.wait, self.at) {
+            (Wait::AtMost(limit), Some(start)) => Wait::AtMost(limit.saturating_sub(start.elapsed())),
+            (wait, _) => wait,
         }
     }
 }
@@ -238,8 +325,10 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         object.intact()?;
         let method = L::attach(&object)?;
         let read_only = options.read_only && !may_create;
-        let shared = Shared { object, method, generation: Generation::current(), read_only };
-        let table = ShmTable { shared: Arc::new(shared), wait: Wait::Forever };
+        let (generation, trust) = (Generation::current(), options.trust());
+        let shared = Shared { object, method, generation, read_only, trust };
+        let start = Start::new(options.wait);
+        let mut table = ShmTable { shared: Arc::new(shared), wait: options.wait };
         if found {
             return Ok((table, Attached::Found));
         }
@@ -258,6 +347,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         if !may_create {
             return Err(TableError::Unfinished { name: table.name().to_owned() });
         }
+        table.wait = start.left();
         let writing = table.lock(Mode::Write)?;
         // Another creator may have come in between.
         let attached = if verify::<B, L>(&table.shared.object, options)? {
@@ -268,6 +358,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             Attached::Formatted
         };
         drop(writing);
+        table.wait = options.wait;
         Ok((table, attached))
     }
 

@@ -38,13 +38,14 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// Adds every binding that can be read of the broken table `from`, an object of the backend `F`, to this table:
     /// those that its index leads to; those in buckets that nothing leads to any more, if the index has none of their
     /// key; and those of which only the record was found (as older ones of their key). The broken object is only read,
-    /// without any lock; nobody should be using it.
+    /// without any lock; nobody should be using it. Whose it may be, and who may write to it, is as this table was opened:
+    /// [`TableOptions::owners`](super::TableOptions::owners), [`TableOptions::mode`](super::TableOptions::mode).
     ///
     /// # Errors
     /// [`TableError::Shm`] if `from` cannot be opened or be copied, and as [`add`](ShmTable::add): bindings are added
     /// one by one, and those that were added before an error stay.
     pub fn salvage<F: ShmBackend>(&self, from: impl AsRef<OsStr>) -> Result<Salvaged> {
-        let copy = copy_of(&F::open(from.as_ref(), Open::ReadOnly)?)?;
+        let copy = copy_of(&F::open_trusting(from.as_ref(), Open::ReadOnly, self.shared.trust)?)?;
         let view = View::glance(&copy);
         let mut salvage = Salvage::new(view.walk());
         salvage.repair(&copy)?;

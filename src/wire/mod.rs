@@ -3,10 +3,12 @@
 //! | byte | content |
 //! |---|---|
 //! | 0 | version of the protocol, 1 |
-//! | 1.. | the message in the [format of the crate postcard](https://postcard.jamesmunns.com/wire-format) |
+//! | 1..n | the message in the [format of the crate postcard](https://postcard.jamesmunns.com/wire-format) |
+//! | n.. | the value of a named object, if there is one in the message: all that follows |
 //!
 //! That format has no names and no nesting of its own, and is read and written in a tenth of a microsecond: what both
-//! sides say are types of one program. The values of users in it (arguments, results, messages) are bytes, in CBOR.
+//! sides say are types of one program. Descriptors in a message travel beside its bytes. The values of users in it (arguments, results, messages) are bytes, in CBOR. Those of
+//! named objects come last, so that a large one is sent from where it lies, and stays in the memory that it arrives in.
 //!
 //! The transport limits the size of a message before it is read; here the depth of nesting of users' values is limited,
 //! and strings and arrays are read as they come, whatever length they announce.
@@ -24,7 +26,10 @@ pub(crate) mod facts;
 pub(crate) mod named;
 pub(crate) mod visit;
 
+use std::borrow::Cow;
 use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +38,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use self::named::{Answer, Call, Told};
+use self::named::{Answer, Bytes, Call, Told, value_of_answer, value_of_operation};
 use crate::resource::{Resource, ResourceError};
 use crate::worker::{Level, Outcome};
 
@@ -49,8 +54,14 @@ const DEPTH_MAX: usize = 128;
 /// From a worker to the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Start the worker of this definition; answered by `Started` or `Refused`.
-    Start { name: String, group: Option<String>, argument: ByteBuf },
+    /// Start the worker of this definition, and give it descriptors; answered by `Started` or `Refused`.
+    Start {
+        name: String,
+        group: Option<String>,
+        argument: ByteBuf,
+        #[serde(skip)]
+        given: Given,
+    },
     /// Say when this worker has ended; answered by `Ended` then, or by `Unknown` at once. If the sender waits
     /// for nothing else until then, `Deadlock` may be the answer.
     Watch { id: u64, blocking: bool },
@@ -116,6 +127,8 @@ pub(crate) enum Reply {
     Begin {
         worker: Identity,
         argument: ByteBuf,
+        #[serde(skip)]
+        given: Given,
     },
     /// The first message to a member of a pool: who you are; what to do comes in batches, until the end of file.
     Serve {
@@ -210,25 +223,94 @@ pub struct ToMaster(pub(crate) Request);
 #[derive(Debug)]
 pub struct ToWorker(pub(crate) Reply);
 
-impl Message for ToMaster {
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
-        encode_message(&self.0, out)
-    }
+/// Descriptors that are in a message: they travel beside its bytes, unless they are lost on the way.
+#[derive(Debug)]
+pub(crate) struct Given(pub(crate) io::Result<Vec<OwnedFd>>);
 
-    fn decode(bytes: &[u8]) -> Result<Self, BoxError> {
-        decode_message(bytes).map(ToMaster)
+impl Default for Given {
+    fn default() -> Given {
+        Given(Ok(Vec::new()))
     }
 }
 
-impl Message for ToWorker {
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
-        encode_message(&self.0, out)
+/// What may be in a message that postcard does not write.
+trait Beside {
+    /// The value that comes last.
+    fn value(&self) -> Option<&Bytes>;
+    fn value_mut(&mut self) -> Option<&mut Bytes>;
+    /// The descriptors.
+    fn given(&mut self) -> Option<&mut Given>;
+}
+
+impl Beside for Request {
+    fn value(&self) -> Option<&Bytes> {
+        if let Request::Named(call) = self { value_of_operation!(&call.operation) } else { None }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, BoxError> {
-        decode_message(bytes).map(ToWorker)
+    fn value_mut(&mut self) -> Option<&mut Bytes> {
+        if let Request::Named(call) = self { value_of_operation!(&mut call.operation) } else { None }
+    }
+
+    fn given(&mut self) -> Option<&mut Given> {
+        if let Request::Start { given, .. } = self { Some(given) } else { None }
     }
 }
+
+impl Beside for Reply {
+    fn value(&self) -> Option<&Bytes> {
+        if let Reply::Named { answer, .. } = self { value_of_answer!(answer) } else { None }
+    }
+
+    fn value_mut(&mut self) -> Option<&mut Bytes> {
+        if let Reply::Named { answer, .. } = self { value_of_answer!(answer) } else { None }
+    }
+
+    fn given(&mut self) -> Option<&mut Given> {
+        if let Reply::Begin { given, .. } = self { Some(given) } else { None }
+    }
+}
+
+macro_rules! message {
+    ($($message:ident)*) => {$(
+        impl Message for $message {
+            fn encode(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+                self.encode_head(out)?;
+                out.extend_from_slice(self.as_bytes().unwrap_or_default());
+                Ok(())
+            }
+
+            fn decode(bytes: &[u8]) -> Result<Self, BoxError> {
+                decode_message(Cow::Borrowed(bytes)).map($message)
+            }
+
+            fn as_bytes(&self) -> Option<&[u8]> {
+                self.0.value().map(|value| &**value)
+            }
+
+            fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
+                out.push(VERSION);
+                postcard::to_io(&self.0, out)?;
+                Ok(())
+            }
+
+            fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
+                decode_message(Cow::Owned(bytes)).map($message)
+            }
+
+            fn detach(&mut self) -> Vec<OwnedFd> {
+                self.0.given().and_then(|given| mem::take(given).0.ok()).unwrap_or_default()
+            }
+
+            fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
+                if let Some(given) = self.0.given() {
+                    given.0 = descriptors;
+                }
+            }
+        }
+    )*};
+}
+
+message!(ToMaster ToWorker);
 
 /// A message of another version of the protocol.
 #[derive(Debug, thiserror::Error)]
@@ -237,20 +319,18 @@ pub(crate) struct OtherVersion {
     pub(crate) version: u8,
 }
 
-fn encode_message(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), BoxError> {
-    out.push(VERSION);
-    postcard::to_io(message, out)?;
-    Ok(())
-}
-
-fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
-    match postcard::take_from_bytes(check_version(bytes)?)? {
-        (message, []) => Ok(message),
-        (_, rest) => Err(format!("{} bytes are left over", rest.len()).into()),
+fn decode_message<T: DeserializeOwned + Beside>(bytes: Cow<'_, [u8]>) -> Result<T, BoxError> {
+    let (mut message, rest) = postcard::take_from_bytes::<T>(check_version(&bytes)?)?;
+    let left = rest.len();
+    match message.value_mut() {
+        Some(value) => *value = Bytes::end_of(bytes, left),
+        None if left > 0 => return Err(format!("{left} bytes are left over").into()),
+        None => {}
     }
+    Ok(message)
 }
 
-/// The same in CBOR, in which a message says what it is made of: for those who may be another program.
+/// A message in CBOR, in which it says what it is made of: for those who may be another program.
 fn encode_for_others(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), BoxError> {
     out.push(VERSION);
     Ok(append(message, out)?)
@@ -336,14 +416,52 @@ mod tests {
     #[test]
     fn messages_come_back() {
         let mut bytes = Vec::new();
-        let start =
-            Request::Start { name: "count".into(), group: None, argument: ByteBuf::from(vec![1; 1000]) };
+        let start = Request::Start {
+            name: "count".into(),
+            group: None,
+            argument: ByteBuf::from(vec![1; 1000]),
+            given: Given::default(),
+        };
         ToMaster(start).encode(&mut bytes).unwrap();
         assert!(bytes.len() < 1100, "bytes travel as bytes");
         match ToMaster::decode(&bytes).unwrap().0 {
             Request::Start { name, argument, .. } => {
                 assert_eq!((name.as_str(), argument.len()), ("count", 1000))
             }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A call that sets a variable.
+    fn set(value: &[u8]) -> ToMaster {
+        let action = named::OfVariable::Set { value: Bytes::from(value.to_vec()), expected: Some(300) };
+        let operation = named::Operation::Variable { name: "block".into(), kind: 1 << 60, action };
+        ToMaster(Request::Named(Call { number: 7, wait: named::Wait::No, operation }))
+    }
+
+    #[test]
+    fn values_come_last_and_are_not_copied() {
+        for length in [0, 1, 70_000] {
+            let sent = vec![5; length];
+            let mut bytes = Vec::new();
+            set(&sent).encode(&mut bytes).unwrap();
+            let mut head = Vec::new();
+            set(&sent).encode_head(&mut head).unwrap();
+            assert!(bytes == [&head[..], &sent].concat());
+            assert_eq!(set(&sent).as_bytes(), Some(&sent[..]));
+
+            let memory = bytes.as_ptr_range();
+            let copied = ToMaster::decode(&bytes).unwrap();
+            assert_eq!(copied.as_bytes(), Some(&sent[..]));
+            let kept = ToMaster::decode_owned(bytes).unwrap();
+            assert_eq!(kept.as_bytes(), Some(&sent[..]));
+            assert_eq!(kept.as_bytes().map(|kept| kept.as_ptr_range().end), Some(memory.end));
+        }
+        let answer = Answer::Value { version: 3, value: Bytes::from(vec![1, 2, 3]) };
+        let mut bytes = Vec::new();
+        ToWorker(Reply::Named { number: 7, answer: answer.clone() }).encode(&mut bytes).unwrap();
+        match ToWorker::decode(&bytes).unwrap().0 {
+            Reply::Named { number: 7, answer: received } => assert_eq!(received, answer),
             other => panic!("{other:?}"),
         }
     }

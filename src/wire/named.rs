@@ -6,14 +6,107 @@
 //!
 //! This module gives no meaning to any of that: `named` and its registry do.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value in CBOR, shared by all who are told of it.
-pub(crate) type Bytes = Arc<ByteBuf>;
+/// A value in CBOR, shared by all who are told of it. It is written as nothing: what it is [comes last](super) in the
+/// message that it is in. There is at most one in a message.
+#[derive(Clone, Default)]
+pub(crate) struct Bytes(Arc<End>);
+
+/// The end of some memory: that of a message, or all of it.
+#[derive(Default)]
+struct End {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Bytes {
+    /// The last `count` bytes of these, or all; they stay in their memory if they have one of their own.
+    pub(crate) fn end_of(bytes: Cow<'_, [u8]>, count: usize) -> Bytes {
+        let start = bytes.len().saturating_sub(count);
+        Bytes(Arc::new(match bytes {
+            Cow::Borrowed(bytes) => End { memory: bytes[start..].to_vec(), start: 0 },
+            Cow::Owned(memory) => End { memory, start },
+        }))
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(memory: Vec<u8>) -> Bytes {
+        Bytes(Arc::new(End { memory, start: 0 }))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.memory[self.0.start..]
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Bytes) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Bytes {}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        <()>::deserialize(deserializer).map(|()| Bytes::default())
+    }
+}
+
+/// The value in an operation, if there is one: a reference like that to the operation.
+macro_rules! value_of_operation {
+    ($operation:expr) => {{
+        use $crate::wire::named::{OfMailbox, OfVariable, Operation};
+        match $operation {
+            Operation::Variable {
+                action:
+                    OfVariable::Create { value: Some(value), .. }
+                    | OfVariable::Set { value, .. }
+                    | OfVariable::Computed { value },
+                ..
+            }
+            | Operation::Mailbox { action: OfMailbox::Send { message: value }, .. } => Some(value),
+            _ => None,
+        }
+    }};
+}
+pub(super) use value_of_operation;
+
+/// The same of an answer.
+macro_rules! value_of_answer {
+    ($answer:expr) => {
+        match $answer {
+            $crate::wire::named::Answer::Value { value, .. }
+            | $crate::wire::named::Answer::Message(value) => Some(value),
+            _ => None,
+        }
+    };
+}
+pub(super) use value_of_answer;
 
 /// Something that a worker asks about a named object.
 #[derive(Debug, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use serde_bytes::ByteBuf;
 use super::workers::Erased;
 use super::{Context, Outcome, Workers};
 use crate::platform::{Platform, WorkerEnd};
-use crate::wire::{self, Done, Identity, Reply, Request, ToWorker};
+use crate::wire::{self, Done, Given, Identity, Reply, Request, ToWorker};
 
 /// The exit code of a worker that panicked; the same as that of a Rust program.
 const PANICKED: i32 = 101;
@@ -34,12 +34,22 @@ const RESULTS_MAX: usize = 1 << 20;
 /// The life of a worker, at the other end of `link`.
 pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i32 {
     let is_process = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
-    let (worker, argument) = match link.receive(None) {
-        Ok(ToWorker(Reply::Begin { worker, argument })) => (worker, Some(argument)),
-        Ok(ToWorker(Reply::Serve { worker })) => (worker, None),
+    let (worker, argument, given) = match link.receive(None) {
+        Ok(ToWorker(Reply::Begin { worker, argument, given: Given(given) })) => {
+            (worker, Some(argument), given)
+        }
+        Ok(ToWorker(Reply::Serve { worker })) => (worker, None, Ok(Vec::new())),
         _ => return NO_MASTER,
     };
-    let mut context = Context::new(worker, is_process, Box::new(link));
+    let (descriptors, lost) = match given {
+        Ok(descriptors) => (descriptors, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let mut context = Context::new(worker, is_process, Box::new(link), descriptors);
+    if let Some(error) = lost {
+        let message = "there was no room for the descriptors that it was given".to_owned();
+        return tell(&mut context, Outcome::Failed { message, causes: vec![error.to_string()] }, 0);
+    }
     match argument {
         Some(argument) => work(&mut context, &argument, &workers),
         None => serve(&mut context, &workers),
@@ -56,6 +66,11 @@ fn work(context: &mut Context, argument: &[u8], workers: &Workers) -> i32 {
     };
     let code = if matches!(outcome, Outcome::Panicked { .. }) { PANICKED } else { 0 };
     outcome.limit(message_limit);
+    tell(context, outcome, code)
+}
+
+/// Tells how it went, and returns the exit code.
+fn tell(context: &mut Context, outcome: Outcome, code: i32) -> i32 {
     // Nobody is left to be told if the master is gone.
     if context.tell(Request::Finished { outcome }).is_ok() { code } else { NO_MASTER }
 }

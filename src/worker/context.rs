@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub struct Context {
     tasks: VecDeque<(u64, u32, ByteBuf)>,
     /// Answers to requests to start, in their order.
     pub(super) starts: VecDeque<Result<u64, Refusal>>,
+    /// What the worker was given.
+    descriptors: Vec<OwnedFd>,
     /// Names given out by [`unique_name`](Context::unique_name).
     names: u64,
     /// Calls about named objects so far.
@@ -85,7 +88,12 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    pub(super) fn new(identity: Identity, is_process: bool, link: Box<dyn Link>) -> Context {
+    pub(super) fn new(
+        identity: Identity,
+        is_process: bool,
+        link: Box<dyn Link>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Context {
         let (line, unsaid) = Line::new(link);
         Context {
             identity,
@@ -99,6 +107,7 @@ impl Context {
             stop: Stop::default(),
             tasks: VecDeque::new(),
             starts: VecDeque::new(),
+            descriptors,
             names: 0,
             calls: 0,
             watches: BTreeSet::new(),
@@ -130,6 +139,12 @@ impl Context {
     /// A text that is this run's own, of letters, digits and dashes.
     pub fn run(&self) -> &str {
         &self.identity.run
+    }
+
+    /// Takes the descriptors that this worker was [given](Context::start_with) at its start, in their order: none if it was
+    /// given none, or has taken them already. Those that nobody takes are closed at its end.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        mem::take(&mut self.descriptors)
     }
 
     /// A name that nobody else has got or will get: `prefix`, the run, this worker, and a number. With it an object can

@@ -50,6 +50,16 @@ pub enum StartError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// So many descriptors cannot be given to a worker: pass them over a socket of its own, one by one.
+    #[error("worker `{name}` cannot be given {count} descriptors: at most {limit}")]
+    TooManyDescriptors {
+        /// The name of the worker.
+        name: String,
+        /// How many there are.
+        count: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// As many workers run as the runtime allows.
     #[error("{limit} workers run already: join some, or raise `Runtime::worker_limit`")]
     TooMany {

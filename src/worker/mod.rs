@@ -51,7 +51,7 @@ pub use level::Level;
 pub(crate) use line::Tell;
 pub use outcome::{CancelledBy, EndedWorker, JoinError};
 pub(crate) use outcome::{Outcome, shorten};
-pub(crate) use start::{encode_argument, push_argument};
+pub(crate) use start::{check_descriptors, encode_argument, push_argument};
 pub use workers::Workers;
 
 /// The definition of a worker: its name, and the function that it runs. `A` is its argument, `R` its result;

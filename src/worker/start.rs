@@ -4,13 +4,15 @@
 //!
 //! This module starts no process: the master does.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use manycore_backends::transport::{DESCRIPTORS_MAX, TransportError};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
 use super::{Context, StartError, Worker, WorkerId};
-use crate::wire::{self, ENVELOPE, Request};
+use crate::wire::{self, ENVELOPE, Given, Request};
 
 /// How many workers are asked for before the first answer is heard.
 const ASKED_MAX: usize = 64;
@@ -44,6 +46,50 @@ impl Context {
         self.start_in_group(Some(group.to_owned()), worker, argument)
     }
 
+    /// Starts another worker and gives it descriptors, at most 253: files, sockets, ends of pipes. It
+    /// [takes](Context::take_descriptors) them in this order. Here they are closed: keep duplicates of what is needed still.
+    /// If the worker is not started, they are closed, too.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::os::unix::net::UnixStream;
+    /// use manycore::{Runtime, Worker};
+    ///
+    /// const GREET: Worker<String, ()> = Worker::fallible("greet", |context, name| {
+    ///     let mut descriptors = context.take_descriptors().into_iter();
+    ///     let mut stream = UnixStream::from(descriptors.next().expect("it is given one"));
+    ///     Ok(stream.write_all(format!("Hello, {name}!").as_bytes())?)
+    /// });
+    /// const FIRST: Worker<(), String> = Worker::fallible("first", |context, ()| {
+    ///     let (mut ours, theirs) = UnixStream::pair()?;
+    ///     let worker = context.start_with(&GREET, "stranger".to_owned(), vec![theirs.into()])?;
+    ///     let mut text = String::new();
+    ///     ours.read_to_string(&mut text)?;
+    ///     context.join(worker)?;
+    ///     Ok(text)
+    /// });
+    /// assert_eq!(Runtime::new().with(&GREET).run(&FIRST, ())?, "Hello, stranger!");
+    /// # Ok::<(), manycore::RunError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`StartError::TooManyDescriptors`]; [`StartError::Spawn`] with `EMFILE` if the master has no room for them, and with
+    /// `ETOOMANYREFS` if too many are on their way; else [`StartError`].
+    #[doc(alias("inherit_resources", "SCM_RIGHTS", "send_handle"))]
+    pub fn start_with<A, R>(
+        &mut self,
+        worker: &Worker<A, R>,
+        argument: A,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<WorkerId<R>, StartError>
+    where
+        A: Serialize,
+    {
+        check_descriptors(worker.name(), descriptors.len())?;
+        self.ask_to_start(None, worker, argument, descriptors)?;
+        self.hear_started(worker)
+    }
+
     /// Starts a worker for each argument, and asks for all of them before it hears of the first, which takes less time than
     /// one by one.
     ///
@@ -59,7 +105,7 @@ impl Context {
     {
         let (mut workers, mut failed, mut asked) = (Vec::new(), None, 0);
         for argument in arguments {
-            match self.ask_to_start(None, worker, argument) {
+            match self.ask_to_start(None, worker, argument, Vec::new()) {
                 Ok(()) => asked += 1,
                 Err(error) => {
                     failed = Some(error);
@@ -101,7 +147,7 @@ impl Context {
         worker: &Worker<A, R>,
         argument: A,
     ) -> Result<WorkerId<R>, StartError> {
-        self.ask_to_start(group, worker, argument)?;
+        self.ask_to_start(group, worker, argument, Vec::new())?;
         self.hear_started(worker)
     }
 
@@ -110,6 +156,7 @@ impl Context {
         group: Option<String>,
         worker: &Worker<A, R>,
         argument: A,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), StartError> {
         let name = worker.name();
         let limit = self.identity.message_limit;
@@ -119,8 +166,16 @@ impl Context {
         if size > limit.saturating_add(ENVELOPE / 4) {
             return Err(StartError::TooBig { name: name.to_owned(), size, limit });
         }
-        let request = Request::Start { name: name.to_owned(), group, argument };
-        self.ask(request).map_err(|error| StartError::MasterGone { message: error.to_string() })
+        let given = Given(Ok(descriptors));
+        let request = Request::Start { name: name.to_owned(), group, argument, given };
+        self.ask(request).map_err(|error| match error {
+            TransportError::Io { ref source, .. } => StartError::Spawn {
+                name: name.to_owned(),
+                message: error.to_string(),
+                errno: source.raw_os_error(),
+            },
+            error => StartError::MasterGone { message: error.to_string() },
+        })
     }
 
     /// The answer to the oldest request to start that is not answered yet.
@@ -137,6 +192,15 @@ impl Context {
             }
         }
     }
+}
+
+/// Whether a worker can be given so many descriptors: on all platforms the same.
+pub(crate) fn check_descriptors(name: &str, count: usize) -> Result<(), StartError> {
+    let limit = DESCRIPTORS_MAX;
+    if count > limit {
+        return Err(StartError::TooManyDescriptors { name: name.to_owned(), count, limit });
+    }
+    Ok(())
 }
 
 /// Encodes an argument of at most `limit` bytes.

@@ -7,14 +7,14 @@
 //!
 //! | the peer | and then |
 //! |---|---|
-//! | sends more than [`MOST`] with one message | the link is [broken](crate::transport::TransportError::Broken), and they are closed |
+//! | sends more than [`DESCRIPTORS_MAX`] with one message | the link is [broken](crate::transport::TransportError::Broken), and they are closed |
 //! | sends some with bytes in the middle of a frame | they belong to that message |
-//! | sends some with a message for which nobody asks for them | they are closed |
+//! | sends some with a message that does not want them | they are closed |
 //!
 //! This module does not know messages, and does not judge what the descriptors are.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -24,11 +24,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// How many descriptors can travel with one message: what Linux allows (`SCM_MAX_FD`).
-pub(super) const MOST: usize = 253;
+use crate::transport::{DESCRIPTORS_MAX, Message};
 
 /// Room for so many, as the kernel packs them.
-const ROOM: usize = rustix::cmsg_space!(ScmRights(MOST));
+const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 
 /// Descriptors that have come with messages that were not taken yet.
 #[derive(Default)]
@@ -62,6 +61,21 @@ pub(super) fn send_with(
     sendmsg(socket, &parts.map(IoSlice::new), &mut control, flags)
 }
 
+impl Batch {
+    /// As everybody wants them but [`Message`]s.
+    pub(super) fn or_lost(self) -> Result<Vec<OwnedFd>, Errno> {
+        if self.lost { Err(Errno::MFILE) } else { Ok(self.descriptors) }
+    }
+
+    /// Gives them to the message that they have come with.
+    pub(super) fn give_to<M: Message>(self, mut message: M) -> M {
+        if self.lost || !self.descriptors.is_empty() {
+            message.attach(self.or_lost().map_err(io::Error::from));
+        }
+        message
+    }
+}
+
 impl Arrived {
     /// Receives bytes, the second part when the first is full, and remembers the descriptors that come with them.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, space: [&mut [u8]; 2]) -> Result<usize, Errno> {
@@ -84,7 +98,7 @@ impl Arrived {
 
     /// Whether more wait than one message can have.
     pub(super) fn is_too_many(&self) -> bool {
-        self.waiting.iter().map(|(_, batch)| batch.descriptors.len()).sum::<usize>() > MOST
+        self.waiting.iter().map(|(_, batch)| batch.descriptors.len()).sum::<usize>() > DESCRIPTORS_MAX
     }
 
     /// Takes those of the message that is taken now, behind which `held` bytes have come.

@@ -4,8 +4,11 @@
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
 //!
 //! Large messages cost what their memory costs, and as often as it is touched for the first time. So one that
-//! [holds its bytes](Message::as_bytes) is sent from where it lies, and the endpoint keeps it until all of it is sent;
+//! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until all of it is sent;
 //! and a payload is received where a message [may keep it](Message::decode_owned).
+//!
+//! A receive that may sleep does so before it tries, if the last message that came has left the socket empty: who has just
+//! asked something would try in vain.
 //!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
@@ -35,10 +38,10 @@ pub use credentials::Peer;
 pub use listener::{SocketAddress, SocketListener};
 
 use super::frame::{self, Reassembler};
-use super::{Endpoint, Limits, Message, Transport, TransportError, TrySendError};
+use super::{DESCRIPTORS_MAX, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::Portable;
 use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
-use descriptors::{Arrived, send_with};
+use descriptors::{Arrived, Batch, send_with};
 
 /// Unix stream sockets: between processes, also between threads.
 #[doc(alias("socketpair", "AF_UNIX"))]
@@ -98,7 +101,7 @@ const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const BROKEN: u32 = 2;
 
-/// Messages of so many bytes are sent from where they lie, if they can be; less are faster copied.
+/// So many bytes that a message holds are sent from where they lie; less are faster copied.
 const LARGE_BYTES: usize = 64 << 10;
 
 struct Sending<S> {
@@ -115,7 +118,7 @@ struct Sending<S> {
 
 /// What is written of one message.
 struct Frame<S> {
-    /// All of the frame, or its header. Reused from message to message.
+    /// All of the frame, or its beginning. Reused from message to message.
     buffer: Vec<u8>,
     /// What comes behind that.
     body: Option<Body<S>>,
@@ -150,7 +153,8 @@ impl<S: Message> Sending<S> {
         let Some(given) = message else { return Ok(()) };
         match given.as_bytes().map(<[u8]>::len) {
             Some(size) if size >= LARGE_BYTES => {
-                self.frame.buffer.extend_from_slice(&frame::header(size, limits.message_bytes)?);
+                let head = |out: &mut Vec<u8>| given.encode_head(out);
+                frame::append_with(head, size, limits.message_bytes, &mut self.frame.buffer)?;
                 self.frame.body = message.take().map(|message| Body { message, size, sent: 0 });
                 Ok(())
             }
@@ -175,6 +179,8 @@ struct Receiving {
     /// Threads that sleep in [`Endpoint::receive`]. While there are any, no complete frame is held: they
     /// wait for the descriptor, and would not see it.
     sleepers: usize,
+    /// What came last has left the socket empty.
+    emptied: bool,
     /// The peer sends nothing more.
     ended: bool,
     /// What has come along with bytes.
@@ -232,8 +238,9 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Peer::of(self.fd.as_fd())
     }
 
-    /// Sends the message together with duplicates of descriptors, waiting as [`send`](Endpoint::send) does. The peer gets
-    /// them by [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
+    /// Sends the message together with duplicates of descriptors, waiting as [`send`](Endpoint::send) does;
+    /// [those that it has](Message::detach) itself stay here. The peer gets them by
+    /// [`receive_with`](SocketEnd::receive_with), in this order; what they are is as it was here.
     ///
     /// # Errors
     /// [`TransportError::TooManyDescriptors`] for more than 253; [`TransportError::Io`] with `ETOOMANYREFS` if too many
@@ -245,27 +252,42 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         descriptors: &[BorrowedFd<'_>],
         timeout: Option<Duration>,
     ) -> Result<(), TransportError> {
-        if descriptors.len() > descriptors::MOST {
-            let (count, limit) = (descriptors.len(), descriptors::MOST);
+        self.check_descriptors(descriptors.len())?;
+        self.send_all(message, descriptors, timeout)
+    }
+
+    /// Whether so many can travel with one message.
+    fn check_descriptors(&self, count: usize) -> Result<(), TransportError> {
+        let limit = DESCRIPTORS_MAX;
+        if count > limit {
             return Err(TransportError::TooManyDescriptors { count, limit });
         }
         // Over others they would be lost without a word.
         let domain = sockopt::socket_domain(&self.fd).map_err(|errno| failed("getsockopt", errno))?;
-        if domain != AddressFamily::UNIX && !descriptors.is_empty() {
+        if domain != AddressFamily::UNIX && count > 0 {
             return Err(failed("sendmsg", Errno::INVAL));
         }
-        self.send_all(message, descriptors, timeout)
+        Ok(())
+    }
+
+    /// Takes out of the message what is to be sent beside its bytes.
+    fn detach(&self, message: &mut S) -> Result<Vec<OwnedFd>, TransportError> {
+        let descriptors = message.detach();
+        if !descriptors.is_empty() {
+            self.check_descriptors(descriptors.len())?;
+        }
+        Ok(descriptors)
     }
 
     /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
-    /// [`receive`](Endpoint::receive), their descriptors are closed.
+    /// [`receive`](Endpoint::receive), their descriptors [are theirs](Message::attach).
     ///
     /// # Errors
     /// [`TransportError::Io`] with `EMFILE` if descriptors were lost because there were too many here: the message is lost
     /// with them, the next one is not; else as for [`receive`](Endpoint::receive).
     #[doc(alias("SCM_RIGHTS", "recvmsg"))]
     pub fn receive_with(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
-        self.receive_all(timeout)
+        with_descriptors(self.receive_all(timeout)?)
     }
 
     /// Receives a message with its descriptors, if that needs no waiting.
@@ -273,7 +295,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// # Errors
     /// As [`receive_with`](SocketEnd::receive_with), but `Ok(None)` where that would wait.
     pub fn try_receive_with(&self) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
-        self.take(&mut lock(&self.receiving))
+        self.take(&mut lock(&self.receiving))?.map(with_descriptors).transpose()
     }
 
     fn new(fd: OwnedFd, limits: Limits) -> SocketEnd<S, R> {
@@ -291,6 +313,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             receiving: Mutex::new(Receiving {
                 frames: Reassembler::new(limits.message_bytes),
                 sleepers: 0,
+                emptied: false,
                 ended: false,
                 arrived: Arrived::default(),
             }),
@@ -393,7 +416,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     }
 
     /// Takes a message that is held or has arrived, with the descriptors that have come along.
-    fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Vec<OwnedFd>)>, TransportError> {
+    fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Batch)>, TransportError> {
         loop {
             match receiving.frames.take() {
                 Ok(Some(payload)) => {
@@ -404,14 +427,11 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                     let message = message.map_err(TransportError::Decode);
                     let batch = receiving.arrived.take(receiving.frames.held());
                     receiving.frames.trim();
-                    if batch.lost {
-                        return Err(failed("recvmsg", Errno::MFILE));
-                    }
-                    if batch.descriptors.len() > descriptors::MOST {
+                    if batch.descriptors.len() > DESCRIPTORS_MAX {
                         self.end(BROKEN);
                         return Err(TransportError::Broken);
                     }
-                    return message.map(|message| Some((message, batch.descriptors)));
+                    return message.map(|message| Some((message, batch)));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -431,11 +451,13 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 let exactly = missing.min(first.len());
                 space = [&mut first[..exactly], &mut []];
             }
+            let room = space[0].len() + space[1].len();
             match receiving.arrived.receive(self.fd.as_fd(), space) {
                 // Whether it receives is another matter, which sending will tell.
                 Ok(0) => receiving.ended = true,
                 Err(Errno::CONNRESET) => self.end(CLOSED),
                 Ok(count) => {
+                    receiving.emptied = count < room;
                     receiving.frames.filled(count);
                     // All are of the message that is not whole yet.
                     if receiving.frames.missing() > 0 && receiving.arrived.is_too_many() {
@@ -496,21 +518,25 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     }
 
     /// What [`Endpoint::receive`] promises, with descriptors.
-    fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Vec<OwnedFd>), TransportError> {
+    fn receive_all(&self, timeout: Option<Duration>) -> Result<(R, Batch), TransportError> {
         let deadline = deadline_after(timeout);
+        let mut is_over = timeout == Some(Duration::ZERO);
         let mut receiving = lock(&self.receiving);
+        let mut tries = is_over || !receiving.emptied || receiving.frames.missing() == 0;
         loop {
-            if let Some(message) = self.take(&mut receiving)? {
+            let taken = if mem::replace(&mut tries, true) { self.take(&mut receiving)? } else { None };
+            if let Some(message) = taken {
                 return Ok(message);
+            }
+            if is_over {
+                return Err(TransportError::TimedOut);
             }
             receiving.sleepers += 1;
             drop(receiving);
             let woken = self.wait(PollFlags::IN, deadline);
             receiving = lock(&self.receiving);
             receiving.sleepers -= 1;
-            if !woken? {
-                return Err(TransportError::TimedOut);
-            }
+            is_over = !woken?;
         }
     }
 
@@ -520,24 +546,30 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 }
 
 impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
-    fn send(&self, message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
-        self.send_all(message, &[], timeout)
+    fn send(&self, mut message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
+        let descriptors = self.detach(&mut message)?;
+        self.send_all(message, &borrowed(&descriptors), timeout)
     }
 
-    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
+    fn try_send(&self, mut message: S) -> Result<(), TrySendError<S>> {
         let mut sending = lock(&self.sending);
         if !self.make_way(&mut sending)? {
             return Err(TrySendError::Full(message));
         }
+        let descriptors = self.detach(&mut message)?;
         let mut message = Some(message);
         sending.put(&mut message, self.limits)?;
-        if self.offer(&mut sending, &[])? {
+        if self.offer(&mut sending, &borrowed(&descriptors))? {
             return Ok(());
         }
         let body = sending.frame.body.take();
         sending.discard();
         let message = message.or(body.map(|body| body.message));
-        Err(TrySendError::Full(message.expect("it is here or was taken into the frame")))
+        let mut message = message.expect("it is here or was taken into the frame");
+        if !descriptors.is_empty() {
+            message.attach(Ok(descriptors));
+        }
+        Err(TrySendError::Full(message))
     }
 
     fn flush(&self) -> Result<bool, TransportError> {
@@ -555,16 +587,25 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {
-        self.receive_all(timeout).map(|(message, _)| message)
+        self.receive_all(timeout).map(|(message, batch)| batch.give_to(message))
     }
 
     fn try_receive(&self) -> Result<Option<R>, TransportError> {
-        Ok(self.take(&mut lock(&self.receiving))?.map(|(message, _)| message))
+        Ok(self.take(&mut lock(&self.receiving))?.map(|(message, batch)| batch.give_to(message)))
     }
 
     fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
         Ok(self.fd.as_fd())
     }
+}
+
+fn borrowed(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    descriptors.iter().map(AsFd::as_fd).collect()
+}
+
+fn with_descriptors<R>((message, batch): (R, Batch)) -> Result<(R, Vec<OwnedFd>), TransportError> {
+    let descriptors = batch.or_lost().map_err(|errno| failed("recvmsg", errno))?;
+    Ok((message, descriptors))
 }
 
 impl<S, R> AsFd for SocketEnd<S, R> {

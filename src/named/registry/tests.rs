@@ -2,14 +2,12 @@
 //! be served is, and nothing is left of who has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use serde_bytes::ByteBuf;
 
 use super::*;
-use crate::wire::named::{OfMailbox, OfMutex, OfSemaphore, OfVariable, VariableOptions};
+use crate::wire::named::{Bytes, OfMailbox, OfMutex, OfSemaphore, OfVariable, VariableOptions};
 
 const PARTIES: u64 = 4;
 const UNITS: u64 = 3;
@@ -75,8 +73,8 @@ struct Play {
     last_version: u64,
 }
 
-fn bytes(number: u64) -> Arc<ByteBuf> {
-    Arc::new(ByteBuf::from(number.to_le_bytes().to_vec()))
+fn bytes(number: u64) -> Bytes {
+    Bytes::from(number.to_le_bytes().to_vec())
 }
 
 fn number(bytes: &[u8]) -> u64 {
