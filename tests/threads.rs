@@ -17,7 +17,7 @@ use manycore::poll::{Event, Interest, Notifier, PollArray, PollError, Ready, Sig
 use manycore::posix::PosixError;
 use manycore::posix::post_fork::Registration;
 use manycore::posix::semaphore::{NamedSemaphore, SemaphoreError, SemaphoreSet};
-use manycore::shm::{OutOfBounds, ShmError};
+use manycore::shm::{OutOfBounds, Owners, ShmError, Trust};
 use manycore::spawn::{ChildProcess, Children, Command, SpawnError, ThreadChild};
 use manycore::table::{Problem, Salvaged, ShmTable, Stat, TableError};
 use manycore::transport::polypipe::{PipeError, Reader, WriteError, Writer};
@@ -48,7 +48,7 @@ type Bound = std::rc::Rc<u8>;
 #[test]
 fn tables_are_shared_by_threads() {
     all!(shared: ShmTable, ShmTable<File>, ShmTable<Heap>, ShmTable<PosixShm, Fcntl>, ShmTable<PosixShm, Ofd>,
-        ShmTable<Heap, NoLock>, ShmMap<String, u64>, ShmMap<Bound, Bound>, ShmArray<f64>, TableOptions, Problem,
+        ShmTable<Heap, NoLock>, ShmMap<String, u64>, ShmMap<Bound, Bound>, ShmArray<f64>, TableOptions, Trust, Owners, Problem,
         Salvaged, Stat, Cbor<Value>, PosixShm, File, Heap, Futex, Fcntl, Ofd, NoLock);
 }
 

@@ -32,7 +32,7 @@
 //! | `disable_pmanage`, `no_unlink` | [`Context::release`](crate::Context::release) |
 //! | `init_ctrl`, `add_plugins` | not needed: named objects are always there |
 //! | `def_process`, `fork_point`, `join_point` | [`Worker`], which is a constant, also for joining |
-//! | `start`, `inherit_resources` | [`Context::start`](crate::Context::start), [`start_all`](crate::Context::start_all); nothing is inherited: workers open tables by name |
+//! | `start`, `inherit_resources` | [`Context::start`](crate::Context::start), [`start_all`](crate::Context::start_all); nothing is inherited: workers open tables by name, and are given descriptors by [`start_with`](crate::Context::start_with) |
 //! | `process_id`, `self_process_id` | [`WorkerId`](crate::WorkerId), [`Context::number`](crate::Context::number) |
 //! | `join`, `join_nowait` | [`Context::join`](crate::Context::join), also with a time limit, of all, of any; [`try_join`](crate::Context::try_join); in the master, at the end: [`Finished::join`]. As often, and by as many, as like to |
 //! | no result (`None`) | [`JoinError`] says why |
