@@ -40,6 +40,7 @@ pub mod name;
 pub mod poll;
 mod portable;
 pub mod posix;
+pub mod random;
 pub mod shm;
 mod signal;
 pub mod spawn;
