@@ -966,7 +966,7 @@ fn a_recovery_by_a_process_that_does_not_know_how_large_the_object_is() {
     for (count, image) in images(&before, &stores, words).enumerate() {
         let name = Fresh::<File>::name();
         std::fs::write(&*name, bytes(&small)).unwrap();
-        let survivor: ShmTable<File, NoLock> = TableOptions::new().open(&name).unwrap();
+        let survivor: ShmTable<File, NoLock> = TableOptions::new().mode(0o666).open(&name).unwrap();
         // What another process did, and how it died.
         let object = std::fs::OpenOptions::new().write(true).open(&*name).unwrap();
         object.write_all_at(&bytes(&image), 0).unwrap();

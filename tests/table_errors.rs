@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -100,12 +100,18 @@ fn a_missing_table_and_one_that_exists_are_told_apart() {
     refused!(ShmTable::create(&name), TableError::Shm(ShmError::AlreadyExists { .. }), "exists already");
 }
 
+/// A file to which nobody else can write, whatever the umask.
+fn write_file(path: &OsStr, contents: &[u8]) {
+    fs::write(path, contents).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 #[test]
 fn a_file_of_something_else_is_refused_and_not_touched() {
     for length in [5, 4095, 4096, 10_000] {
         let name = Fresh::<File>::name();
         let text: Vec<u8> = b"Some text. ".iter().copied().cycle().take(length).collect();
-        fs::write(&*name, &text).unwrap();
+        write_file(&name, &text);
         for result in [DEFAULT().open::<File, Fcntl>(&name), DEFAULT().open_or_create(&name)] {
             refused!(result, TableError::NotATable { .. }, "is not a table");
         }
@@ -121,7 +127,7 @@ fn what_is_no_table_of_this_format_is_not_locked() {
     let old = [0x4D43_4F52_u32, 0x5442_4C31, 1].map(u32::to_ne_bytes).concat();
     for head in [&contents[..12], &[0; 12], &old] {
         let contents = [head, &contents[12..]].concat();
-        fs::write(&*name, &contents).unwrap();
+        write_file(&name, &contents);
         for attempt in attempts::<File, Futex>(&name) {
             refused!(
                 attempt,

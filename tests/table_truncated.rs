@@ -205,7 +205,7 @@ fn too_large_for_this_process() {
     let limits = getrlimit(Resource::As);
     let little = pages * rustix::param::page_size() as u64 + (10 << 20);
     setrlimit(Resource::As, Rlimit { current: Some(little), maximum: limits.maximum }).unwrap();
-    let table: Table = TableOptions::new().open(&name).unwrap();
+    let table: Table = TableOptions::new().mode(0o666).open(&name).unwrap();
     setrlimit(Resource::As, limits).unwrap();
     std::fs::write(&*name, large).unwrap();
     for result in
