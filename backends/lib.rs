@@ -39,6 +39,7 @@ pub mod name;
 pub mod poll;
 mod portable;
 pub mod posix;
+pub mod random;
 pub mod shm;
 mod signal;
 pub mod spawn;

@@ -29,8 +29,7 @@ const SEED: u32 = 7;
 /// A table with a bit of everything.
 fn variety() -> (Fresh<Heap>, Table) {
     let name = Fresh::<Heap>::name();
-    let table: Table = TableOptions::new().page_size(160).expected(24).create(&name).unwrap();
-    Heap::open(&name, Open::Existing).unwrap().memory().store(accounting::SEED, SEED).unwrap();
+    let table: Table = TableOptions::new().page_size(160).expected(24).seed(SEED).create(&name).unwrap();
     // The journal moves, and leaves a free block, from which the blocks below are cut.
     let moved: Result<(), TableError> = table.group(|group| {
         (0..16).try_for_each(|round| group.add(0, &[round; 2]))?;
@@ -807,8 +806,7 @@ fn small_contents() -> Contents {
 #[ignore = "writes tests/fixtures/broken"]
 fn write_the_broken_tables_down() {
     let name = Fresh::<Heap>::name();
-    let table: Table = TableOptions::new().page_size(160).expected(24).create(&name).unwrap();
-    Heap::open(&name, Open::Existing).unwrap().memory().store(accounting::SEED, SEED).unwrap();
+    let table: Table = TableOptions::new().page_size(160).expected(24).seed(SEED).create(&name).unwrap();
     for (key, value) in [(-3, vec![3; 12]), (-4, vec![4; 12])] {
         table.add(key, &value).unwrap();
     }

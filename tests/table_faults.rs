@@ -55,7 +55,7 @@ fn descriptors() -> usize {
 }
 
 fn options() -> TableOptions {
-    TableOptions::new().page_size(160).expected(0)
+    TableOptions::new().page_size(160).expected(0).seed(7)
 }
 
 fn contents<B: ShmBackend>(name: &OsStr) -> Contents {

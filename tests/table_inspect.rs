@@ -2,6 +2,7 @@
 
 use manycore::shm::{Memory, Open};
 use manycore::{Heap, NoLock, ShmBackend, ShmTable, TableError, TableOptions};
+use manycore_backends::testing::recorder::snapshot;
 use manycore_backends::testing::shm::Fresh;
 
 type Table = ShmTable<Heap, NoLock>;
@@ -113,4 +114,42 @@ fn a_directory_of_two_leaves_is_sound() {
     table.clear().unwrap();
     assert_eq!((buckets(&table), table.length().unwrap()), (1, 0));
     assert_eq!(table.check().unwrap(), []);
+}
+
+/// The word of the header that the hash of keys depends on.
+const SEED: usize = 18;
+
+#[test]
+fn every_table_spreads_its_keys_in_a_way_of_its_own() {
+    let seed = |table: &Table| table.raw().get(SEED).unwrap();
+    let tables = [(); 4].map(|()| {
+        let name = Fresh::<Heap>::name();
+        (create(&name), name)
+    });
+    assert!(tables[1..].iter().any(|(table, _)| seed(table) != seed(&tables[0].0)));
+    // A table keeps the one it has, whoever opens it.
+    let (table, name) = &tables[0];
+    let before = seed(table);
+    let options = TableOptions::new().seed(!before);
+    for again in [options.open(name), options.open_or_create(name), options.reinitialize(name)] {
+        let again: Table = again.unwrap();
+        assert_eq!((seed(&again), again.check().unwrap()), (before, vec![]));
+    }
+}
+
+#[test]
+fn tables_of_one_seed_are_the_same_word_by_word() {
+    let image = |seed: u32| {
+        let name = Fresh::<Heap>::name();
+        let table: Table = TableOptions::new().seed(seed).create(&name).unwrap();
+        (0..300).for_each(|key| table.add(key, &vec![key; key as usize % 9]).unwrap());
+        (0..50).for_each(|key| assert!(table.remove(key * 3).unwrap()));
+        snapshot::<Heap>(&name).unwrap()
+    };
+    for seed in [0, 1, u32::MAX] {
+        let first = image(seed);
+        assert_eq!(first[SEED], seed);
+        assert!(first == image(seed), "seed {seed}");
+    }
+    assert!(image(0) != image(1));
 }

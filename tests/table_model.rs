@@ -502,7 +502,7 @@ fn assert_sound<B: Subject, L: LockMethod<B>>(table: &ShmTable<B, L>, model: &Mo
 fn run<B: Subject, L: LockMethod<B>>(page_size: usize, expected: usize, ops: &[Op]) {
     let name = Fresh::<B>::name();
     let mut table: ShmTable<B, L> =
-        TableOptions::new().page_size(page_size).expected(expected).create(&name).unwrap();
+        TableOptions::new().page_size(page_size).expected(expected).seed(7).create(&name).unwrap();
     let open = || TableOptions::new().open::<B, L>(&name).unwrap();
     let mut other = open();
     let mut model = Model::new();
@@ -669,7 +669,7 @@ fn all_short_sequences_end_right() {
         ops.push(Op::Turn(key));
     }
     let name = Fresh::<Heap>::name();
-    let table = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    let table = TableOptions::new().page_size(160).expected(0).seed(7).create(&name).unwrap();
     let object = Heap::open(&name, Open::Existing).unwrap();
     let mut sequences = Sequences { table, object, ops, known: HashMap::new() };
     let image = sequences.image();

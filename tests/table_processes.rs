@@ -698,8 +698,9 @@ fn users_who_say_so_share_a_table() {
     // The mode says who may write, whether the table is new or not.
     let closed = TableOptions::new();
     let of_group = TableOptions::new().mode(0o660);
+    type Way = fn(&TableOptions, &OsStr) -> Result<ShmTable, TableError>;
     fn refused(options: &TableOptions, name: &OsStr) -> ShmError {
-        let ways: [fn(&TableOptions, &OsStr) -> Result<ShmTable, TableError>; 4] = [
+        let ways: [Way; 4] = [
             |options, name| options.open(name),
             |options, name| options.clone().read_only(true).open(name),
             |options, name| options.open_or_create(name),

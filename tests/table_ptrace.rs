@@ -50,7 +50,7 @@ fn main() {
 }
 
 fn create(name: &OsStr, prepare: Act) -> ShmTable {
-    let table: ShmTable = TableOptions::new().page_size(160).expected(0).create(name).unwrap();
+    let table: ShmTable = TableOptions::new().page_size(160).expected(0).seed(7).create(name).unwrap();
     prepare(&table).unwrap();
     table
 }

@@ -17,7 +17,7 @@ const ROUNDS: i32 = 1500;
 fn create() -> ShmTable<PosixShm, Futex> {
     let name = Fresh::<PosixShm>::name();
     let table: ShmTable<PosixShm, Futex> =
-        TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+        TableOptions::new().page_size(160).expected(0).seed(7).create(&name).unwrap();
     for key in FIXED {
         table.add(key, &fixed(key)).unwrap();
     }

@@ -54,7 +54,7 @@ fn main() {
 /// A new table of small pages, which begins with one bucket.
 fn create() -> (Fresh<PosixShm>, ShmTable) {
     let name = Fresh::<PosixShm>::name();
-    let table = TableOptions::new().page_size(160).expected(0).create(&name).unwrap();
+    let table = TableOptions::new().page_size(160).expected(0).seed(7).create(&name).unwrap();
     (name, table)
 }
 

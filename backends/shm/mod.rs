@@ -69,9 +69,9 @@ use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::name::{self, NameError};
+use crate::random;
 
 pub use file::File;
 pub use heap::{Heap, HeapMemory};
@@ -381,10 +381,12 @@ pub struct OutOfBounds {
 pub fn create_unique<B: ShmBackend>(template: &OsStr, mode: u32) -> Result<B, ShmError> {
     let mut tries = 1000;
     loop {
-        let mut random = [0u8; 8];
-        getrandom(&mut random[..], GetRandomFlags::empty())
-            .map_err(|errno| ShmError::from_errno("getrandom", template, errno))?;
-        let name = name::instantiate(template, u64::from_ne_bytes(random))?;
+        let random = random::bits().map_err(|source| ShmError::Io {
+            op: "getrandom",
+            name: template.to_owned(),
+            source,
+        })?;
+        let name = name::instantiate(template, random)?;
         tries -= 1;
         match B::open(&name, Open::CreateNew { mode }) {
             Err(ShmError::AlreadyExists { .. }) if tries > 0 => {}

@@ -104,7 +104,7 @@ impl Handle {
             _ => trust,
         };
         let ask = |fd: &OwnedFd| fs::fstat(fd).map_err(|errno| ShmError::from_errno("fstat", name, errno));
-        let check = |stat: &Stat| trust.check(name, stat.st_uid, stat.st_mode, u64::from(stat.st_nlink));
+        let check = |stat: &Stat| trust.check(name, stat.st_uid, stat.st_mode, names_of(stat));
         if !matches!(how, Open::CreateNew { .. }) {
             let entry = look().ok().and_then(|stat| open_objects.get_mut(&identity(&stat)));
             if let Some(entry) = entry.filter(|entry| entry.generation == generation) {
@@ -303,6 +303,12 @@ impl Entry {
         self.handles += 1;
         Handle { object: Some(object), name: name.to_owned() }
     }
+}
+
+/// How many names a file has.
+#[allow(clippy::useless_conversion, reason = "some machines count them in fewer bits")]
+fn names_of(stat: &Stat) -> u64 {
+    u64::from(stat.st_nlink)
 }
 
 fn identity(stat: &Stat) -> Identity {

@@ -3,10 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
 use super::TestCase;
 use crate::name::{self, NameError};
+use crate::random;
 use crate::shm::{Memory, Open, OutOfBounds, Owners, ShmBackend, ShmError, Trust, Window, create_unique};
 use crate::spawn::{Child, Exit, Fork};
 
@@ -44,9 +43,8 @@ pub struct Fresh<B: Subject> {
 impl<B: Subject> Fresh<B> {
     /// Chooses a name.
     pub fn name() -> Fresh<B> {
-        let mut random = [0u8; 8];
-        getrandom(&mut random[..], GetRandomFlags::empty()).expect("random bytes");
-        let name = name::instantiate(&B::template(), u64::from_ne_bytes(random)).expect("a template");
+        let random = random::bits().expect("random bits");
+        let name = name::instantiate(&B::template(), random).expect("a template");
         Fresh { name, backend: std::marker::PhantomData }
     }
 }

@@ -15,7 +15,7 @@
 //! | 6 | state | 0: creation not finished, `52454459` (`REDY`): ready |
 //! | 16 | sequence | of the table: odd while more than one bucket may be half changed |
 //! | 17 | buckets | in use, N, at least 1 |
-//! | 18 | seed | of the hash of keys |
+//! | 18 | seed | of the hash of keys, chosen at random for each table |
 //! | 32 | transaction | odd while a writer is changing something |
 //! | 33 | journal length | entries that must be undone if the writer dies now |
 //! | 34 | open | the bucket in use whose sequence word was made odd last, 0 if none was since the table became empty |

@@ -12,7 +12,7 @@ use std::time::Instant;
 use manycore_backends::generation::Generation;
 use manycore_backends::lock::{LockError, Mode, Protocol, Wait};
 use manycore_backends::shm::{Memory, Open, Owners, ShmError, Trust, create_unique};
-use manycore_backends::{LockMethod, ShmBackend};
+use manycore_backends::{LockMethod, ShmBackend, random};
 
 use super::error::{Result, TableError};
 use super::journal::{Scope, Transaction};
@@ -42,6 +42,7 @@ pub struct TableOptions {
     owners: Owners,
     read_only: bool,
     wait: Wait,
+    seed: Option<u32>,
 }
 
 impl Default for TableOptions {
@@ -61,6 +62,7 @@ impl TableOptions {
             owners: Owners::Own,
             read_only: false,
             wait: Wait::Forever,
+            seed: None,
         }
     }
 
@@ -111,6 +113,14 @@ impl TableOptions {
     /// words change before that is told.
     pub fn read_only(mut self, read_only: bool) -> TableOptions {
         self.read_only = read_only;
+        self
+    }
+
+    /// The seed of the hash of a new table, for objects that are to be the same, word by word, in every run. If nothing
+    /// is said it is random, so that whoever chooses the keys, but does not see the table, cannot choose them to fall
+    /// into one bucket. A table that exists keeps the seed it has.
+    pub fn seed(mut self, seed: u32) -> TableOptions {
+        self.seed = Some(seed);
         self
     }
 
@@ -366,6 +376,14 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// object that is recognised as unfinished; the next one begins again.
     fn format(&self, options: &TableOptions) -> Result<()> {
         let page_size = options.page_size.unwrap_or(PAGE_SIZE_DEFAULT) as u32;
+        let seed = match options.seed {
+            Some(seed) => seed,
+            None => random::bits().map_err(|source| ShmError::Io {
+                op: "getrandom",
+                name: self.name().to_owned(),
+                source,
+            })? as u32,
+        };
         let memory = self.shared.object.memory();
         memory.store(AT_MAGIC as usize + 1, MAGIC[1])?;
         memory.store(AT_MAGIC as usize, MAGIC[0])?;
@@ -377,7 +395,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             (AT_BYTE_ORDER, BYTE_ORDER),
             (AT_PAGE_SIZE, page_size),
             (AT_PROTOCOL, <L as LockMethod<B>>::PROTOCOL.number()),
-            (AT_SEED, 0x9E37_79B9),
+            (AT_SEED, seed),
             (AT_BUCKETS, 1),
             (AT_JOURNAL, HEADER_WORDS),
             (AT_TOP, FIRST_TOP),

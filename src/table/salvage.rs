@@ -239,8 +239,11 @@ impl Salvage {
             self.search_segment(view, at, granules);
         }
         for (number, at) in std::mem::take(&mut self.doubtful) {
-            let buckets = view.buckets().unwrap_or(1);
-            self.search_chain(view, at, |hash| bucket_of(hash, buckets) == number);
+            // What looks like keys of theirs may be anything.
+            if self.misses_some(view) {
+                let buckets = view.buckets().unwrap_or(1);
+                self.search_chain(view, at, |hash| bucket_of(hash, buckets) == number);
+            }
         }
         for at in overflow {
             if self.misses_some(view) {
