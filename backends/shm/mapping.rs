@@ -276,8 +276,14 @@ unsafe fn matches_of_four(at: *const u32, value: u32) -> u32 {
             options(nostack, preserves_flags),
         );
     }
-    // SAFETY: every x86-64 has these instructions.
-    unsafe { _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(words, _mm_set1_epi32(value as i32)))) as u32 }
+    // SAFETY: every x86-64 has this instruction, and those below.
+    let wanted = unsafe { _mm_set1_epi32(value as i32) };
+    // SAFETY: as above.
+    let equal = unsafe { _mm_cmpeq_epi32(words, wanted) };
+    // SAFETY: as above.
+    let equal = unsafe { _mm_castsi128_ps(equal) };
+    // SAFETY: as above.
+    unsafe { _mm_movemask_ps(equal) as u32 }
 }
 
 #[cold]
@@ -347,9 +353,10 @@ impl Window for Mapped<'_> {
     fn matches<const N: usize>(&self, at: usize, value: u32) -> Result<u32, OutOfBounds> {
         const { assert!(4 <= N && N <= 8) };
         let first = self.check(at, N, self.words)?;
-        // SAFETY: four words at each of the places are among those that were checked for `self`.
-        let (low, high) =
-            unsafe { (matches_of_four(first, value), matches_of_four(first.wrapping_add(N - 4), value)) };
+        // SAFETY: these four words are among those that were checked for `self`.
+        let low = unsafe { matches_of_four(first, value) };
+        // SAFETY: so are these.
+        let high = unsafe { matches_of_four(first.wrapping_add(N - 4), value) };
         Ok(low | high << (N - 4))
     }
 
