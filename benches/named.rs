@@ -8,7 +8,10 @@
 //! | eight at once | what the master serves when eight workers ask all the time, by its own processor time, and by the clock |
 //! | ten thousand objects | the master's memory for each; a request when there are so many |
 //!
-//! By hand there is nothing but `send` and `recv` of bytes that nobody looks at.
+//! By hand there is nothing but `send` and `recv` of bytes that nobody looks at. Both parties of a comparison are placed in
+//! the same way: apart, on different cores, as far as there are any, which is what the targets are about; and, in the
+//! sections whose title says so, on one core. Two processes that the system places as it likes differ by more than ours
+//! from theirs.
 //!
 //! ```sh
 //! cargo bench --bench named
@@ -17,6 +20,9 @@
 //! ```
 
 mod forked;
+#[path = "table_targets/machine.rs"]
+#[allow(dead_code, reason = "the bench `table_targets` uses the rest")]
+mod machine;
 mod report;
 
 use std::cell::Cell;
@@ -24,6 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use forked::{forked, reap};
+use machine::{cores, pin, unpin};
 use manycore::named::{Mutex, Semaphore, VarOptions, Version};
 use manycore::{
     Context, Epoll, Failure, Finished, Fork, Forked, Futex, Mailbox, Platform, PosixShm, Runtime, SharedVar,
@@ -59,28 +66,58 @@ enum What {
     PingPong,
 }
 
-/// Does something so many times, and tells how long that took.
-const MEASURE: Worker<(What, u64), Duration> = Worker::fallible("measure", |context, (what, count)| {
-    NUMBER.create_with(context, VarOptions::new().value(&1))?;
-    BLOCK.create(context)?;
-    UNITS.create(context, 0)?;
-    let block = ByteBuf::from(vec![7; LARGE]);
-    let mut cached = NUMBER.cached();
-    let other = match what {
-        What::PingPong => Some(context.start(&PONG, count)?),
-        _ => None,
-    };
-    one(context, what, 0, &mut cached, &block)?;
-    let start = Instant::now();
-    for number in 1..count {
-        one(context, what, number, &mut cached, &block)?;
+/// Where the parties of a comparison are: the cores of the master, or of who asks by hand, and of the other one.
+#[derive(Clone, Copy, Debug)]
+struct Placement {
+    here: usize,
+    there: usize,
+}
+
+impl Placement {
+    fn apart() -> Placement {
+        let cores = cores();
+        Placement { here: cores[0], there: cores[1 % cores.len()] }
     }
-    let elapsed = start.elapsed();
-    if let Some(other) = other {
-        context.join(other)?;
+
+    fn together() -> Placement {
+        let here = cores()[0];
+        Placement { here, there: here }
     }
-    Ok(elapsed)
-});
+
+    /// What `body` returns, with this thread in its place.
+    fn with<T>(self, body: impl FnOnce() -> T) -> T {
+        let cores = cores();
+        pin(0, &[self.here]);
+        let value = body();
+        unpin(&cores);
+        value
+    }
+}
+
+/// Does something so many times, on this core, and tells how long that took.
+const MEASURE: Worker<(What, u64, usize), Duration> =
+    Worker::fallible("measure", |context, (what, count, core)| {
+        pin(0, &[core]);
+        NUMBER.create_with(context, VarOptions::new().value(&1))?;
+        BLOCK.create(context)?;
+        UNITS.create(context, 0)?;
+        let block = ByteBuf::from(vec![7; LARGE]);
+        let mut cached = NUMBER.cached();
+        let other = match what {
+            What::PingPong => Some(context.start(&PONG, (count, core))?),
+            _ => None,
+        };
+        one(context, what, 0, &mut cached, &block)?;
+        let start = Instant::now();
+        for number in 1..count {
+            one(context, what, number, &mut cached, &block)?;
+        }
+        let elapsed = start.elapsed();
+        if let Some(other) = other {
+            context.join(other)?;
+        }
+        Ok(elapsed)
+    });
 
 fn one(
     context: &mut Context,
@@ -105,7 +142,8 @@ fn one(
     Ok(())
 }
 
-const PONG: Worker<u64, ()> = Worker::fallible("pong", |context, count| {
+const PONG: Worker<(u64, usize), ()> = Worker::fallible("pong", |context, (count, core)| {
+    pin(0, &[core]);
     for _ in 0..count {
         let number = THERE.receive(context)?;
         BACK.send(context, &number)?;
@@ -134,9 +172,9 @@ fn workers() -> Workers {
 }
 
 /// Microseconds of one.
-fn ours<P: Platform>(what: What, count: u64) -> f64 {
+fn ours<P: Platform>(what: What, count: u64, placement: Placement) -> f64 {
     let runtime = Runtime::<P>::default().with_all(&workers());
-    per(count, runtime.run(&MEASURE, (what, count)).unwrap())
+    per(count, placement.with(|| runtime.run(&MEASURE, (what, count, placement.there))).unwrap())
 }
 
 fn per(count: u64, elapsed: Duration) -> f64 {
@@ -144,10 +182,17 @@ fn per(count: u64, elapsed: Duration) -> f64 {
 }
 
 /// Microseconds of a message of so many bytes there and so many back.
-fn round_trip(there: usize, back: usize, count: u64) -> f64 {
+fn round_trip(there: usize, back: usize, count: u64, placement: Placement) -> f64 {
+    placement.with(|| trips(there, back, count, placement.there))
+}
+
+fn trips(there: usize, back: usize, count: u64, core: usize) -> f64 {
     let (socket, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
-    let pid = forked(|| echo(theirs.as_fd(), there, back));
+    let pid = forked(|| {
+        pin(0, &[core]);
+        echo(theirs.as_fd(), there, back);
+    });
     let (mut message, mut answer) = (vec![1; there], vec![2; back]);
     let start = Instant::now();
     for _ in 0..count {
@@ -193,9 +238,15 @@ fn at_most(ratio: f64) -> Judged {
     Judged::Ratio(Limit::AtMost(ratio))
 }
 
-fn one_request(report: &mut Report, count: u64) {
-    report.section("one request, us", "round trip", "ours");
-    let small = || round_trip(SMALL, SMALL, count);
+fn one_request(
+    report: &mut Report,
+    count: u64,
+    title: &str,
+    placement: Placement,
+    target: &dyn Fn(f64) -> Judged,
+) {
+    report.section(title, "round trip", "ours");
+    let small = || round_trip(SMALL, SMALL, count, placement);
     let short = [
         ("get", What::Get),
         ("version", What::Version),
@@ -203,23 +254,32 @@ fn one_request(report: &mut Report, count: u64) {
         ("increment a semaphore", What::Increment),
     ];
     for (name, what) in short {
-        report.compare(name, "Forked", at_most(1.3), small, || ours::<Forked>(what, count));
+        report.compare(name, "Forked", target(1.3), small, || ours::<Forked>(what, count, placement));
     }
-    let large = || round_trip(LARGE, SMALL, count / 4);
-    report.compare("set 64 KiB", "Forked", at_most(1.3), large, || ours::<Forked>(What::SetLarge, count / 4));
-    report.compare("get", "With Epoll", Judged::Nothing, small, || ours::<ByEpoll>(What::Get, count));
-    report.compare("get at hand (cached)", "Forked", Judged::Nothing, small, || {
-        ours::<Forked>(What::Cached, count)
-    });
+    let large = || round_trip(LARGE, SMALL, count / 4, placement);
+    let set_large = || ours::<Forked>(What::SetLarge, count / 4, placement);
+    report.compare("set 64 KiB", "Forked", target(1.3), large, set_large);
+    let get = || ours::<ByEpoll>(What::Get, count, placement);
+    report.compare("get", "With Epoll", Judged::Nothing, small, get);
+    let cached = || ours::<Forked>(What::Cached, count, placement);
+    report.compare("get at hand (cached)", "Forked", Judged::Nothing, small, cached);
 }
 
-fn between_workers(report: &mut Report, count: u64) {
-    report.section("between workers, us", "round trip", "ours");
-    let small = || round_trip(SMALL, SMALL, count);
-    report.compare("lock and unlock", "Forked", at_most(1.2), small, || ours::<Forked>(What::Lock, count));
+/// Both workers are on one core, in the second placement with the master.
+fn between_workers(
+    report: &mut Report,
+    count: u64,
+    title: &str,
+    placement: Placement,
+    target: &dyn Fn(f64) -> Judged,
+) {
+    report.section(title, "round trip", "ours");
+    let small = || round_trip(SMALL, SMALL, count, placement);
+    let lock = || ours::<Forked>(What::Lock, count, placement);
+    report.compare("lock and unlock", "Forked", target(1.2), small, lock);
     // There and back are two.
-    let letter = || ours::<Forked>(What::PingPong, count) / 2.0;
-    report.compare("send to receive", "Forked", at_most(2.5), small, letter);
+    let letter = || ours::<Forked>(What::PingPong, count, placement) / 2.0;
+    report.compare("send to receive", "Forked", target(2.5), small, letter);
 }
 
 /// Processor time of this process, its children not counted.
@@ -323,11 +383,19 @@ fn main() {
     let count = if is_measuring() { 20_000 } else { 100 };
     println!("{} rounds", rounds());
     let mut report = Report::default();
+    let nothing = |_| Judged::Nothing;
+    let (apart, together) = (Placement::apart(), Placement::together());
     if is_wanted("one request, us") {
-        one_request(&mut report, count);
+        one_request(&mut report, count, "one request, us", apart, &at_most);
+    }
+    if is_wanted("one request, on one core, us") {
+        one_request(&mut report, count, "one request, on one core, us", together, &nothing);
     }
     if is_wanted("between workers, us") {
-        between_workers(&mut report, count);
+        between_workers(&mut report, count, "between workers, us", apart, &at_most);
+    }
+    if is_wanted("between workers, on one core, us") {
+        between_workers(&mut report, count, "between workers, on one core, us", together, &nothing);
     }
     if is_wanted("eight at once") {
         eight_at_once(&mut report, count);
@@ -338,12 +406,12 @@ fn main() {
     // The last, for it leaves the process with threads for a moment.
     if is_wanted("threaded, us") {
         report.section("threaded, us", "round trip", "ours");
-        let small = || round_trip(SMALL, SMALL, count);
+        let small = || round_trip(SMALL, SMALL, count, apart);
         for (name, what) in
             [("get", What::Get), ("lock and unlock", What::Lock), ("there and back", What::PingPong)]
         {
             let nothing = Judged::Nothing;
-            report.compare(name, "Threaded", nothing, small, || ours::<Threaded>(what, count));
+            report.compare(name, "Threaded", nothing, small, || ours::<Threaded>(what, count, apart));
         }
     }
     report.end();
