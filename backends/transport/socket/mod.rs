@@ -7,8 +7,8 @@
 //! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until all of it is sent;
 //! and a payload is received where a message [may keep it](Message::decode_owned).
 //!
-//! A receive that may sleep does so before it tries, if the last message that came has left the socket empty: who has just
-//! asked something would try in vain.
+//! A receive that may sleep does not try first, if the last message that came has left the socket empty: who has just asked
+//! something would try in vain. It looks for a short time, if that was of use lately ([`patience`]), and then sleeps.
 //!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
@@ -18,6 +18,7 @@
 mod credentials;
 mod descriptors;
 mod listener;
+mod patience;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,8 +41,10 @@ pub use listener::{SocketAddress, SocketListener};
 use super::frame::{self, Reassembler};
 use super::{DESCRIPTORS_MAX, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::Portable;
-use crate::sync::global::{AtomicU32, Mutex, Ordering, lock};
+use crate::sync::global::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::spin_loop;
 use descriptors::{Arrived, Batch, send_with};
+use patience::Patience;
 
 /// Unix stream sockets: between processes, also between threads.
 #[doc(alias("socketpair", "AF_UNIX"))]
@@ -181,6 +184,7 @@ struct Receiving {
     sleepers: usize,
     /// What came last has left the socket empty.
     emptied: bool,
+    patience: Patience,
     /// The peer sends nothing more.
     ended: bool,
     /// What has come along with bytes.
@@ -314,6 +318,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 frames: Reassembler::new(limits.message_bytes),
                 sleepers: 0,
                 emptied: false,
+                patience: Patience::default(),
                 ended: false,
                 arrived: Arrived::default(),
             }),
@@ -523,6 +528,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         let mut is_over = timeout == Some(Duration::ZERO);
         let mut receiving = lock(&self.receiving);
         let mut tries = is_over || !receiving.emptied || receiving.frames.missing() == 0;
+        let mut may_look = timeout.is_none_or(|timeout| timeout > Patience::LIMIT);
         loop {
             let taken = if mem::replace(&mut tries, true) { self.take(&mut receiving)? } else { None };
             if let Some(message) = taken {
@@ -531,12 +537,44 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             if is_over {
                 return Err(TransportError::TimedOut);
             }
+            if mem::take(&mut may_look) && receiving.patience.is_there() {
+                let (taken, again) = self.look(receiving)?;
+                receiving = again;
+                if let Some(message) = taken {
+                    return Ok(message);
+                }
+            }
             receiving.sleepers += 1;
             drop(receiving);
             let woken = self.wait(PollFlags::IN, deadline);
             receiving = lock(&self.receiving);
             receiving.sleepers -= 1;
             is_over = !woken?;
+        }
+    }
+
+    /// Looks for a message again and again, for a short time.
+    #[allow(clippy::type_complexity)]
+    fn look<'a>(
+        &'a self,
+        mut receiving: MutexGuard<'a, Receiving>,
+    ) -> Result<(Option<(R, Batch)>, MutexGuard<'a, Receiving>), TransportError> {
+        let end = Instant::now() + Patience::LIMIT;
+        let mut looks = 0_u32;
+        loop {
+            drop(receiving);
+            (0..Patience::PAUSES).for_each(|_| spin_loop());
+            receiving = lock(&self.receiving);
+            let taken = self.take(&mut receiving)?;
+            looks += 1;
+            let came = taken.is_some();
+            if came || Instant::now() >= end {
+                // What was there already would have been there without looking.
+                if looks > 1 {
+                    receiving.patience.learn(came);
+                }
+                return Ok((taken, receiving));
+            }
         }
     }
 
