@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use links::{Bare, Channel, Iceoryx, Link, Ours};
 use machine::{cores, pin, unpin};
-use manycore::spawn::{Child, Exit, Fork, Spawner};
+use manycore::spawn::{Child, Exit, Fork};
 
 /// One measurement: so many messages of a size, each answered by one of that size, or only the last one.
 #[derive(Clone, Copy)]
@@ -41,7 +41,7 @@ fn seconds<L: Link>(task: Task) -> f64 {
     let cores = cores();
     let theirs = cores.clone();
     let (meeting, name) = L::meet();
-    let child = Fork.spawn(&[], move || {
+    let child = Fork.fork(&[], move || {
         pin(1, &theirs);
         let mut far = L::connect(&name, size);
         for number in 1..=count {
