@@ -4,8 +4,8 @@
 //! have arrived). The kernel's socket buffers bound what a peer that does not receive can pile up (law 3).
 //!
 //! Large messages cost what their memory costs, and as often as it is touched for the first time. So one that
-//! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until all of it is sent;
-//! and a payload is received where a message [may keep it](Message::decode_owned).
+//! [holds its bytes](Message::as_bytes), or the end of them, is sent from where it lies, and the endpoint keeps it until
+//! all of it is sent; and a payload is received where a message [may keep it](Message::decode_owned).
 //!
 //! A receive that may sleep does not try first, if the last message that came has left the socket empty: who has just asked
 //! something would try in vain. It looks for a short time, if that was of use lately ([`patience`]), and then sleeps.
