@@ -45,6 +45,7 @@
 //! woke them.
 
 mod bell;
+mod patience;
 mod ring;
 mod side;
 
@@ -60,12 +61,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use bell::{Bell, Pair};
+use patience::{Linger, Patience};
 use ring::{Clearing, Nothing, Refused, Ring};
 use side::Notify;
 pub(super) use side::Side;
 
 use super::BoxError;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock, spin_loop, thread};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 
 /// Makes a pipe with room for `capacity` messages.
 ///
@@ -101,6 +103,8 @@ pub fn pipe<T: Send>(capacity: usize) -> Result<(Writer<T>, Reader<T>), PipeErro
         writer_descriptor: Mutex::new(None),
         writers: AtomicUsize::new(1),
         readers: AtomicUsize::new(1),
+        writing: Linger::new(),
+        reading: Linger::new(),
     });
     Ok((Writer { pipe: Arc::clone(&pipe) }, Reader { pipe }))
 }
@@ -123,6 +127,9 @@ struct Pipe<T> {
     writer_descriptor: Mutex<Option<Descriptor>>,
     writers: AtomicUsize,
     readers: AtomicUsize,
+    /// How long writers and readers look away from a pipe that is not ready.
+    writing: Linger,
+    reading: Linger,
 }
 
 #[derive(Clone)]
@@ -260,13 +267,25 @@ impl<T: Send> Writer<T> {
     /// The message comes back with [`PipeError::TimedOut`] if there was no room in time, and with
     /// [`PipeError::Finished`], [`PipeError::Closed`] or [`PipeError::Because`] if the pipe has ended, also while this
     /// waits.
-    pub fn write(&self, mut message: T, timeout: Option<Duration>) -> Result<(), WriteError<T>> {
+    #[inline]
+    pub fn write(&self, message: T, timeout: Option<Duration>) -> Result<(), WriteError<T>> {
+        match self.pipe.try_write(message) {
+            Err(WriteError { error: PipeError::WouldBlock, message }) => self.wait_to_write(message, timeout),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn wait_to_write(&self, mut message: T, timeout: Option<Duration>) -> Result<(), WriteError<T>> {
         let deadline = deadline_after(timeout);
-        let mut patience = Patience::new(timeout);
+        let mut patience = Patience::new(timeout, Some(&self.pipe.writing));
         loop {
             match self.pipe.try_write(message) {
                 Err(WriteError { error: PipeError::WouldBlock, message: back }) => message = back,
-                result => return result,
+                result => {
+                    patience.ends(self.capacity(), || self.pipe.ring.room());
+                    return result;
+                }
             }
             if patience.is_over() {
                 let ready = self.pipe.writable.sleep(deadline, || self.pipe.is_writable());
@@ -355,11 +374,16 @@ impl<T: Send> Reader<T> {
     /// # Errors
     /// [`PipeError::TimedOut`] if there was none in time; [`PipeError::Because`] if the pipe was ended with a reason and
     /// all before it was read; [`PipeError::Closed`] if this end is closed, also while this waits.
+    #[inline]
     pub fn read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
         match self.pipe.try_read() {
-            Err(PipeError::WouldBlock) => {}
-            result => return result,
+            Err(PipeError::WouldBlock) => self.attend_and_read(timeout),
+            result => result,
         }
+    }
+
+    #[cold]
+    fn attend_and_read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
         let attending = self.pipe.readable.attend();
         let result = self.wait_to_read(timeout);
         if attending {
@@ -370,11 +394,16 @@ impl<T: Send> Reader<T> {
 
     fn wait_to_read(&self, timeout: Option<Duration>) -> Result<Option<T>, PipeError> {
         let deadline = deadline_after(timeout);
-        let mut patience = Patience::new(timeout);
+        // Who polls the descriptor sleeps as soon as the pipe is empty, so nobody waits here for it to fill.
+        let linger = (!self.pipe.readable.is_watched()).then_some(&self.pipe.reading);
+        let mut patience = Patience::new(timeout, linger);
         loop {
             match self.pipe.try_read() {
                 Err(PipeError::WouldBlock) => {}
-                result => return result,
+                result => {
+                    patience.ends(self.capacity(), || self.pipe.ring.left());
+                    return result;
+                }
             }
             if patience.is_over() {
                 let ready = self.pipe.readable.sleep(deadline, || self.pipe.is_readable());
@@ -573,33 +602,6 @@ pub struct WriteError<T> {
 impl<T> fmt::Debug for WriteError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteError").field("error", &self.error).finish_non_exhaustive()
-    }
-}
-
-/// How long to look again before going to sleep, which costs some microseconds, and as many to who wakes.
-struct Patience(u32);
-
-impl Patience {
-    const SPINS: u32 = 6;
-    const GIVING_WAY: u32 = 10;
-
-    /// None for who does not want to wait: giving way may take longer than anything else here.
-    fn new(timeout: Option<Duration>) -> Patience {
-        Patience(if timeout.is_some_and(|timeout| timeout.is_zero()) { Patience::GIVING_WAY + 1 } else { 0 })
-    }
-
-    /// Waits for a moment, longer each time. True if that is no use any more.
-    fn is_over(&mut self) -> bool {
-        if cfg!(loom) || self.0 > Patience::GIVING_WAY {
-            return true;
-        }
-        if self.0 <= Patience::SPINS {
-            (0..1_u32 << self.0).for_each(|_| spin_loop());
-        } else {
-            thread::yield_now();
-        }
-        self.0 += 1;
-        false
     }
 }
 

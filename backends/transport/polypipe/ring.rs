@@ -251,6 +251,17 @@ impl<T> Ring<T> {
         tail & self.mark == 0 && self.slots[tail & (self.mark - 1)].stamp.load(Ordering::Relaxed) == tail
     }
 
+    /// How many messages are left behind the one that was just read, without looking at the word that writers change if it
+    /// is none.
+    pub(super) fn left(&self) -> usize {
+        if self.has_next() { self.len() } else { 0 }
+    }
+
+    /// How much room is left behind the place that was just written, likewise.
+    pub(super) fn room(&self) -> usize {
+        if self.has_room() { self.capacity() - self.len() } else { 0 }
+    }
+
     /// How many messages there are.
     pub(super) fn len(&self) -> usize {
         loop {

@@ -74,6 +74,11 @@ impl Side {
         }
     }
 
+    /// Whether there are bells or a function.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
     /// The ring was changed so that this side may be ready: tells one sleeper, and who else wants to know. Returns the
     /// function, if it is to be called.
     #[inline]
@@ -158,7 +163,7 @@ impl Side {
     /// A thread waits: it will take what comes, so that bells need not be rung for that, which would cost two system
     /// calls for each message. A function is still called.
     pub(super) fn attend(&self) -> bool {
-        if !self.watched.load(Ordering::Relaxed) {
+        if !self.is_watched() {
             return false;
         }
         let mut state = lock(&self.state);
