@@ -5,6 +5,7 @@
 use loom::sync::atomic::AtomicUsize as Count;
 
 use super::*;
+use crate::sync::thread;
 
 fn model(body: impl Fn() + Send + Sync + 'static) {
     loom::model::Builder::new().check(body);
