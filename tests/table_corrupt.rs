@@ -315,10 +315,10 @@ fn print(title: &str, image: &[u32]) -> String {
 }
 
 /// The title of the golden image.
-const GOLDEN: &str = "A table of format 2";
+const GOLDEN: &str = "A table of format 3";
 
 fn golden() -> Vec<u32> {
-    parse(&std::fs::read_to_string(fixture("format2.hex")).unwrap())
+    parse(&std::fs::read_to_string(fixture("format3.hex")).unwrap())
 }
 
 /// What the golden image contains.
@@ -343,7 +343,7 @@ fn the_golden_table_is_made_as_ever_and_written_down_exactly() {
     assert_eq!(accounting::check(&image), golden_contents());
     assert_eq!(parse(&print(GOLDEN, &image)), image);
     if std::env::var_os("MANYCORE_WRITE_FIXTURES").is_some() {
-        std::fs::write(fixture("format2.hex"), print(GOLDEN, &image)).unwrap();
+        std::fs::write(fixture("format3.hex"), print(GOLDEN, &image)).unwrap();
     }
 }
 
@@ -450,6 +450,14 @@ fn crowded_bucket(image: &[u32]) -> usize {
 }
 
 #[test]
+fn a_table_of_an_older_format_is_refused() {
+    let image = parse(&std::fs::read_to_string(fixture("format2.hex")).unwrap());
+    let name = Fresh::<Heap>::name();
+    restore::<Heap>(&name, &image).unwrap();
+    refused!(open(&name), TableError::Format { expected: 3, found: 2, .. }, "format 2");
+}
+
+#[test]
 fn headers_of_something_else_are_refused() {
     let refuse = |change: &dyn Fn(&mut Vec<u32>)| {
         let name = broken(|image, _| change(image));
@@ -461,8 +469,8 @@ fn headers_of_something_else_are_refused() {
     for at in [0, 1] {
         refused!(refuse(&|image| image[at] += 1), TableError::NotATable { .. }, "is not a table");
     }
-    refused!(refuse(&|image| image[2] = 1), TableError::Format { expected: 2, found: 1, .. }, "format 1");
-    refused!(refuse(&|image| image[2] = 3), TableError::Format { found: 3, .. }, "format 3");
+    refused!(refuse(&|image| image[2] = 1), TableError::Format { expected: 3, found: 1, .. }, "format 1");
+    refused!(refuse(&|image| image[2] = 4), TableError::Format { found: 4, .. }, "format 4");
     let swapped = refuse(&|image| image.iter_mut().for_each(|word| *word = word.swap_bytes()));
     refused!(swapped, TableError::NotATable { .. }, "the other byte order");
     refused!(refuse(&|image| image[3] = 0), TableError::NotATable { .. }, "byte order mark is damaged");
@@ -571,6 +579,12 @@ fn counts_that_cannot_be_are_noticed() {
             drop(exercise(&name, &table));
         }
     }
+    for mask in [0, 1, 0b110, 31, 1 << 31, u32::MAX] {
+        let name = broken(|image, _| image[accounting::MASK] = mask);
+        let table = open(&name).unwrap();
+        assert!(table.check().unwrap().iter().any(|problem| problem.at == accounting::MASK));
+        drop(exercise(&name, &table));
+    }
     let name = broken(|image, _| image[accounting::BINDINGS] = u32::MAX);
     assert_eq!(open(&name).unwrap().check().unwrap()[0].at, accounting::BINDINGS);
     let name = broken(|image, _| image[accounting::KEYS] = u32::MAX);
@@ -588,7 +602,8 @@ fn counts_that_cannot_be_are_noticed() {
 #[test]
 fn a_journal_that_is_not_ours_is_not_undone() {
     let fixed = (0..accounting::SEQUENCE)
-        .chain(accounting::SEED..accounting::TRANSACTION + 3)
+        .chain([accounting::SEED])
+        .chain(accounting::MASK + 1..accounting::TRANSACTION + 3)
         .chain([39, 54, 255, 256, 511]);
     for at in fixed {
         let name = broken(|image, _| {
@@ -671,10 +686,10 @@ const BROKEN: [Broken; 13] = [
     },
     Broken {
         file: "format",
-        damage: |image, _| image[2] = 3,
+        damage: |image, _| image[2] = 4,
         found: Found::Refused(
-            |error| matches!(error, TableError::Format { expected: 2, found: 3, .. }),
-            "table format 3",
+            |error| matches!(error, TableError::Format { expected: 3, found: 4, .. }),
+            "table format 4",
         ),
         lost: NOTHING,
     },

@@ -39,6 +39,7 @@ const PAGE_SIZE: usize = 4;
 const PROTOCOL: usize = 5;
 const STATE: usize = 6;
 const BUCKETS: usize = 17;
+const MASK: usize = 19;
 const TOP: usize = 36;
 const BINDINGS: usize = 37;
 const KEYS: usize = 38;
@@ -49,7 +50,6 @@ const HEADER: usize = 1024;
 const BLOCK: u32 = 0xB000_0000;
 const RECORD: u32 = 1 << 24;
 const SEGMENT: u32 = 3 << 24;
-const LEAF: u32 = 4 << 24;
 /// What tells that it is a block of that kind, whatever its length and neighbours.
 const KIND: u32 = 0xF700_0000;
 
@@ -218,13 +218,13 @@ fn foreign_headers_are_refused_and_not_formatted_anew() {
     refused!(swapped, TableError::NotATable { .. }, "the other byte order");
     refused!(open(&|image| image[3] = 7), TableError::NotATable { .. }, "byte order mark is damaged");
     refused!(open(&|image| image[STATE] = 7), TableError::NotATable { .. }, "state word is damaged");
-    for other in [1, 3] {
+    for other in [1, 2, 4] {
         let format = open(&|image| image[2] = other);
-        refused!(format, TableError::Format { expected: 2, .. }, "copy it with the version");
+        refused!(format, TableError::Format { expected: 3, .. }, "copy it with the version");
     }
     // Another format's words mean other things.
-    let format = open(&|image| image[2..8].copy_from_slice(&[3, 0, 0, 0, 0, 0]));
-    refused!(format, TableError::Format { found: 3, .. }, "format 3");
+    let format = open(&|image| image[2..8].copy_from_slice(&[4, 0, 0, 0, 0, 0]));
+    refused!(format, TableError::Format { found: 4, .. }, "format 4");
     refused!(open(&|image| image[2] = 0), TableError::Format { found: 0, .. }, "format 0");
     refused!(
         open(&|image| image[PAGE_SIZE] = 3),
@@ -307,20 +307,19 @@ fn a_map_of_other_types_is_noticed() {
 #[test]
 fn a_table_without_more_buckets_takes_more_keys() {
     // All places of the directory are one segment: nothing asks whether buckets have words of their own.
-    const MOST: u32 = (512 * 512 - 6) * 1024;
+    const MOST: u32 = (512 * 512 - 63) * 1024;
     let (name, table) = heap(TableOptions::new().expected(0));
     let object = Heap::open(&name, Open::Existing).unwrap();
     let memory = object.memory();
-    let leaf = memory.load(TOP).unwrap();
-    let segment = leaf + 516;
+    let leaf = memory.load(LEAVES).unwrap();
+    let segment = memory.load(TOP).unwrap();
     // The first bucket of a segment lies at the next multiple of 16 words.
     let (first, top) = ((segment / 16 + 1) * 16, segment + 16 + 1024 * 16);
     object.grow(u64::from(top) * 4).unwrap();
-    memory.store(leaf as usize, BLOCK | LEAF | (516 / 4)).unwrap();
     memory.store(segment as usize, BLOCK | SEGMENT | ((top - segment) / 4)).unwrap();
     (0..512).for_each(|at| memory.store(leaf as usize + 4 + at, first).unwrap());
     (0..512).for_each(|at| memory.store(LEAVES + at, leaf).unwrap());
-    for (at, word) in [(TOP, top), (BINDINGS, 4 * MOST), (KEYS, 4 * MOST), (BUCKETS, MOST)] {
+    for (at, word) in [(TOP, top), (BINDINGS, 4 * MOST), (KEYS, 4 * MOST), (BUCKETS, MOST), (MASK, (1 << 28) - 1)] {
         memory.store(at, word).unwrap();
     }
     for key in 0..10 {

@@ -81,18 +81,38 @@ pub(super) struct Bucket {
     candidates: u32,
 }
 
+/// What a bucket by itself tells of a key's newest binding, as mostly it does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Glimpse {
+    /// There is none.
+    Nothing,
+    /// There is one, with a value of one word.
+    Word(u32),
+    /// There may be one.
+    Elsewhere,
+}
+
 /// What a reader needs of the header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub(super) sequence: u32,
     buckets: u32,
     seed: u32,
+    mask: u32,
 }
 
-/// Where the bucket of a key is, as long as the header stays as it was.
+impl Head {
+    /// The number of the bucket to which `key` belongs.
+    #[inline(always)]
+    fn bucket_of(&self, key: i32) -> u32 {
+        masked_bucket_of(hash(key, self.seed), self.buckets, self.mask)
+    }
+}
+
+/// Where the bucket of a key is, as long as the table's sequence word stays what it was.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
-    head: Head,
+    sequence: u32,
     at: u32,
 }
 
@@ -108,19 +128,24 @@ pub(super) fn kind_of(kinds: u32, slot: u32) -> u32 {
 }
 
 impl<B: ShmBackend> View<'_, B> {
-    #[inline(always)]
     pub(super) fn buckets(&self) -> Look<u32> {
-        Ok(self.head()?.buckets)
-    }
-
-    #[inline(always)]
-    pub(super) fn head(&self) -> Look<Head> {
-        let [sequence, buckets, seed] = self.memory().read_array(AT_SEQUENCE as usize)?;
+        let buckets = self.load(AT_BUCKETS)?;
         if buckets.wrapping_sub(1) < BUCKETS_MAX {
-            Ok(Head { sequence, buckets, seed })
+            Ok(buckets)
         } else {
             Err(corrupt(AT_BUCKETS, "impossible number of buckets"))
         }
+    }
+
+    /// As it is: any number of buckets and any mask lead to a bucket that must still be [looked for](View::bucket).
+    #[inline(always)]
+    pub(super) fn head(&self) -> Look<Head> {
+        // Said once for all that has its place for good, so that the compiler need not ask for each word of it.
+        if self.memory().words() < FIRST_TOP as usize {
+            return Err(corrupt(0, "the object is shorter than any table"));
+        }
+        let [sequence, buckets, seed, mask] = self.memory().read_array(AT_SEQUENCE as usize)?;
+        Ok(Head { sequence, buckets, seed, mask })
     }
 
     /// The number of buckets, for who is going to look at each.
@@ -139,7 +164,8 @@ impl<B: ShmBackend> View<'_, B> {
         const FIRST: u32 = HEADER_WORDS / BUCKET_WORDS;
         const END: u32 = (1 << 28) - SEGMENT_BUCKETS;
         let (segment, index) = segment_of(number);
-        let leaf = self.load(AT_LEAVES + segment / LEAF_SEGMENTS)?;
+        // One leaf has the segments of a million keys, and never moves.
+        let leaf = if segment < LEAF_SEGMENTS { FIRST_LEAF } else { self.later_leaf(segment)? };
         let first = self.memory().load(leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize)?;
         // The number of its line; far too large if it does not begin at one.
         let line = first.rotate_right(BUCKET_WORDS.ilog2());
@@ -149,13 +175,23 @@ impl<B: ShmBackend> View<'_, B> {
         Ok((line + index) * BUCKET_WORDS)
     }
 
+    /// The leaf of a segment that is not in the first one.
+    #[inline]
+    fn later_leaf(&self, segment: u32) -> Look<u32> {
+        let leaf = segment / LEAF_SEGMENTS;
+        if leaf >= LEAVES {
+            return Err(corrupt(AT_BUCKETS, "a bucket beyond the directory"));
+        }
+        self.load(AT_LEAVES + leaf)
+    }
+
     /// The way to the bucket of `key`, whose content is fetched from memory meanwhile.
     #[inline(always)]
     pub(super) fn route(&self, key: i32) -> Look<Route> {
         let head = self.head()?;
-        let at = self.bucket(bucket_of(hash(key, head.seed), head.buckets))?;
+        let at = self.bucket(head.bucket_of(key))?;
         self.memory().prefetch(at as usize);
-        Ok(Route { head, at })
+        Ok(Route { sequence: head.sequence, at })
     }
 
     /// The place of the bucket to which `key` belongs, which `route` tells if it is good still.
@@ -163,18 +199,36 @@ impl<B: ShmBackend> View<'_, B> {
     pub(super) fn place_of_key(&self, head: &Head, key: i32, route: Option<&Route>) -> Look<u32> {
         match route {
             // Whoever moves a bucket changes the sequence word. (Under an odd one places are not to be relied upon.)
-            Some(route) if route.head == *head && !is_odd(head.sequence) => Ok(route.at),
-            _ => self.bucket(bucket_of(hash(key, head.seed), head.buckets)),
+            Some(route) if route.sequence == head.sequence && !is_odd(head.sequence) => Ok(route.at),
+            _ => self.bucket(head.bucket_of(key)),
         }
     }
 
     /// The bucket at this place, read for who looks for `key`.
     #[inline(always)]
     pub(super) fn read_bucket(&self, at: u32, key: i32) -> Look<Bucket> {
+        // Said once for the whole line, so that the compiler need not ask for each of its words.
+        if at as usize + BUCKET_WORDS as usize > self.memory().words() {
+            return Err(corrupt(at, "a bucket outside of the object"));
+        }
         let [sequence, kinds] = self.memory().read_array(at as usize)?;
-        let candidates =
-            self.memory().matches::<{ SLOTS as usize }>((at + BUCKET_KEYS) as usize, key as u32)?;
+        let keys = at as usize + BUCKET_KEYS as usize;
+        let candidates = self.memory().matches::<{ SLOTS as usize }>(keys, key as u32)?;
         Ok(Bucket { at, sequence, kinds, candidates })
+    }
+
+    /// What the bucket by itself tells of `key`, which belongs into it.
+    #[inline(always)]
+    pub(super) fn glimpse(&self, bucket: &Bucket) -> Look<Glimpse> {
+        if bucket.candidates == 0 {
+            return Ok(if bucket.kinds & LINK == 0 { Glimpse::Nothing } else { Glimpse::Elsewhere });
+        }
+        let index = bucket.candidates.trailing_zeros();
+        if kind_of(bucket.kinds, index) != SLOT_WORD {
+            return Ok(Glimpse::Elsewhere);
+        }
+        let value = bucket.at as usize + BUCKET_VALUES as usize + index as usize;
+        Ok(Glimpse::Word(self.memory().load(value)?))
     }
 
     /// The bucket to which `key` belongs.

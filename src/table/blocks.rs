@@ -136,7 +136,7 @@ impl<B: ShmBackend> std::fmt::Debug for FragmentMut<'_, '_, B> {
 
 impl<B: ShmBackend> FragmentMut<'_, '_, B> {
     fn fragment(&self) -> Fragment<'_, B> {
-        Fragment { view: self.transaction.view().reborrow(), start: self.start, words: self.words }
+        Fragment { view: self.transaction.view().again(), start: self.start, words: self.words }
     }
 
     /// As [`Fragment::len`].

@@ -114,10 +114,17 @@ impl<'a, B: ShmBackend> Check<'a, B> {
         self.must(word(AT_STATE) == STATE_READY, AT_STATE, "creation is not finished");
         self.must(!is_odd(word(AT_SEQUENCE)), AT_SEQUENCE, "the table's sequence word is odd");
         self.must(word(AT_JOURNAL_LENGTH) == 0, AT_JOURNAL_LENGTH, "the journal is not empty");
+        let mask = self.view.buckets().map(mask_of);
+        self.must(mask.is_ok_and(|mask| word(AT_MASK) == mask), AT_MASK, "not the mask for so many buckets");
+        self.must(
+            word(AT_LEAVES) == FIRST_LEAF,
+            AT_LEAVES,
+            "the first leaf of the directory is not in its place",
+        );
         let leaves = self.leaves_needed();
         let used = |at: u32| {
             at <= AT_STATE
-                || (AT_SEQUENCE..=AT_SEED).contains(&at)
+                || (AT_SEQUENCE..=AT_MASK).contains(&at)
                 || (AT_TRANSACTION..=AT_KEYS).contains(&at)
                 || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
                 || (AT_FREE..AT_FREE + CLASSES).contains(&at)

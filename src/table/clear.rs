@@ -32,7 +32,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         for word in 0..CLASSES.div_ceil(32) {
             self.put(AT_FREE_CLASSES + word, 0)?;
         }
-        self.put(AT_BUCKETS, 1)?;
+        self.set_buckets(1)?;
         self.put(AT_BINDINGS, 0)?;
         self.put(AT_KEYS, 0)?;
         self.put(first_bucket(FIRST_SEGMENT) + BUCKET_KINDS, 0)?;

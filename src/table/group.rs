@@ -95,7 +95,7 @@ macro_rules! lookups {
         pub fn iter(&self) -> Result<Iter<'_, B, ()>> {
             let $group = self;
             let $view = &$from;
-            Iter::new((), $view.reborrow())
+            Iter::new((), $view.again())
         }
 
         /// As [`ShmTable::iter_keys`](super::ShmTable::iter_keys).
@@ -105,7 +105,7 @@ macro_rules! lookups {
         pub fn iter_keys(&self) -> Result<Keys<'_, B, ()>> {
             let $group = self;
             let $view = &$from;
-            Keys::new((), $view.reborrow())
+            Keys::new((), $view.again())
         }
 
         /// As [`ShmTable::fold`](super::ShmTable::fold).

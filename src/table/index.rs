@@ -410,7 +410,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
             // The new bucket has no meaning yet, so nothing is lost by writing it without journal.
             self.fill(target, &moved)?;
             self.put(source + BUCKET_KINDS, staying)?;
-            return self.put(AT_BUCKETS, buckets + 1);
+            return self.set_buckets(buckets + 1);
         }
         let (cells, blocks) = self.cells(source)?;
         let (moving, staying): (Cells, Cells) = cells.into_iter().partition(|cell| moves(cell.key));
@@ -421,7 +421,12 @@ impl<B: ShmBackend> Transaction<'_, B> {
             self.put(source + index as u32, word)?;
         }
         blocks.into_iter().for_each(|block| self.give_up(block));
-        self.put(AT_BUCKETS, buckets + 1)
+        self.set_buckets(buckets + 1)
+    }
+
+    pub(super) fn set_buckets(&mut self, buckets: u32) -> Work<()> {
+        self.put(AT_BUCKETS, buckets)?;
+        self.put(AT_MASK, mask_of(buckets))
     }
 
     /// The words of a bucket with these cells, and with as many fresh overflow blocks behind it as they need.

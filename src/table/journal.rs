@@ -463,7 +463,7 @@ fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Work<u32> {
 
 /// Whether a journal may have an entry for this word.
 fn is_journalled(at: u32) -> bool {
-    at == AT_BUCKETS
+    [AT_BUCKETS, AT_MASK].contains(&at)
         || (AT_JOURNAL..=AT_KEYS).contains(&at)
         || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
         || (AT_FREE..AT_FREE + CLASSES).contains(&at)

@@ -1,4 +1,4 @@
-//! The format of a table's object, version 2: every word, drawn.
+//! The format of a table's object, version 3: every word, drawn.
 //!
 //! An object is a run of 32-bit words in the byte order of the machine. Places in it are word numbers;
 //! place 0 is in the header, so 0 also means "none".
@@ -8,7 +8,7 @@
 //! | word | name | content |
 //! |---|---|---|
 //! | 0, 1 | magic | `4D434F52` `54424C31` (`MCOR` `TBL1`) |
-//! | 2 | format | 2 |
+//! | 2 | format | 3 |
 //! | 3 | byte order | `01020304`; `04030201` shows an object of the other byte order |
 //! | 4 | page size | bytes; the object grows in multiples of it |
 //! | 5 | protocol | how users lock the object: number of a [`Protocol`](manycore_backends::lock::Protocol) |
@@ -16,6 +16,7 @@
 //! | 16 | sequence | of the table: odd while more than one bucket may be half changed |
 //! | 17 | buckets | in use, N, at least 1 |
 //! | 18 | seed | of the hash of keys, chosen at random for each table |
+//! | 19 | mask | M - 1, where M is the smallest power of two that is at least N |
 //! | 32 | transaction | odd while a writer is changing something |
 //! | 33 | journal length | entries that must be undone if the writer dies now |
 //! | 34 | open | the bucket in use whose sequence word was made odd last, 0 if none was since the table became empty |
@@ -59,7 +60,8 @@
 //! block is in the list of its length's class. Records of more than 32 granules are rounded up to 8, 9, .. or 15 times
 //! a power of two, where classes begin, so that the room of a record serves any other of the same class.
 //!
-//! A new table has three blocks: a journal of 128 granules, leaf 0, and segment 0, of which the last two never move.
+//! A new table has three blocks: a journal of 128 granules, leaf 0 at word 1536, and segment 0 at word 2052, of which the
+//! last two never move.
 //!
 //! # Buckets
 //!
@@ -79,10 +81,10 @@
 //!
 //! Keys are spread over N buckets by linear hashing: with M the smallest power of two >= N, a key of hash h
 //! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond three per bucket takes
-//! bucket N into use: keys move over from one bucket, `N mod M/2` as N is then. Buckets 0 to 15 are segment 0,
-//! segment s up to 6 has buckets 2^(s+3) to 2^(s+4) - 1, and from bucket 1024 on each segment has 1024, so
-//! bucket b is in segment 6 + b/1024. The directory tells where a segment is; what it says of segments that N buckets
-//! do not need has no meaning, and neither have buckets from N on.
+//! bucket N into use: keys move over from one bucket, `N mod M/2` as N is then. Of the first 1024 buckets each 16 are a
+//! segment, so bucket b is in segment b/16; after them each 1024 are one, so it is in segment 63 + b/1024. The directory
+//! tells where a segment is; what it says of segments that N buckets do not need has no meaning, and neither have buckets
+//! from N on.
 //!
 //! # Changing something
 //!
@@ -114,7 +116,7 @@
 //! everything that must be of one state, through handles that can take no lock.
 
 pub(super) const MAGIC: [u32; 2] = [0x4D43_4F52, 0x5442_4C31];
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 pub(super) const BYTE_ORDER: u32 = 0x0102_0304;
 pub(super) const STATE_READY: u32 = 0x5245_4459;
 
@@ -127,6 +129,7 @@ pub(super) const AT_STATE: u32 = 6;
 pub(super) const AT_SEQUENCE: u32 = 16;
 pub(super) const AT_BUCKETS: u32 = 17;
 pub(super) const AT_SEED: u32 = 18;
+pub(super) const AT_MASK: u32 = 19;
 pub(super) const AT_TRANSACTION: u32 = 32;
 pub(super) const AT_JOURNAL_LENGTH: u32 = 33;
 pub(super) const AT_OPEN: u32 = 34;
@@ -232,10 +235,13 @@ pub(super) const LOAD: u32 = 3;
 pub(super) const LEAVES: u32 = 512;
 pub(super) const LEAF_SEGMENTS: u32 = 512;
 pub(super) const LEAF_WORDS: u32 = 4 + LEAF_SEGMENTS;
-/// Buckets of all segments from 7 on.
+/// Buckets of the first segments, and how many those are.
+pub(super) const SMALL_SEGMENT_BUCKETS: u32 = 16;
+pub(super) const SMALL_SEGMENTS: u32 = SEGMENT_BUCKETS / SMALL_SEGMENT_BUCKETS;
+/// Buckets of all the others.
 pub(super) const SEGMENT_BUCKETS: u32 = 1024;
 /// As many buckets as the directory can tell of.
-pub(super) const BUCKETS_MAX: u32 = (LEAVES * LEAF_SEGMENTS - 6) * SEGMENT_BUCKETS;
+pub(super) const BUCKETS_MAX: u32 = (LEAVES * LEAF_SEGMENTS - SMALL_SEGMENTS + 1) * SEGMENT_BUCKETS;
 
 /// Words of the journal block before its entries.
 pub(super) const JOURNAL_WORDS: u32 = 2;
@@ -307,23 +313,16 @@ pub(super) fn record_granules(words: usize) -> u32 {
 /// The segment of a bucket, and its number in it.
 #[inline]
 pub(super) const fn segment_of(bucket: u32) -> (u32, u32) {
-    if bucket >= SEGMENT_BUCKETS {
-        (6 + bucket / SEGMENT_BUCKETS, bucket % SEGMENT_BUCKETS)
-    } else if bucket < 16 {
-        (0, bucket)
+    if bucket < SEGMENT_BUCKETS {
+        (bucket / SMALL_SEGMENT_BUCKETS, bucket % SMALL_SEGMENT_BUCKETS)
     } else {
-        let power = bucket.ilog2();
-        (power - 3, bucket - (1 << power))
+        (SMALL_SEGMENTS - 1 + bucket / SEGMENT_BUCKETS, bucket % SEGMENT_BUCKETS)
     }
 }
 
 /// Buckets in a segment.
 pub(super) const fn segment_buckets(segment: u32) -> u32 {
-    match segment {
-        0 => 16,
-        1..=6 => 8 << segment,
-        _ => SEGMENT_BUCKETS,
-    }
+    if segment < SMALL_SEGMENTS { SMALL_SEGMENT_BUCKETS } else { SEGMENT_BUCKETS }
 }
 
 /// Granules of the block of a segment.
@@ -337,10 +336,21 @@ pub(super) const fn first_bucket(block: u32) -> u32 {
     (block / BUCKET_WORDS + 1) * BUCKET_WORDS
 }
 
+/// What the header's mask is for so many buckets.
+#[inline]
+pub(super) fn mask_of(buckets: u32) -> u32 {
+    u32::MAX.checked_shr((buckets - 1).leading_zeros()).unwrap_or(0)
+}
+
 /// The bucket of `hash` among `buckets`, by linear hashing.
 #[inline]
 pub(super) fn bucket_of(hash: u32, buckets: u32) -> u32 {
-    let mask = u32::MAX.checked_shr((buckets - 1).leading_zeros()).unwrap_or(0);
+    masked_bucket_of(hash, buckets, mask_of(buckets))
+}
+
+/// The same where the mask for so many buckets is known.
+#[inline(always)]
+pub(super) fn masked_bucket_of(hash: u32, buckets: u32, mask: u32) -> u32 {
     let bucket = hash & mask;
     if bucket < buckets { bucket } else { hash & (mask >> 1) }
 }
@@ -423,8 +433,20 @@ mod tests {
     }
 
     #[test]
+    fn first_blocks_are_where_the_drawing_says() {
+        assert_eq!((FIRST_LEAF, FIRST_SEGMENT), (1536, 2052));
+    }
+
+    #[test]
+    fn masks_are_powers_of_two_less_one() {
+        for buckets in (1..5000).chain([BUCKETS_MAX - 1, BUCKETS_MAX]) {
+            assert_eq!(mask_of(buckets), buckets.next_power_of_two() - 1);
+        }
+    }
+
+    #[test]
     fn buckets_fit_their_segment_wherever_it_lies() {
-        for segment in 0..9 {
+        for segment in [0, 1, SMALL_SEGMENTS - 1, SMALL_SEGMENTS, SMALL_SEGMENTS + 1] {
             for block in (1024..1100).step_by(4) {
                 let end = first_bucket(block) + segment_buckets(segment) * BUCKET_WORDS;
                 assert!(first_bucket(block) > block && first_bucket(block) % 16 == 0);

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;
-use super::bindings::{Bucket, Route};
+use super::bindings::{Bucket, Glimpse, Route};
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
@@ -27,7 +27,16 @@ const BATCH: usize = 32;
 impl<B: ShmBackend> View<'_, B> {
     #[inline(always)]
     pub(super) fn find_in(&self, bucket: &Bucket, key: i32) -> Look<Option<Vec<i32>>> {
-        let Some(place) = self.newest(bucket, key)? else { return Ok(None) };
+        match self.glimpse(bucket)? {
+            Glimpse::Nothing => Ok(None),
+            Glimpse::Word(word) => Ok(Some(vec![word as i32])),
+            Glimpse::Elsewhere => self.again().find_elsewhere(*bucket, key),
+        }
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(&self, bucket: Bucket, key: i32) -> Look<Option<Vec<i32>>> {
+        let Some(place) = self.newest(&bucket, key)? else { return Ok(None) };
         let mut value = Vec::with_capacity(place.content.length());
         self.append(&place.content, &mut value)?;
         Ok(Some(value))
@@ -36,7 +45,19 @@ impl<B: ShmBackend> View<'_, B> {
     #[inline(always)]
     pub(super) fn find_into_in(&self, bucket: &Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
         value.clear();
-        let Some(place) = self.newest(bucket, key)? else { return Ok(false) };
+        match self.glimpse(bucket)? {
+            Glimpse::Nothing => Ok(false),
+            Glimpse::Word(word) => {
+                value.push(word as i32);
+                Ok(true)
+            }
+            Glimpse::Elsewhere => self.again().find_into_elsewhere(*bucket, key, value),
+        }
+    }
+
+    #[inline(never)]
+    fn find_into_elsewhere(&self, bucket: Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
+        let Some(place) = self.newest(&bucket, key)? else { return Ok(false) };
         self.append(&place.content, value)?;
         Ok(true)
     }
@@ -118,24 +139,30 @@ fn glance<B: ShmBackend, T>(
         return Glance::Disturbed;
     }
     let Ok(bucket) = view.place_of_key(&head, key, route).and_then(|at| view.read_bucket(at, key)) else {
-        return match view.load(AT_SEQUENCE) {
-            Ok(now) if now != head.sequence => Glance::Disturbed,
-            _ => Glance::Wrong,
-        };
+        return wrong(&view.again(), head.sequence, None);
     };
     if is_odd(bucket.sequence) {
         return Glance::Disturbed;
     }
-    let copied = copy(view, &bucket);
-    let (Ok(after), Ok(head_after)) = (view.load(bucket.at), view.load(AT_SEQUENCE)) else {
-        return Glance::Wrong;
+    let Ok(value) = copy(view, &bucket) else {
+        return wrong(&view.again(), head.sequence, Some((bucket.at, bucket.sequence)));
     };
-    if after != bucket.sequence || head_after != head.sequence {
+    if view.load(bucket.at).ok() != Some(bucket.sequence)
+        || view.load(AT_SEQUENCE).ok() != Some(head.sequence)
+    {
         return Glance::Disturbed;
     }
-    match copied {
-        Ok(value) if view.is_intact() => Glance::Seen(value),
-        _ => Glance::Wrong,
+    if view.is_intact() { Glance::Seen(value) } else { Glance::Wrong }
+}
+
+/// What is to be said of something that makes no sense: somebody may have written meanwhile.
+#[cold]
+fn wrong<B: ShmBackend, T>(view: &View<'_, B>, sequence: u32, bucket: Option<(u32, u32)>) -> Glance<T> {
+    let stays = |at: u32, was: u32| view.load(at).is_ok_and(|now| now == was);
+    if stays(AT_SEQUENCE, sequence) && bucket.is_none_or(|(at, sequence)| stays(at, sequence)) {
+        Glance::Wrong
+    } else {
+        Glance::Disturbed
     }
 }
 

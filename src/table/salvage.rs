@@ -265,12 +265,8 @@ impl Salvage {
     /// Looks into the buckets of a segment to which nothing leads. (Of one to which something leads, the rest is not in
     /// use, unless there are more keys than the buckets in use would have.)
     fn search_segment(&mut self, view: View<'_, Heap>, at: u32, granules: u32) {
-        let Some(buckets) = (0..=7)
-            .map(segment_buckets)
-            .find(|buckets| (BUCKET_WORDS + buckets * BUCKET_WORDS) / GRANULE == granules)
-        else {
-            return;
-        };
+        let of = |segment| (segment_granules(segment) == granules).then_some(segment_buckets(segment));
+        let Some(buckets) = of(0).or(of(SMALL_SEGMENTS)) else { return };
         let place = |index: u32| first_bucket(at) + index * BUCKET_WORDS;
         let led_to = (0..buckets).any(|index| self.buckets.contains(&place(index)));
         let fuller = |keys| u64::from(keys) > u64::from(LOAD) * u64::from(view.buckets().unwrap_or(0));
@@ -279,15 +275,9 @@ impl Salvage {
         }
         for index in 0..buckets {
             // Bits of the number of the bucket, as far as the segment tells it, are bits of the hashes.
-            let (number, mask) = if at == FIRST_SEGMENT {
-                (index, (index + 1).next_power_of_two() - 1)
-            } else if buckets == SEGMENT_BUCKETS {
-                (index, SEGMENT_BUCKETS - 1)
-            } else {
-                (buckets + index, 2 * buckets - 1)
-            };
+            let mask = if at == FIRST_SEGMENT { (index + 1).next_power_of_two() - 1 } else { buckets - 1 };
             if !self.buckets.contains(&place(index)) {
-                self.search_chain(view, place(index), |hash| hash & mask == number);
+                self.search_chain(view, place(index), |hash| hash & mask == index);
             }
         }
     }

@@ -209,9 +209,9 @@ impl<'a, B: ShmBackend> View<'a, B> {
         }
     }
 
-    /// The same view, for no longer than this one is borrowed.
+    /// The same view, made anew: for what is seldom called, so that who calls it need not keep its own in memory.
     #[inline(always)]
-    pub(super) fn reborrow(&self) -> View<'_, B> {
+    pub(super) fn again(&self) -> View<'_, B> {
         View { watched: self.watched, ..View::glance(self.object) }
     }
 

@@ -18,6 +18,7 @@ pub(crate) const STATE: usize = 6;
 pub(crate) const SEQUENCE: usize = 16;
 pub(crate) const BUCKETS: usize = 17;
 pub(crate) const SEED: usize = 18;
+pub(crate) const MASK: usize = 19;
 pub(crate) const TRANSACTION: usize = 32;
 pub(crate) const JOURNAL_LENGTH: usize = 33;
 pub(crate) const OPEN: usize = 34;
@@ -160,7 +161,7 @@ impl Walk<'_> {
     fn header(&mut self) -> Result<(), String> {
         let image = self.image;
         must(image.len() >= HEADER, || "no header".into())?;
-        let magic = [*b"MCOR", *b"TBL1", [0, 0, 0, 2], [1, 2, 3, 4]].map(u32::from_be_bytes);
+        let magic = [*b"MCOR", *b"TBL1", [0, 0, 0, 3], [1, 2, 3, 4]].map(u32::from_be_bytes);
         must(image[..4] == magic, || "magic words, format or byte order".into())?;
         let page_size = image[PAGE_SIZE];
         let possible = (160..=1 << 20).contains(&page_size) && page_size % 4 == 0;
@@ -170,7 +171,7 @@ impl Walk<'_> {
         must(image[JOURNAL_LENGTH] == 0, || "something is to be undone".into())?;
         // What lock methods keep in the object is theirs.
         for unused in
-            [7..16, 19..32, 39..48, 54..64, FREE + CLASSES..LOCK_WORDS.start, LOCK_WORDS.end..DIRECTORY]
+            [7..16, 20..32, 39..48, 54..64, FREE + CLASSES..LOCK_WORDS.start, LOCK_WORDS.end..DIRECTORY]
         {
             for at in unused {
                 must(image[at] == 0, || format!("unused word {at} of the header"))?;
@@ -238,6 +239,8 @@ impl Walk<'_> {
     fn directory(&mut self) -> Result<Vec<usize>, String> {
         let buckets = self.image[BUCKETS] as usize;
         must((1..1 << 28).contains(&buckets), || format!("{buckets} buckets"))?;
+        let mask = self.image[MASK] as usize;
+        must(mask == buckets.next_power_of_two() - 1, || format!("mask {mask:#x} for {buckets} buckets"))?;
         let mut places = Vec::new();
         for segment in 0.. {
             if places.len() >= buckets {
@@ -259,11 +262,7 @@ impl Walk<'_> {
 
     /// The places of the buckets of a segment.
     fn segment(&mut self, first: usize, segment: usize) -> Result<Vec<usize>, String> {
-        let buckets = match segment {
-            0 => 16,
-            1..=6 => 1 << (segment + 3),
-            _ => 1024,
-        };
+        let buckets = if segment < 64 { 16 } else { 1024 };
         // It begins at most 16 words before its first bucket.
         let before = self.blocks.range(..first).next_back().map_or(0, |(at, _)| *at);
         must(first == (before + 16) / 16 * 16, || format!("segment {segment} does not begin at {first}"))?;
