@@ -319,7 +319,9 @@ fn a_table_without_more_buckets_takes_more_keys() {
     memory.store(segment as usize, BLOCK | SEGMENT | ((top - segment) / 4)).unwrap();
     (0..512).for_each(|at| memory.store(leaf as usize + 4 + at, first).unwrap());
     (0..512).for_each(|at| memory.store(LEAVES + at, leaf).unwrap());
-    for (at, word) in [(TOP, top), (BINDINGS, 4 * MOST), (KEYS, 4 * MOST), (BUCKETS, MOST), (MASK, (1 << 28) - 1)] {
+    for (at, word) in
+        [(TOP, top), (BINDINGS, 4 * MOST), (KEYS, 4 * MOST), (BUCKETS, MOST), (MASK, (1 << 28) - 1)]
+    {
         memory.store(at, word).unwrap();
     }
     for key in 0..10 {

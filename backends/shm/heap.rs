@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
+use super::mapping::Access;
 use super::{Mapped, Mapping, Memory, Open, ShmBackend, ShmError, Trust, WORD};
 use crate::generation::Generation;
 use crate::name;
@@ -32,7 +33,7 @@ pub struct Heap {
 #[derive(Debug)]
 pub struct HeapMemory {
     object: Arc<Object>,
-    read_only: bool,
+    access: Access,
 }
 
 impl Memory for HeapMemory {
@@ -40,7 +41,7 @@ impl Memory for HeapMemory {
 
     #[inline(always)]
     fn window(&self) -> Mapped<'_> {
-        self.object.mapping.window_for(self.read_only)
+        self.object.mapping.window_for(self.access)
     }
 }
 
@@ -82,7 +83,8 @@ impl ShmBackend for Heap {
                 object
             }
         };
-        Ok(Heap { memory: HeapMemory { object, read_only: how == Open::ReadOnly }, name: name.to_owned() })
+        let access = Access::new(how == Open::ReadOnly);
+        Ok(Heap { memory: HeapMemory { object, access }, name: name.to_owned() })
     }
 
     fn unlink(name: &OsStr) -> Result<(), ShmError> {
@@ -95,7 +97,7 @@ impl ShmBackend for Heap {
 
     fn try_clone(&self) -> Result<Heap, ShmError> {
         self.size()?;
-        let memory = HeapMemory { object: Arc::clone(&self.memory.object), read_only: self.memory.read_only };
+        let memory = HeapMemory { object: Arc::clone(&self.memory.object), access: self.memory.access };
         Ok(Heap { memory, name: self.name.clone() })
     }
 
@@ -113,7 +115,7 @@ impl ShmBackend for Heap {
 
     fn grow(&self, bytes: u64) -> Result<(), ShmError> {
         self.size()?;
-        if self.memory.read_only {
+        if self.memory.access.is_read_only() {
             return Err(ShmError::ReadOnly { name: self.name.clone() });
         }
         let bytes = bytes.checked_next_multiple_of(WORD).unwrap_or(u64::MAX);

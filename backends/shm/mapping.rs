@@ -49,13 +49,27 @@ const POPULATE_MAX: u64 = 1 << 20;
 /// What pages are a multiple of, in bytes.
 const PAGE: usize = 4096;
 
+/// What may be done with words: a mask for how many of them may be written, because that is asked at each store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access(usize);
+
+impl Access {
+    pub(super) fn new(read_only: bool) -> Access {
+        Access(if read_only { 0 } else { usize::MAX })
+    }
+
+    pub(super) fn is_read_only(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Words of shared memory.
 pub struct Mapping {
     // Dropped first, before the range is unmapped.
     guard: Option<Guard>,
     raw: MmapRaw,
     words: AtomicUsize,
-    read_only: bool,
+    access: Access,
 }
 
 impl Mapping {
@@ -78,7 +92,8 @@ impl Mapping {
             }
         };
         let guard = Some(Guard::new(raw.as_ptr() as usize, raw.len()));
-        let mapping = Mapping { guard, raw, words: AtomicUsize::new(0), read_only };
+        let access = Access::new(read_only);
+        let mapping = Mapping { guard, raw, words: AtomicUsize::new(0), access };
         mapping.extend_to(size);
         Ok(mapping)
     }
@@ -86,7 +101,8 @@ impl Mapping {
     /// Maps memory of the process's own, zeroed; nothing of it is there yet.
     pub(super) fn private() -> io::Result<Mapping> {
         let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;
-        Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0), read_only: false })
+        let access = Access::new(false);
+        Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0), access })
     }
 
     /// Whether somebody cut the file off, and that was noticed by an access: what was read since may be zeros,
@@ -124,12 +140,11 @@ impl Mapping {
         self.extend_to(to);
     }
 
-    /// The words known now; none may be written through it if it is `read_only`.
-    #[inline]
-    pub(super) fn window_for(&self, read_only: bool) -> Mapped<'_> {
+    /// The words known now, to somebody who may do so much with a mapping that can be written.
+    #[inline(always)]
+    pub(super) fn window_for(&self, access: Access) -> Mapped<'_> {
         let words = self.words.load(Ordering::Acquire);
-        let writable = if self.read_only || read_only { 0 } else { words };
-        Mapped { base: self.raw.as_mut_ptr().cast(), words, writable, of: PhantomData }
+        Mapped { base: self.raw.as_mut_ptr().cast(), words, writable: words & access.0, of: PhantomData }
     }
 }
 
@@ -413,7 +428,7 @@ impl Memory for Mapping {
 
     #[inline(always)]
     fn window(&self) -> Mapped<'_> {
-        self.window_for(false)
+        self.window_for(self.access)
     }
 }
 

@@ -76,9 +76,39 @@ pub(super) struct Place {
 pub(super) struct Bucket {
     pub(super) at: u32,
     pub(super) sequence: u32,
-    kinds: u32,
+    pub(super) kinds: u32,
     /// The slots that have the key, be there anything in them or not: bit s for slot s.
     candidates: u32,
+}
+
+impl Bucket {
+    /// Whether there are overflow blocks behind it.
+    #[inline(always)]
+    pub(super) fn has_more(&self) -> bool {
+        self.kinds & LINK != 0
+    }
+
+    /// The slot of the key in this bucket, and the kind of what is in it.
+    #[inline(always)]
+    pub(super) fn slot_of_key(&self) -> Option<(u32, u32)> {
+        let mut candidates = self.candidates;
+        while candidates != 0 {
+            let slot = candidates.trailing_zeros();
+            let kind = kind_of(self.kinds, slot);
+            if kind != SLOT_NOTHING {
+                return Some((slot, kind));
+            }
+            // What is left of a key that was there; it may be in another slot again.
+            candidates &= candidates - 1;
+        }
+        None
+    }
+
+    /// The first slot with nothing in it.
+    #[inline(always)]
+    pub(super) fn free_slot(&self) -> Option<u32> {
+        free_slot(self.kinds)
+    }
 }
 
 /// What a bucket by itself tells of a key's newest binding, as mostly it does.
@@ -107,6 +137,12 @@ impl Head {
     fn bucket_of(&self, key: i32) -> u32 {
         masked_bucket_of(hash(key, self.seed), self.buckets, self.mask)
     }
+
+    /// Whether there can be another key beside so many without another bucket.
+    #[inline(always)]
+    pub(super) fn has_room(&self, keys: u32) -> bool {
+        u64::from(keys) < u64::from(LOAD) * u64::from(self.buckets)
+    }
 }
 
 /// Where the bucket of a key is, as long as the table's sequence word stays what it was.
@@ -116,10 +152,27 @@ pub(super) struct Route {
     at: u32,
 }
 
+impl Route {
+    /// The place of the bucket, if it is still there. (Whoever moves a bucket changes the sequence word. Under an odd one
+    /// places are not to be relied upon.)
+    #[inline(always)]
+    pub(super) fn place(&self, head: &Head) -> Option<u32> {
+        (self.sequence == head.sequence && !is_odd(head.sequence)).then_some(self.at)
+    }
+}
+
 /// The even bit of each slot that has something in it.
 #[inline]
 pub(super) fn occupied(kinds: u32) -> u32 {
     (kinds | kinds >> 1) & 0x1555
+}
+
+/// The first slot with nothing in it.
+#[inline]
+pub(super) fn free_slot(kinds: u32) -> Option<u32> {
+    let link = if kinds & LINK == 0 { 0 } else { 1 << (2 * LINK_SLOT) };
+    let slot = (!(occupied(kinds) | link) & 0x1555).trailing_zeros() / 2;
+    (slot < SLOTS).then_some(slot)
 }
 
 #[inline]
@@ -197,10 +250,9 @@ impl<B: ShmBackend> View<'_, B> {
     /// The place of the bucket to which `key` belongs, which `route` tells if it is good still.
     #[inline(always)]
     pub(super) fn place_of_key(&self, head: &Head, key: i32, route: Option<&Route>) -> Look<u32> {
-        match route {
-            // Whoever moves a bucket changes the sequence word. (Under an odd one places are not to be relied upon.)
-            Some(route) if route.sequence == head.sequence && !is_odd(head.sequence) => Ok(route.at),
-            _ => self.bucket(head.bucket_of(key)),
+        match route.and_then(|route| route.place(head)) {
+            Some(at) => Ok(at),
+            None => self.bucket(head.bucket_of(key)),
         }
     }
 
@@ -220,14 +272,13 @@ impl<B: ShmBackend> View<'_, B> {
     /// What the bucket by itself tells of `key`, which belongs into it.
     #[inline(always)]
     pub(super) fn glimpse(&self, bucket: &Bucket) -> Look<Glimpse> {
-        if bucket.candidates == 0 {
-            return Ok(if bucket.kinds & LINK == 0 { Glimpse::Nothing } else { Glimpse::Elsewhere });
-        }
-        let index = bucket.candidates.trailing_zeros();
-        if kind_of(bucket.kinds, index) != SLOT_WORD {
+        let Some((slot, kind)) = bucket.slot_of_key() else {
+            return Ok(if bucket.has_more() { Glimpse::Elsewhere } else { Glimpse::Nothing });
+        };
+        if kind != SLOT_WORD {
             return Ok(Glimpse::Elsewhere);
         }
-        let value = bucket.at as usize + BUCKET_VALUES as usize + index as usize;
+        let value = bucket.at as usize + BUCKET_VALUES as usize + slot as usize;
         Ok(Glimpse::Word(self.memory().load(value)?))
     }
 
@@ -261,15 +312,9 @@ impl<B: ShmBackend> View<'_, B> {
     /// The slot of `key`, which belongs into this bucket, if it is there.
     #[inline(always)]
     pub(super) fn slot(&self, bucket: &Bucket, key: i32) -> Look<Option<Slot>> {
-        if bucket.candidates == 0 {
-            return if bucket.kinds & LINK == 0 { Ok(None) } else { self.search_chain(bucket.at, key) };
-        }
-        let index = bucket.candidates.trailing_zeros();
-        let kind = kind_of(bucket.kinds, index);
-        if kind == SLOT_NOTHING {
-            // What is left of a key that was there; it may be in another slot again.
-            return self.search_chain(bucket.at, key);
-        }
+        let Some((index, kind)) = bucket.slot_of_key() else {
+            return if bucket.has_more() { self.search_chain(bucket.at, key) } else { Ok(None) };
+        };
         Ok(Some(Slot { bucket: bucket.at, at: bucket.at, before: 0, index, kind }))
     }
 

@@ -6,7 +6,7 @@ use manycore_backends::ShmBackend;
 use manycore_backends::shm::{ShmError, Window};
 use smallvec::SmallVec;
 
-use super::bindings::{Content, Place, Slot, kind_of, occupied};
+use super::bindings::{Content, Place, Slot, free_slot, kind_of, occupied};
 use super::check_length;
 use super::error::{TableError, Work};
 use super::journal::{Counts, Scope, Transaction};
@@ -283,12 +283,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let mut steps = 0;
         loop {
             let kinds = self.view().load(at + BUCKET_KINDS)?;
-            let mut taken = occupied(kinds);
-            if kinds & LINK != 0 {
-                taken |= 1 << (2 * LINK_SLOT);
-            }
-            let index = (!taken & 0x1555).trailing_zeros() / 2;
-            if index < SLOTS {
+            if let Some(index) = free_slot(kinds) {
                 return self.place(at, kinds, index, cell);
             }
             match self.view().behind(at, kinds)? {

@@ -83,6 +83,7 @@ mod layout;
 mod locking;
 mod lookup;
 mod open;
+mod quick;
 mod salvage;
 mod typed;
 mod view;
@@ -95,6 +96,7 @@ use manycore_backends::lock::Wait;
 use manycore_backends::shm::Trust;
 use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
+use bindings::Route;
 use error::{Result, Work};
 use journal::{Scope, Transaction};
 use layout::*;
@@ -291,7 +293,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// [`TableError::Shm`] if there is no room, [`TableError::ValueTooLong`], [`TableError::FormatFull`]. As all
     /// changes also [`TableError::Lock`], [`TableError::ReadOnly`] and [`TableError::Corrupt`].
     pub fn add(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(key, |transaction| transaction.bind(key, bytemuck::cast_slice(value)))
+        self.write(
+            key,
+            |view, route| quick::add(view, route, key, value),
+            |transaction| transaction.bind(key, bytemuck::cast_slice(value)),
+        )
     }
 
     /// The newest binding of the key.
@@ -349,7 +355,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// As all changes: [`TableError::Lock`], [`TableError::ReadOnly`], [`TableError::Corrupt`];
     /// [`TableError::Shm`] if there is no room for the journal.
     pub fn remove(&self, key: i32) -> Result<bool> {
-        self.write(key, |transaction| transaction.remove(key))
+        self.write(key, |view, route| quick::remove(view, route, key), |transaction| transaction.remove(key))
     }
 
     /// Replaces the newest binding of the key, or adds one if there is none. Hidden bindings stay.
@@ -358,7 +364,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// As [`add`](ShmTable::add).
     #[doc(alias = "insert")]
     pub fn replace(&self, key: i32, value: &[i32]) -> Result<()> {
-        self.write(key, |transaction| transaction.replace(key, bytemuck::cast_slice(value)))
+        self.write(
+            key,
+            |view, route| quick::replace(view, route, key, value),
+            |transaction| transaction.replace(key, bytemuck::cast_slice(value)),
+        )
     }
 
     /// Computes the newest binding of the key from what it was, in one step: nobody can come in between. `change` is
@@ -380,7 +390,7 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Result<()> {
-        self.write(key, |transaction| transaction.update(key, change))
+        self.write(key, |_, _| Ok(None), |transaction| transaction.update(key, change))
     }
 
     /// Removes all bindings. It takes the same time however many there are; the object keeps its size.
@@ -566,14 +576,33 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         view.believe(body(&view))
     }
 
-    /// Runs one writing operation, on `key`, as a transaction of its own.
+    /// Runs one writing operation, on `key`: in the short way, if that can do it, else as a transaction of its own.
     ///
     /// What it is going to change is on its way from memory while the lock is taken: behind a lock, a processor begins
     /// nothing before the lock is there.
     #[inline(always)]
-    fn write<'t, T>(&'t self, key: i32, body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>) -> Result<T> {
-        let route = View::glance(&self.shared.object).route(key).ok();
+    fn write<'t, T>(
+        &'t self,
+        key: i32,
+        quick: impl FnOnce(&View<'t, B>, &Route) -> Result<Option<T>>,
+        body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>,
+    ) -> Result<T> {
+        let view = View::glance(&self.shared.object);
+        let route = view.route(key).ok();
         let _guard = self.lock_for_writing()?;
+        if let Some(done) = route.as_ref().map_or(Ok(None), |route| quick(&view, route))? {
+            return Ok(done);
+        }
+        self.write_in_full(key, route, body)
+    }
+
+    #[inline(never)]
+    fn write_in_full<'t, T>(
+        &'t self,
+        key: i32,
+        route: Option<Route>,
+        body: impl FnOnce(&mut Transaction<'t, B>) -> Work<T>,
+    ) -> Result<T> {
         Transaction::on(&self.shared.object, self.shared.generation, key, route).run(body)
     }
 
