@@ -109,6 +109,16 @@ fn survive(image: &[u32], keys: &[i32], turn: usize) -> Contents {
     restore::<Heap>(&name, image).unwrap();
     let glimpses = glimpse(&name, image, keys, turn);
     let table: Table = TableOptions::new().open(&name).unwrap();
+    // Who comes first mends, whether he reads or writes, and in whichever way.
+    match turn % 4 {
+        0 => {}
+        1 => table.add(PROBE, &[1]).unwrap(),
+        2 => table.replace(PROBE, &[1]).unwrap(),
+        _ => recover(&table),
+    }
+    if [1, 2].contains(&(turn % 4)) {
+        assert!(table.remove(PROBE).unwrap());
+    }
     let found = contents(&table);
     recover(&table);
     assert_eq!(accounting::check(&snapshot::<Heap>(&name).unwrap()), found);
