@@ -3,6 +3,7 @@
 //! This module does not take locks: whoever walks keeps the table locked.
 
 use std::iter::FusedIterator;
+use std::slice;
 
 use manycore_backends::ShmBackend;
 use manycore_backends::shm::Window;
@@ -162,8 +163,18 @@ pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
     let mut cursor = Cursor::new(view)?;
     let mut walk = view.walk();
     let mut buffer: Vec<i32> = Vec::new();
-    // Bucket by bucket, for most have nothing but values of one word.
+    let mut batch = Batch::new();
     while cursor.advance()? {
+        if batch.is_full() {
+            view.confirm_state()?;
+            batch.visit(&mut visit)?;
+        }
+        if batch.take(&cursor.words) {
+            continue;
+        }
+        // In order: those before it first.
+        view.confirm_state()?;
+        batch.visit(&mut visit)?;
         let mut slots = cursor.slots;
         while slots != 0 {
             let (key, kind, word) = cursor.slot(take_slot(&mut slots));
@@ -186,7 +197,53 @@ pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
             }
         }
     }
-    Ok(())
+    view.confirm_state()?;
+    batch.visit(&mut visit)
+}
+
+/// Bindings that were read and are yet to be visited. How many a bucket has is anybody's guess, and a processor that
+/// guesses wrong loses as much time as ten visits take: so they are taken from several buckets without asking.
+struct Batch {
+    /// More than are ever in it, so that its index need not be checked.
+    bindings: [(i32, i32); Batch::ROOM],
+    count: usize,
+}
+
+impl Batch {
+    const ROOM: usize = 128;
+
+    fn new() -> Batch {
+        Batch { bindings: [(0, 0); Batch::ROOM], count: 0 }
+    }
+
+    /// Whether there may be no room for another bucket.
+    fn is_full(&self) -> bool {
+        self.count > Batch::ROOM - SLOTS as usize
+    }
+
+    /// Takes what is in a bucket or overflow block, if that is nothing but values of one word. There must be room.
+    #[inline(always)]
+    fn take(&mut self, words: &[u32; BUCKET_WORDS as usize]) -> bool {
+        // Each kind but nothing and a word has a lower bit, and so has a link.
+        const OTHERS: u32 = 0x5555;
+        let kinds = words[BUCKET_KINDS as usize];
+        if kinds & OTHERS != 0 {
+            return false;
+        }
+        for slot in 0..SLOTS {
+            let (key, value) = (words[(BUCKET_KEYS + slot) as usize], words[(BUCKET_VALUES + slot) as usize]);
+            self.bindings[self.count % Batch::ROOM] = (key as i32, value as i32);
+            self.count += (kinds >> (2 * slot + 1) & 1) as usize;
+        }
+        true
+    }
+
+    /// Visits them.
+    #[inline(always)]
+    fn visit<E>(&mut self, visit: &mut impl FnMut(i32, &[i32]) -> Result<(), E>) -> Result<(), E> {
+        let count = std::mem::take(&mut self.count);
+        self.bindings[..count].iter().try_for_each(|(key, value)| visit(*key, slice::from_ref(value)))
+    }
 }
 
 /// All bindings of a table; see [`ShmTable::iter`](super::ShmTable::iter). `G` is what keeps the table locked.
