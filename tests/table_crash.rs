@@ -617,6 +617,16 @@ fn a_group_of_several_operations() {
 }
 
 #[test]
+fn adding_many() {
+    let prepare = |table: &Watched| fill(table, 0..40);
+    let act = |table: &Watched| {
+        let fresh = (30..60).map(|key| (key, vec![key; key as usize % 4]));
+        table.add_many(fresh.chain([(30, vec![]), (61, vec![7; 40])])).unwrap();
+    };
+    Scene { step: 5, ..scene(16) }.dies(prepare, act);
+}
+
+#[test]
 fn a_group_of_one_store_and_one_of_none() {
     let prepare = |table: &Watched| table.add(1, &[1]).unwrap();
     dies_everywhere(prepare, |table| table.group(|group| group.replace(1, &[2])).unwrap());

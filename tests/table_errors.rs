@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -286,6 +287,31 @@ fn a_thread_inside_an_iteration_or_a_group_is_told_so() {
         })
         .unwrap();
     assert_eq!(table.length().unwrap(), 0);
+}
+
+#[test]
+fn of_many_bindings_all_are_added_or_none() {
+    let (_name, table) = heap(DEFAULT());
+    table.add(1, &[1]).unwrap();
+    let too_long = vec![0; VALUE_MAX + 1];
+    let short: &[i32] = &[7];
+    let many = (0..100).map(|key| (key, if key == 77 { &too_long[..] } else { short }));
+    refused!(table.add_many(many), TableError::ValueTooLong { .. }, "is too long");
+    assert_eq!((table.length().unwrap(), table.find(1).unwrap()), (1, Some(vec![1])));
+    let panics = (0..100).map(|key| if key == 77 { panic!("on the way") } else { (key, short) });
+    assert!(catch_unwind(AssertUnwindSafe(|| table.add_many(panics))).is_err());
+    assert_eq!((table.length().unwrap(), table.find(1).unwrap()), (1, Some(vec![1])));
+    // In a group that goes on, too.
+    let result: Result<(), TableError> = table.group(|group| {
+        group.add_many([(2, [2]), (3, [3])])?;
+        let many = [(4, short), (5, &too_long[..])];
+        assert!(group.add_many(many).is_err());
+        group.add_many([(1, [9])])
+    });
+    result.unwrap();
+    assert_eq!(table.find_all(1).unwrap(), [[9], [1]]);
+    assert_eq!((table.length().unwrap(), table.find(4).unwrap()), (4, None));
+    assert!(table.check().unwrap().is_empty());
 }
 
 #[test]

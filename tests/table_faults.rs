@@ -82,6 +82,7 @@ fn operations<B: Subject, L: LockMethod<Faulty<B>>, M: LockMethod<B>>() -> Vec<(
         ("add with growth", |table| table.add(9, &[1; 30_000])),
         ("replace", |table| table.replace(2, &[7])),
         ("replace with growth", |table| table.replace(2, &[7; 30_000])),
+        ("add_many", |table| table.add_many((0..200).map(|key| (key, [key; 40])))),
         ("remove", |table| table.remove(3).map(drop)),
         ("find", |table| table.find(3).map(|found| assert!(found.is_some()))),
         ("find_all", |table| table.find_all(3).map(|found| assert_eq!(found.len(), 1))),

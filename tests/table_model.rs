@@ -23,6 +23,7 @@ type Model = HashMap<i32, Vec<Vec<i32>>>;
 #[derive(Clone, Debug)]
 enum Op {
     Add(i32, Vec<i32>),
+    AddMany(Vec<Entry>),
     Replace(i32, Vec<i32>),
     Remove(i32),
     /// Whatever it is bound to, it is bound to this then, or no longer.
@@ -146,6 +147,7 @@ fn words<B: ShmBackend>(fragment: &Fragment<'_, B>) -> Vec<i32> {
 /// What tables and groups have in common.
 trait Operations: Reads {
     fn add(&mut self, key: i32, value: &[i32]) -> Result<(), TableError>;
+    fn add_many(&mut self, bindings: &[Entry]) -> Result<(), TableError>;
     fn replace(&mut self, key: i32, value: &[i32]) -> Result<(), TableError>;
     fn remove(&mut self, key: i32) -> Result<bool, TableError>;
     fn update(&mut self, key: i32, change: &mut Change<'_>) -> Result<(), TableError>;
@@ -168,6 +170,9 @@ macro_rules! operations {
     () => {
         fn add(&mut self, key: i32, value: &[i32]) -> Result<(), TableError> {
             Self::add(self, key, value)
+        }
+        fn add_many(&mut self, bindings: &[Entry]) -> Result<(), TableError> {
+            Self::add_many(self, bindings.iter().map(|(key, value)| (*key, value)))
         }
         fn replace(&mut self, key: i32, value: &[i32]) -> Result<(), TableError> {
             Self::replace(self, key, value)
@@ -250,6 +255,12 @@ fn apply(table: &mut dyn Operations, model: &mut Model, op: &Op) {
         Op::Add(key, value) => {
             table.add(*key, value).unwrap();
             model.entry(*key).or_default().insert(0, value.clone());
+        }
+        Op::AddMany(bindings) => {
+            table.add_many(bindings).unwrap();
+            for (key, value) in bindings {
+                model.entry(*key).or_default().insert(0, value.clone());
+            }
         }
         Op::Replace(key, value) => {
             table.replace(*key, value).unwrap();
@@ -558,6 +569,7 @@ fn op(keys: i32) -> impl Strategy<Value = Op> {
     };
     let single = prop_oneof![
         12 => (key(), value()).prop_map(|(key, value)| Op::Add(key, value)),
+        2 => vec((key(), value()), 0..40).prop_map(Op::AddMany),
         6 => (key(), value()).prop_map(|(key, value)| Op::Replace(key, value)),
         8 => key().prop_map(Op::Remove),
         4 => (key(), proptest::option::of(value())).prop_map(|(key, value)| Op::Update(key, value)),

@@ -31,13 +31,14 @@ enum Operation {
     Iterate,
     GroupFind,
     GroupInsert,
+    AddMany,
     GetMany,
     /// The system's price of a lock: one `fcntl` to take it, one to release it.
     RawPair,
 }
 
 /// What is compared: the name of the row, our operation, the anchor's.
-const COMPARISONS: [(&str, Operation, Operation); 13] = [
+const COMPARISONS: [(&str, Operation, Operation); 14] = [
     ("hit, find", Operation::Find, Operation::Find),
     ("hit, find_into", Operation::FindInto, Operation::FindInto),
     ("miss", Operation::Miss, Operation::Miss),
@@ -49,6 +50,7 @@ const COMPARISONS: [(&str, Operation, Operation); 13] = [
     ("hit, group / group", Operation::GroupFind, Operation::GroupFind),
     ("insert, group / single", Operation::GroupInsert, Operation::Insert),
     ("insert, group / group", Operation::GroupInsert, Operation::GroupInsert),
+    ("add_many / single insert", Operation::AddMany, Operation::Insert),
     ("get_many / single find", Operation::GetMany, Operation::Find),
     ("get_many / under one lock", Operation::GetMany, Operation::GetMany),
 ];
@@ -65,7 +67,7 @@ fn limit(ours: Operation, anchor: Operation, size: usize, words: usize) -> Optio
         (Remove, Remove, 1_000_000, 1) => 0.35,
         (Iterate, Iterate, 1_000_000, 1) => 0.30,
         (GroupFind, Find, 1_000_000, 1) => 0.20,
-        (GroupInsert, Insert, 1_000_000, 1) => 0.50,
+        (GroupInsert | AddMany, Insert, 1_000_000, 1) => 0.50,
         (GetMany, Find, 1_000_000, 1) => 0.12,
         (Find, Find, 1_000, 1) => 0.5,
         (FindInto, FindInto, 1_000, 1) => 0.5,
@@ -113,7 +115,7 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
     let mut value = vec![7; words];
     let lives = INSERTIONS.div_ceil(size);
     let mut times = Times::new();
-    let (mut insert, mut remove, mut group_insert) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let [mut insert, mut remove, mut group_insert, mut add_many] = [Duration::ZERO; 4];
     for life in 0..lives {
         let store = S::empty();
         insert += timed(|| {
@@ -131,11 +133,15 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
     for _ in 0..lives {
         let store = S::empty();
         group_insert += timed(|| present.chunks(GROUP).for_each(|keys| store.add_group(keys, &mut value)));
+        drop(store);
+        let store = S::empty();
+        add_many += timed(|| present.chunks(GROUP).for_each(|keys| store.add_many(keys, &mut value)));
     }
     let each = |total: Duration, keys: usize| total.as_nanos() as f64 / (lives * keys) as f64;
     times.push((Operation::Insert, each(insert, size)));
     times.push((Operation::Remove, each(remove, size.min(CALLS))));
     times.push((Operation::GroupInsert, each(group_insert, size)));
+    times.push((Operation::AddMany, each(add_many, size)));
     times
 }
 

@@ -64,6 +64,11 @@ pub(crate) trait Store: Sync {
     /// Adds all keys under one lock, each with a value that begins with the key and goes on as `value` does.
     fn add_group(&self, keys: &[i32], value: &mut [i32]);
 
+    /// The same in the fastest way that there is.
+    fn add_many(&self, keys: &[i32], value: &mut [i32]) {
+        self.add_group(keys, value);
+    }
+
     /// Copies the values of all keys into the buffer, one after the other, under one lock.
     fn find_group(&self, keys: &[i32], value: &mut Vec<i32>) -> usize;
 
@@ -206,6 +211,18 @@ impl<B: ShmBackend, L: LockMethod<B>> Store for Table<B, L> {
             Ok::<_, TableError>(())
         };
         self.table.group(add_all).unwrap();
+    }
+
+    fn add_many(&self, keys: &[i32], value: &mut [i32]) {
+        let of = |key: &i32| {
+            let mut value = value.to_vec();
+            value[0] = *key;
+            (*key, value)
+        };
+        match value.len() {
+            1 => self.table.add_many(keys.iter().map(|key| (*key, [*key]))).unwrap(),
+            _ => self.table.add_many(keys.iter().map(of)).unwrap(),
+        }
     }
 
     fn find_group(&self, keys: &[i32], value: &mut Vec<i32>) -> usize {

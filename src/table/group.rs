@@ -184,6 +184,15 @@ impl<'a, B: ShmBackend> Group<'a, B> {
         self.step(|group| group.transaction.bind(key, bytemuck::cast_slice(value)))
     }
 
+    /// As [`ShmTable::add_many`](super::ShmTable::add_many).
+    ///
+    /// # Errors
+    /// The same.
+    #[doc(alias("extend", "add_seq"))]
+    pub fn add_many<V: AsRef<[i32]>>(&mut self, bindings: impl IntoIterator<Item = (i32, V)>) -> Result<()> {
+        self.step(|group| group.transaction.bind_many(bindings))
+    }
+
     /// As [`ShmTable::remove`](super::ShmTable::remove).
     ///
     /// # Errors

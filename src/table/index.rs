@@ -17,6 +17,9 @@ use super::view::{Record, corrupt};
 /// which costs a few journal entries however long they are.
 const IN_PLACE: usize = 16;
 
+/// How many bindings are added together: as many as a processor can fetch at the same time, or a little more.
+const BATCH: usize = 16;
+
 /// What to do with a binding that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -49,6 +52,28 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let bucket = self.bucket_of_key(key)?;
         let newest = self.view().newest(&bucket, key)?;
         self.bind_at(bucket.at, newest, key, value)
+    }
+
+    /// Adds bindings, one after the other.
+    pub(super) fn bind_many<V: AsRef<[i32]>>(
+        &mut self,
+        bindings: impl IntoIterator<Item = (i32, V)>,
+    ) -> Work<()> {
+        let mut bindings = bindings.into_iter();
+        let mut batch: SmallVec<[(i32, V); BATCH]> = SmallVec::new();
+        loop {
+            batch.extend(bindings.by_ref().take(BATCH));
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (key, _) in &batch {
+                // What is on its way may turn out to be the wrong bucket, when buckets are taken into use meanwhile.
+                let _ = self.view().route(*key);
+            }
+            for (key, value) in batch.drain(..) {
+                self.bind(key, bytemuck::cast_slice(value.as_ref()))?;
+            }
+        }
     }
 
     /// The same, where `newest` is what the key's bucket has for it.
