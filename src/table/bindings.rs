@@ -118,6 +118,8 @@ pub(super) enum Glimpse {
     Nothing,
     /// There is one, with a value of one word.
     Word(u32),
+    /// There is one, whose record is at this place.
+    Record(u32),
     /// There may be one.
     Elsewhere,
 }
@@ -275,11 +277,12 @@ impl<B: ShmBackend> View<'_, B> {
         let Some((slot, kind)) = bucket.slot_of_key() else {
             return Ok(if bucket.has_more() { Glimpse::Elsewhere } else { Glimpse::Nothing });
         };
-        if kind != SLOT_WORD {
-            return Ok(Glimpse::Elsewhere);
-        }
         let value = bucket.at as usize + BUCKET_VALUES as usize + slot as usize;
-        Ok(Glimpse::Word(self.memory().load(value)?))
+        Ok(match kind {
+            SLOT_WORD => Glimpse::Word(self.memory().load(value)?),
+            SLOT_RECORD => Glimpse::Record(self.memory().load(value)?),
+            _ => Glimpse::Elsewhere,
+        })
     }
 
     /// The bucket to which `key` belongs.

@@ -186,6 +186,14 @@ impl BlockHead {
             | self.granules
     }
 
+    /// The length of the block of this kind that begins with this word.
+    #[inline(always)]
+    pub(super) fn length_of(kind: Kind, word: u32) -> Option<u32> {
+        let granules = word & GRANULES_MAX;
+        let rest = word & !(GRANULES_MAX | BEFORE_IS_FREE);
+        (rest == BLOCK_MARK | (kind as u32) << 24 && granules != 0).then_some(granules)
+    }
+
     #[inline]
     pub(super) const fn from_word(word: u32) -> Option<BlockHead> {
         let kind = match (word >> 24) & 7 {
@@ -399,6 +407,10 @@ mod tests {
                 let head = BlockHead { kind, before_is_free, granules };
                 assert_eq!(BlockHead::from_word(head.word()), Some(head));
                 assert_eq!(BlockHead::from_word(head.word() ^ 1 << 30), None);
+                assert_eq!(BlockHead::length_of(kind, head.word()), Some(granules));
+                assert_eq!(BlockHead::length_of(kind, head.word() ^ 1 << 24), None);
+                assert_eq!(BlockHead::length_of(kind, head.word() ^ 1 << 30), None);
+                assert_eq!(BlockHead::length_of(kind, head.word() & !GRANULES_MAX), None);
             }
         }
         assert_eq!(BlockHead::from_word(0xB100_0000), None);

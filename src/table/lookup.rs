@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use manycore_backends::{LockMethod, ShmBackend};
 
 use super::ShmTable;
-use super::bindings::{Bucket, Glimpse, Route};
+use super::bindings::{Bucket, Content, Glimpse, Route};
 use super::error::Result;
 use super::journal::is_odd;
 use super::layout::*;
@@ -30,6 +30,12 @@ impl<B: ShmBackend> View<'_, B> {
         match self.glimpse(bucket)? {
             Glimpse::Nothing => Ok(None),
             Glimpse::Word(word) => Ok(Some(vec![word as i32])),
+            Glimpse::Record(at) => {
+                let record = self.record(at, key)?;
+                let mut value = Vec::with_capacity(record.length as usize);
+                self.append(&Content::Record(record), &mut value)?;
+                Ok(Some(value))
+            }
             Glimpse::Elsewhere => self.again().find_elsewhere(*bucket, key),
         }
     }
@@ -49,6 +55,10 @@ impl<B: ShmBackend> View<'_, B> {
             Glimpse::Nothing => Ok(false),
             Glimpse::Word(word) => {
                 value.push(word as i32);
+                Ok(true)
+            }
+            Glimpse::Record(at) => {
+                self.append(&Content::Record(self.record(at, key)?), value)?;
                 Ok(true)
             }
             Glimpse::Elsewhere => self.again().find_into_elsewhere(*bucket, key, value),

@@ -298,9 +298,8 @@ impl<'a, B: ShmBackend> View<'a, B> {
             return Err(corrupt(at, "a link leads to a place at which no record can be"));
         }
         let [head, length, older, found] = self.memory().read_array(at as usize)?;
-        let granules = match BlockHead::from_word(head) {
-            Some(BlockHead { kind: Kind::Record, granules, .. }) => granules,
-            _ => return Err(corrupt(at, "a link leads to something that is no record")),
+        let Some(granules) = BlockHead::length_of(Kind::Record, head) else {
+            return Err(corrupt(at, "a link leads to something that is no record"));
         };
         if length > granules * GRANULE - RECORD_WORDS {
             return Err(corrupt(at, "a value is longer than its record"));
