@@ -8,7 +8,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 
 use ending::End;
-use manycore::codec::hash;
+use manycore::codec::{CodecError, Decode, Encode, Words, hash};
 use manycore::lock::{LockError, Wait};
 use manycore::map::{MapGroup, MapReadGroup};
 use manycore::{Best, BestLock, Futex, Heap, LockMethod, MapError, NoLock, PosixShm, ShmBackend, ShmMap};
@@ -39,6 +39,7 @@ fn twins() -> [u64; 2] {
 #[derive(Clone, Debug)]
 enum Op {
     Add(u64, String),
+    AddMany(Vec<(u64, String)>),
     Replace(u64, String),
     Append(u64, String),
     Remove(u64),
@@ -108,6 +109,7 @@ impl<B: ShmBackend> Lookups for MapReadGroup<'_, '_, u64, String, B> {
 /// What maps and groups have in common.
 trait Operations: Lookups {
     fn add(&mut self, key: u64, value: &str);
+    fn add_many(&mut self, bindings: &[(u64, String)]);
     fn replace(&mut self, key: u64, value: &str);
     fn append(&mut self, key: u64, tail: &str);
     fn remove(&mut self, key: u64) -> bool;
@@ -123,6 +125,9 @@ macro_rules! operations {
     () => {
         fn add(&mut self, key: u64, value: &str) {
             Self::add(self, &key, &value.to_owned()).unwrap();
+        }
+        fn add_many(&mut self, bindings: &[(u64, String)]) {
+            Self::add_many(self, bindings.iter().map(|(key, value)| (key, value))).unwrap();
         }
         fn replace(&mut self, key: u64, value: &str) {
             Self::replace(self, &key, &value.to_owned()).unwrap();
@@ -170,6 +175,12 @@ fn apply(map: &mut dyn Operations, model: &mut Model, op: &Op) {
         Op::Add(key, value) => {
             map.add(*key, value);
             model.entry(*key).or_default().insert(0, value.clone());
+        }
+        Op::AddMany(bindings) => {
+            map.add_many(bindings);
+            for (key, value) in bindings {
+                model.entry(*key).or_default().insert(0, value.clone());
+            }
         }
         Op::Replace(key, value) => {
             map.replace(*key, value);
@@ -263,6 +274,7 @@ fn op() -> impl Strategy<Value = Op> {
     let value = || "[a-z]{0,9}";
     let single = prop_oneof![
         6 => (key(), value()).prop_map(|(key, value)| Op::Add(key, value)),
+        2 => vec((key(), value()), 0..20).prop_map(Op::AddMany),
         3 => (key(), value()).prop_map(|(key, value)| Op::Replace(key, value)),
         3 => (key(), value()).prop_map(|(key, value)| Op::Append(key, value)),
         4 => key().prop_map(Op::Remove),
@@ -525,4 +537,46 @@ fn a_read_group_sees_one_state() {
         assert_eq!(pair.0, pair.1);
     }
     let _name = writer.join().unwrap();
+}
+
+/// A number that has no encoding if it is odd.
+#[derive(Debug, PartialEq)]
+struct Even(u32);
+
+impl Encode for Even {
+    fn encode(&self, words: &mut Vec<u32>) -> Result<(), CodecError> {
+        match self.0 % 2 {
+            0 => self.0.encode(words),
+            _ => Err(CodecError::Invalid("odd")),
+        }
+    }
+}
+
+impl Decode for Even {
+    fn decode(words: &mut Words<'_>) -> Result<Even, CodecError> {
+        Ok(Even(u32::decode(words)?))
+    }
+}
+
+#[test]
+fn of_many_bindings_none_is_added_if_one_has_no_encoding() {
+    let name = Fresh::<Heap>::name();
+    let map: ShmMap<u32, Even, Heap, NoLock> = TableOptions::new().create(&name).unwrap().into();
+    let bindings = |numbers: [u32; 3]| numbers.map(|number| (number, Even(number)));
+    let add = |numbers| map.add_many(bindings(numbers).iter().map(|(key, value)| (key, value)));
+    assert!(matches!(add([2, 4, 5]), Err(MapError::Codec(CodecError::Invalid("odd")))));
+    assert_eq!(map.length().unwrap(), 0);
+    let result: Result<(), MapError> = map.group(|group| {
+        group.add(&1, &Even(10))?;
+        let odd = bindings([6, 7, 8]);
+        assert!(group.add_many(odd.iter().map(|(key, value)| (key, value))).is_err());
+        Ok(())
+    });
+    result.unwrap();
+    assert_eq!(
+        (map.length().unwrap(), map.find(&1).unwrap(), map.find(&6).unwrap()),
+        (1, Some(Even(10)), None)
+    );
+    add([2, 4, 6]).unwrap();
+    assert_eq!((map.length().unwrap(), map.find(&4).unwrap()), (4, Some(Even(4))));
 }

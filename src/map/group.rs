@@ -3,6 +3,7 @@
 //! This module does not lock, and undoes nothing itself: the groups of the table do.
 
 use std::borrow::Borrow;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use manycore_backends::ShmBackend;
@@ -156,6 +157,32 @@ impl<'g, 'a, K: Value, V: Value, B: ShmBackend> MapGroup<'g, 'a, K, V, B> {
         let hash = hash(&self.buffer) as i32;
         value.encode(&mut self.buffer)?;
         Ok(self.group.add_words(hash, &self.buffer)?)
+    }
+
+    /// As [`ShmMap::add_many`](super::ShmMap::add_many).
+    ///
+    /// # Errors
+    /// The same.
+    #[doc(alias("extend", "add_seq"))]
+    pub fn add_many<'q, Q>(&mut self, bindings: impl IntoIterator<Item = (&'q Q, &'q V)>) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized + 'q,
+        V: 'q,
+    {
+        let refused = Cell::new(None);
+        let encode = |(key, value): (&Q, &V)| {
+            let EncodedKey { mut words, hash } = EncodedKey::new(key)?;
+            value.encode(&mut words)?;
+            Ok((hash, bytemuck::cast_vec::<u32, i32>(words)))
+        };
+        let encoded = bindings
+            .into_iter()
+            .map_while(|binding| encode(binding).map_err(|error: MapError| refused.set(Some(error))).ok());
+        self.group.group(|group| {
+            group.add_many(encoded)?;
+            refused.take().map_or(Ok(()), Err)
+        })
     }
 
     /// As [`ShmMap::remove`](super::ShmMap::remove).

@@ -17,7 +17,7 @@ pub(super) type VisitMany<'v> = &'v mut dyn FnMut(i32, Option<&[i32]>);
 
 /// A key's words, and their hash as the table's key.
 pub(super) struct EncodedKey {
-    words: Vec<u32>,
+    pub(super) words: Vec<u32>,
     pub(super) hash: i32,
 }
 

@@ -175,6 +175,33 @@ impl<K: Value, V: Value, B: ShmBackend, L: LockMethod<B>> ShmMap<K, V, B, L> {
         self.group(|group| group.add(key, value))
     }
 
+    /// Adds all these bindings, as [`add`](ShmMap::add) does, or none of them; the fastest way to fill a map, as
+    /// [`ShmTable::add_many`] is of a table. They are read from the iterator while the map is locked: it must not use the
+    /// map itself.
+    ///
+    /// ```
+    /// # use manycore::{Heap, NoLock, ShmMap, ShmTable, TableOptions};
+    /// # use std::collections::BTreeMap;
+    /// # let table: ShmTable<Heap, NoLock> = TableOptions::new().create_unique("doc-XXXXXX")?;
+    /// let capitals: ShmMap<String, String, Heap, NoLock> = table.into();
+    /// let known = BTreeMap::from([("Chad", "N'Djamena"), ("Peru", "Lima")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    /// capitals.add_many(&known)?;
+    /// assert_eq!(capitals.find("Peru")?.as_deref(), Some("Lima"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`add`](ShmMap::add); then nothing was added.
+    #[doc(alias("extend", "add_seq", "bulk_load"))]
+    pub fn add_many<'q, Q>(&self, bindings: impl IntoIterator<Item = (&'q Q, &'q V)>) -> Result<()>
+    where
+        K: Borrow<Q>,
+        Q: Encode + ?Sized + 'q,
+        V: 'q,
+    {
+        self.group(|group| group.add_many(bindings))
+    }
+
     /// The newest binding of the key. A key may be given in any borrowed form that is encoded as `K` is, such as
     /// a `str` for a `String`.
     ///

@@ -20,6 +20,7 @@
 //! | `index` | buckets and records |
 //! | `clear` | everything away at once |
 //! | `lookup` | finding keys, with and without the lock |
+//! | `quick` | the short way of changes of single words |
 //! | `blocks` | long values piece by piece, in place |
 //! | `check` | whether everything is in order |
 //! | `salvage` | what can be saved of a broken table |
@@ -34,6 +35,18 @@
 //! single keys take none: they read, and read again if somebody wrote there meanwhile, and only after many attempts
 //! take the lock. So a reader never delays a writer, and a reader that is killed leaves nothing behind. No lookup sees
 //! the middle of an operation or of a group.
+//!
+//! # What is fast
+//!
+//! | of many | is done by | because |
+//! |---|---|---|
+//! | lookups | [`get_many`](ShmTable::get_many) | the processor fetches several from memory at the same time |
+//! | lookups one by one | [`find_into`](ShmTable::find_into) | nothing is allocated for the value |
+//! | additions | [`add_many`](ShmTable::add_many) | as for lookups; and one lock does for all |
+//! | other changes | a [`group`](ShmTable::group) | one lock does for all |
+//! | bindings, all of them | [`fold`](ShmTable::fold) | nothing is allocated, and nothing is kept between two of them |
+//!
+//! Values of no or one word are in the table's buckets; longer ones cost a second way to memory.
 //!
 //! # Who may use a handle
 //!
