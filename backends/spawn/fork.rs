@@ -86,6 +86,7 @@ where
 {
     type Child = ChildProcess;
     const PROCESSES: bool = true;
+    const CARRIES: bool = true;
 
     fn spawn<F>(&self, given: G, run: F) -> Result<ChildProcess, SpawnError>
     where

@@ -88,6 +88,10 @@ pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'stat
     /// Whether units are processes: then they can be killed at any moment, and take nothing but themselves along.
     const PROCESSES: bool;
 
+    /// Whether a unit calls the very `run` that [`spawn`](Spawner::spawn) is given, and so has all that it owns. If not,
+    /// that is dropped, and what the unit is to know has to reach it by what it is given.
+    const CARRIES: bool = false;
+
     /// Begins a unit that calls `run` with what is given (laws 1 and 3).
     ///
     /// # Errors

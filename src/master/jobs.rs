@@ -149,6 +149,8 @@ fn job_of(key: u64) -> (u64, Watched) {
 impl<P: Platform> Jobs<P> {
     /// Whether workers are processes: then they can be killed at any moment.
     pub(super) const PROCESSES: bool = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
+    /// Whether workers have what the master gives them along.
+    pub(super) const CARRIES: bool = <P::Spawn as Spawner<WorkerEnd<P>>>::CARRIES;
 
     pub(crate) fn new(workers: Workers, options: Options) -> Result<Self, RunError> {
         if let Some(name) = workers.duplicate() {

@@ -42,7 +42,7 @@ impl<P: Platform> Jobs<P> {
         self.begin(name, None, None, Vec::new())
     }
 
-    /// Begins a worker, and tells it what to do; a member of a pool has no argument.
+    /// Begins a worker, and tells it what to do, without a message if it can have that at once; a member of a pool has no argument.
     fn begin(
         &mut self,
         name: &str,
@@ -57,9 +57,18 @@ impl<P: Platform> Jobs<P> {
         ours.descriptor()?;
         let ours = Arc::new(ours);
         let workers = Arc::clone(&self.workers);
-        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers))?;
-        let child = Arc::new(child);
         let id = self.next;
+        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
+        let member = argument.is_none();
+        // Descriptors cannot be carried to a process.
+        let carried = Self::CARRIES && descriptors.is_empty();
+        let orders = match argument {
+            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
+            None => Reply::Serve { worker },
+        };
+        let (carried, orders) = if carried { (Some(orders), None) } else { (None, Some(orders)) };
+        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers, carried))?;
+        let child = Arc::new(child);
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
         let process = if Self::PROCESSES { format!(" as process {}", child.id()) } else { String::new() };
@@ -67,7 +76,7 @@ impl<P: Platform> Jobs<P> {
         let job = Job {
             name: name.to_owned(),
             group,
-            member: argument.is_none(),
+            member,
             link: Some(Arc::clone(&ours)),
             child: Arc::clone(&child),
             outcome: None,
@@ -90,12 +99,9 @@ impl<P: Platform> Jobs<P> {
             self.give_up(id);
             return Err(error.into());
         }
-        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
-        let orders = match argument {
-            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
-            None => Reply::Serve { worker },
-        };
-        self.send(id, orders)?;
+        if let Some(orders) = orders {
+            self.send(id, orders)?;
+        }
         Ok(id)
     }
 

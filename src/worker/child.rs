@@ -31,14 +31,16 @@ const NO_MASTER: i32 = 102;
 /// Results of tasks that are sent together, in bytes: what is more goes in several messages.
 const RESULTS_MAX: usize = 1 << 20;
 
-/// The life of a worker, at the other end of `link`.
-pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i32 {
+/// The life of a worker, at the other end of `link`, from where its orders come if it has none yet.
+pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>, orders: Option<Reply>) -> i32 {
     let is_process = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
-    let (worker, argument, given) = match link.receive(None) {
-        Ok(ToWorker(Reply::Begin { worker, argument, given: Given(given) })) => {
-            (worker, Some(argument), given)
-        }
-        Ok(ToWorker(Reply::Serve { worker })) => (worker, None, Ok(Vec::new())),
+    let orders = match orders {
+        Some(orders) => Ok(orders),
+        None => link.receive(None).map(|ToWorker(reply)| reply),
+    };
+    let (worker, argument, given) = match orders {
+        Ok(Reply::Begin { worker, argument, given: Given(given) }) => (worker, Some(argument), given),
+        Ok(Reply::Serve { worker }) => (worker, None, Ok(Vec::new())),
         _ => return NO_MASTER,
     };
     let (descriptors, lost) = match given {

@@ -85,7 +85,7 @@ impl Workers {
 
     fn enter_by<P: Platform>(&self, entry: Entry<'_>) {
         let workers = Arc::new(self.clone());
-        <P::Spawn as Spawner<WorkerEnd<P>>>::enter(entry, move |link| child::live::<P>(link, workers));
+        <P::Spawn as Spawner<WorkerEnd<P>>>::enter(entry, move |link| child::live::<P>(link, workers, None));
     }
 
     pub(crate) fn add<A, R>(&mut self, worker: &Worker<A, R>)
