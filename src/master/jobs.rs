@@ -51,7 +51,8 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) options: Options,
     pub(super) poller: P::Poll,
     pub(super) spawner: P::Spawn,
-    pub(super) running: BTreeMap<u64, Job<P>>,
+    /// Each in memory of its own: who starts many touches no more of it than must be.
+    pub(super) running: BTreeMap<u64, Box<Job<P>>>,
     ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
@@ -88,7 +89,7 @@ pub(crate) enum News {
 }
 
 pub(super) struct Job<P: Platform> {
-    pub(super) name: String,
+    pub(super) name: &'static str,
     pub(super) group: Option<String>,
     /// Whether it is a member of a pool.
     pub(super) member: bool,
@@ -492,7 +493,7 @@ impl<P: Platform> Jobs<P> {
         } else {
             event!(warn, worker = id, name = job.name, ?outcome, "worker ended without a result");
         }
-        let ended = Arc::new(Ended { id, name: job.name, process: job.child.id(), outcome });
+        let ended = Arc::new(Ended { id, name: job.name.into(), process: job.child.id(), outcome });
         self.write_ended(&ended);
         for watcher in job.watchers {
             if self.waits.get(&watcher) == Some(&id) {

@@ -16,6 +16,7 @@ use serde_bytes::ByteBuf;
 
 use super::RunError;
 use super::jobs::{Job, Jobs, Stop, Watched, key};
+use super::log::Text;
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::{ENVELOPE, Given, Identity, Refusal, Reply, ToMaster, ToWorker};
@@ -24,7 +25,7 @@ use crate::worker::{Level, StartError, child, shorten};
 impl<P: Platform> Jobs<P> {
     pub(super) fn start_first(
         &mut self,
-        name: &str,
+        name: &'static str,
         argument: ByteBuf,
         descriptors: Vec<OwnedFd>,
     ) -> Result<u64, RunError> {
@@ -34,7 +35,7 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Begins a member of a pool.
-    pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
+    pub(crate) fn start_member(&mut self, name: &'static str) -> Result<u64, RunError> {
         let limit = self.options.worker_limit;
         if self.running.len() >= limit {
             return Err(RunError::Start(StartError::TooMany { limit }));
@@ -45,7 +46,7 @@ impl<P: Platform> Jobs<P> {
     /// Begins a worker, and tells it what to do, without a message if it can have that at once; a member of a pool has no argument.
     fn begin(
         &mut self,
-        name: &str,
+        name: &'static str,
         group: Option<String>,
         argument: Option<ByteBuf>,
         descriptors: Vec<OwnedFd>,
@@ -71,10 +72,10 @@ impl<P: Platform> Jobs<P> {
         let child = Arc::new(child);
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
-        let process = if Self::PROCESSES { format!(" as process {}", child.id()) } else { String::new() };
-        self.log.write(Level::Debug, Some(id), format!("`{name}` started{process}"));
+        let process = Self::PROCESSES.then(|| child.id());
+        self.log.write(Level::Debug, Some(id), Text::Started { name, process });
         let job = Job {
-            name: name.to_owned(),
+            name,
             group,
             member,
             link: Some(Arc::clone(&ours)),
@@ -92,7 +93,7 @@ impl<P: Platform> Jobs<P> {
             kill_at: None,
             began: SystemTime::now(),
         };
-        self.running.insert(id, job);
+        self.running.insert(id, Box::new(job));
         let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
         let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
         if let Err(error) = added {
@@ -143,11 +144,11 @@ impl<P: Platform> Jobs<P> {
         if self.stopping.refusing {
             return Ok(Err(Refusal::ShuttingDown));
         }
-        if self.workers.get(name).is_none() {
+        let Some(name) = self.workers.name(name) else {
             let mut known = self.workers.names();
             shorten(&mut known);
             return Ok(Err(Refusal::Undefined { known }));
-        }
+        };
         let limit = self.options.worker_limit;
         if self.running.len() >= limit {
             return Ok(Err(Refusal::TooMany { limit }));

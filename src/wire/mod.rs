@@ -210,7 +210,7 @@ pub(crate) enum Refusal {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) id: u64,
-    pub(crate) name: String,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) process: u32,
     pub(crate) outcome: Outcome,
 }

@@ -135,6 +135,11 @@ impl Workers {
         self.definitions.get(name).map(|entry| &*entry.erased)
     }
 
+    /// The name itself, if it is that of a definition.
+    pub(crate) fn name(&self, name: &str) -> Option<&'static str> {
+        self.definitions.get_key_value(name).map(|(name, _)| *name)
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.definitions.keys().map(|name| (*name).to_owned()).collect()
     }
