@@ -53,14 +53,14 @@ pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>, order
         let message = "there was no room for the descriptors that it was given".to_owned();
         return tell(&mut context, Outcome::Failed { message, causes: vec![error.to_string()] }, 0);
     }
-    let code = match argument {
-        Some(argument) => work(&mut context, &argument, &workers),
+    let code = match &argument {
+        Some(argument) => work(&mut context, argument, &workers),
         None => serve(&mut context, &workers),
     };
     if is_process {
-        // The system takes all of it back at once, and the master learns of the link's end and that of the process
+        // The system takes all of it back at once; and the master learns of the link's end and that of the process
         // together.
-        mem::forget(context);
+        mem::forget((context, argument, workers));
     }
     code
 }
