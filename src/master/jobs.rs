@@ -252,6 +252,7 @@ impl<P: Platform> Jobs<P> {
         self.poller.wait(&mut events, timeout)?;
         for id in std::mem::take(&mut self.unheard) {
             self.listen(id)?;
+            self.talk(id)?;
         }
         spawn::checkpoint();
         for event in &events {
@@ -281,7 +282,8 @@ impl<P: Platform> Jobs<P> {
         (&self.ended, &mut self.named)
     }
 
-    /// Takes what a worker has said, as much as is served in one turn.
+    /// Takes what a worker has said, as much as is served in one turn. What it is answered then waits for
+    /// [`talk`](Jobs::talk): who asks for much at once is woken once.
     fn listen(&mut self, id: u64) -> Result<(), PollError> {
         for _ in 0..TURN {
             let Some(job) = self.running.get(&id) else { return Ok(()) };
@@ -330,6 +332,15 @@ impl<P: Platform> Jobs<P> {
                     return Ok(());
                 }
                 self.say_ended(wanted)
+            }
+            Request::WatchAll { ids } => {
+                for wanted in ids {
+                    match self.running.get_mut(&wanted) {
+                        Some(job) => drop(job.watchers.insert(id)),
+                        None => self.say_later(id, self.say_ended(wanted)),
+                    }
+                }
+                return Ok(());
             }
             Request::HeardStop => {
                 if let Some(job) = self.running.get_mut(&id) {
@@ -380,7 +391,15 @@ impl<P: Platform> Jobs<P> {
                 return Ok(());
             }
         };
-        self.send(id, reply)
+        self.say_later(id, reply);
+        Ok(())
+    }
+
+    /// Has something sent when it is [talked](Jobs::talk) to the worker next.
+    fn say_later(&mut self, id: u64, reply: Reply) {
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
+            job.outbox.push_back(reply);
+        }
     }
 
     fn say_ended(&self, id: u64) -> Reply {
@@ -392,11 +411,8 @@ impl<P: Platform> Jobs<P> {
 
     /// Sends, now or when there is room.
     pub(super) fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
-        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
-            job.outbox.push_back(reply);
-            self.talk(id)?;
-        }
-        Ok(())
+        self.say_later(id, reply);
+        self.talk(id)
     }
 
     /// Sends what waits, as far as there is room.

@@ -92,6 +92,8 @@ pub(crate) enum Request {
     Finished { outcome: Outcome },
     /// Some tasks of a pool are done; not answered.
     Done(Done),
+    /// Say of each of these workers when it has ended, as for `Watch`: the sender waits for other things, too.
+    WatchAll { ids: Vec<u64> },
 }
 
 /// Which workers are meant.
