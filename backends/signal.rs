@@ -196,12 +196,39 @@ pub(crate) fn set_plain_action(signal: c_int, ignored: bool) -> Result<(), c_int
     }
 }
 
-/// Gives signals that have a handler their default action, but for those in `except`. Async-signal-safe.
-pub(crate) fn drop_handlers(except: &[c_int]) {
-    for signal in 1..=libc::SIGRTMAX() {
-        if except.contains(&signal) {
-            continue;
-        }
+/// A set of signals, as the kernel writes it in `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signals(u64);
+
+impl Signals {
+    pub(crate) const ALL: Signals = Signals(u64::MAX);
+
+    /// The lowest bit stands for signal 1.
+    pub(crate) fn from_mask(mask: u64) -> Signals {
+        Signals(mask)
+    }
+
+    /// Takes a signal out, which is one of 1 to 64.
+    pub(crate) fn remove(&mut self, signal: c_int) {
+        self.0 &= !(1 << (signal - 1));
+    }
+}
+
+/// Rising.
+impl Iterator for Signals {
+    type Item = c_int;
+
+    fn next(&mut self) -> Option<c_int> {
+        let signal = self.0.trailing_zeros() as c_int + 1;
+        // Without its lowest bit.
+        self.0 &= self.0.checked_sub(1)?;
+        Some(signal)
+    }
+}
+
+/// Gives signals that have a handler their default action, of those in `among`. Async-signal-safe.
+pub(crate) fn drop_handlers(among: Signals) {
+    for signal in among {
         let Some(action) = action_of(signal) else { continue };
         if !is_plain(&action) {
             // It cannot fail: the signal could be handled.

@@ -2,7 +2,7 @@
 //!
 //! | step | in the parent | in the unit |
 //! |---|---|---|
-//! | before the fork | count threads, write out standard output, block all signals | |
+//! | before the fork | write out standard output, block all signals, see how many threads there are and which signals are handled | |
 //! | after it | begin to watch the child, then restore the signal mask | ask to die with the parent |
 //! | | | default action for handled signals, empty signal mask |
 //! | | | close all descriptors but 0, 1, 2 and `keep` |
@@ -40,6 +40,7 @@
 
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::mem;
@@ -55,7 +56,7 @@ use super::{ChildProcess, Entry, NOT_GIVEN, PANICKED, SpawnError, Spawner};
 use crate::Portable;
 use crate::generation::Generation;
 use crate::posix::post_fork;
-use crate::signal;
+use crate::signal::{self, Signals};
 use crate::sync::global::{AtomicBool, Ordering};
 
 /// The first descriptor that is not a standard one.
@@ -86,6 +87,7 @@ where
 {
     type Child = ChildProcess;
     const PROCESSES: bool = true;
+    const CARRIES: bool = true;
 
     fn spawn<F>(&self, given: G, run: F) -> Result<ChildProcess, SpawnError>
     where
@@ -126,11 +128,6 @@ impl Fork {
         F: FnOnce() -> i32 + Send + 'static,
     {
         sweep();
-        let threads = count_threads()
-            .map_err(|source| SpawnError::Io { op: "counting threads in /proc/self", source })?;
-        if threads != 1 {
-            return Err(SpawnError::MultiThreaded { threads });
-        }
         if ends_are_ignored() {
             return Err(SpawnError::EndsIgnored);
         }
@@ -143,12 +140,20 @@ impl Fork {
         let _ = io::stdout().flush();
 
         let parent = rustix::process::getpid();
-        // Until the child has a pidfd: a handler of the caller's could reap it before.
+        // Until the child has a pidfd: a handler of the caller's could reap it before. From here on none can install
+        // another handler either.
         let _blocked = signal::BlockedSignals::all();
+        let Status { threads, mut handled } = Status::own()
+            .map_err(|source| SpawnError::Io { op: "counting threads in /proc/self", source })?;
+        if threads != 1 {
+            return Err(SpawnError::MultiThreaded { threads });
+        }
+        handled.remove(libc::SIGSEGV);
+        handled.remove(libc::SIGBUS);
         // SAFETY: the calling thread is the only one of this process, as argued in the module's head.
         let forked = match unsafe { libc::fork() } {
             -1 => Err(SpawnError::Io { op: "fork", source: io::Error::last_os_error() }),
-            0 => run_unit(parent, &keep, run),
+            0 => run_unit(parent, handled, &keep, run),
             pid => Ok(Pid::from_raw(pid).expect("fork gives a child a number that is not zero")),
         };
         let pid = forked?;
@@ -156,63 +161,89 @@ impl Fork {
     }
 }
 
-/// How many threads can still run code of this program.
-///
-/// The kernel's own count decides: it is one number, while a listing of threads can miss some that begin
-/// while it is read. A thread that was joined is counted until it is quite gone; the listing tells whether
-/// all others are such, and then it is worth looking again.
-fn count_threads() -> io::Result<usize> {
-    const LOOKS: u32 = 10_000;
-    for _ in 0..LOOKS {
-        if stat_field(own_stat(&mut [0; 1024])?, 20) == Some(1) {
-            return Ok(1);
-        }
-        let mut running = 0;
-        for entry in fs::read_dir("/proc/self/task")? {
-            match fs::read_to_string(entry?.path().join("stat")) {
-                Ok(stat) => running += usize::from(!is_exiting(&stat)),
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if running > 1 {
-            return Ok(running);
-        }
-        std::thread::yield_now();
-    }
-    Ok(2)
+/// What has to be known of this process before each fork.
+struct Status {
+    /// How many threads can still run code of this program.
+    threads: usize,
+    /// The signals that have a handler, and perhaps others.
+    handled: Signals,
 }
 
-/// The `stat` of this process, which is some 300 bytes long, read at once: it is asked for before each fork.
-fn own_stat(room: &mut [u8; 1024]) -> io::Result<&str> {
-    let length = fs::File::open("/proc/self/stat")?.read(room)?;
-    // The name of the program may be no text, and ends within the first bytes.
-    let end = room[..length].iter().rposition(|byte| *byte == b')').unwrap_or(0);
-    str::from_utf8(&room[end..length]).map_err(|_| io::ErrorKind::InvalidData.into())
+impl Status {
+    /// As the kernel tells it, all at once: that costs less than asking for the action of each signal.
+    ///
+    /// The kernel's own count of threads decides: it is one number, while a listing of threads can miss some that begin
+    /// while it is read. A thread that was joined is counted until it is quite gone; the listing tells whether all others
+    /// are such, and then it is worth looking again.
+    fn own() -> io::Result<Status> {
+        const LOOKS: u32 = 10_000;
+        for _ in 0..LOOKS {
+            let mut room = [0; 2048];
+            let text = own_status(&mut room)?;
+            if status_field(&text, "Threads:").and_then(|count| count.parse().ok()) == Some(1) {
+                let mask = status_field(&text, "SigCgt:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+                // A system that does not tell, such as an emulated one: it may be any.
+                return Ok(Status { threads: 1, handled: mask.map_or(Signals::ALL, Signals::from_mask) });
+            }
+            let running = count_running()?;
+            if running > 1 {
+                return Ok(Status { threads: running, handled: Signals::ALL });
+            }
+            std::thread::yield_now();
+        }
+        Ok(Status { threads: 2, handled: Signals::ALL })
+    }
+}
+
+/// How many threads of this process are listed, but for those that are on their way out.
+fn count_running() -> io::Result<usize> {
+    let mut running = 0;
+    for entry in fs::read_dir("/proc/self/task")? {
+        match fs::read_to_string(entry?.path().join("stat")) {
+            Ok(stat) => running += usize::from(!is_exiting(&stat)),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(running)
+}
+
+/// The `status` of this process, read at once unless it is in very many groups.
+fn own_status(room: &mut [u8; 2048]) -> io::Result<Cow<'_, [u8]>> {
+    let mut file = fs::File::open("/proc/self/status")?;
+    let length = file.read(room)?;
+    if length < room.len() {
+        return Ok(Cow::Borrowed(&room[..length]));
+    }
+    let mut text = room.to_vec();
+    file.read_to_end(&mut text)?;
+    Ok(Cow::Owned(text))
+}
+
+/// What stands behind this name in a `status`. The name of the program, which may be no text, has a line of its own.
+fn status_field<'text>(status: &'text [u8], name: &str) -> Option<&'text str> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()));
+    str::from_utf8(line?).ok().map(str::trim)
 }
 
 /// Whether a thread with this `stat` is on its way out, by the kernel's flag `PF_EXITING`.
 fn is_exiting(stat: &str) -> bool {
     const PF_EXITING: u64 = 0x4;
-    stat_field(stat, 9).is_some_and(|flags| flags & PF_EXITING != 0)
-}
-
-/// The number in a field of a `/proc/*/stat`, counted from 1 as in proc_pid_stat(5), from the fourth on.
-fn stat_field(stat: &str, field: usize) -> Option<u64> {
-    // The second is the name, in parentheses, and may contain anything.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(field - 3)?.parse().ok()
+    // The second field is the name, in parentheses, and may contain anything; the flags are the ninth.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 // What follows runs in the child.
 
 /// The life of a unit. Whatever happens, it ends here.
-fn run_unit<F: FnOnce() -> i32>(parent: Pid, keep: &[RawFd], run: F) -> ! {
+fn run_unit<F: FnOnce() -> i32>(parent: Pid, handled: Signals, keep: &[RawFd], run: F) -> ! {
     let mut end = End(PANICKED);
     IS_UNIT.store(true, Ordering::Relaxed);
     let code = catch_unwind(AssertUnwindSafe(|| {
         die_with(parent);
         // A handler of the parent would act on what it shares with the parent.
-        signal::drop_handlers(&[libc::SIGSEGV, libc::SIGBUS]);
+        signal::drop_handlers(handled);
         signal::set_mask(&signal::empty_set());
         close_all_but(FIRST, keep).expect("a unit must be able to close what it was not given");
         open_standard_descriptors();
@@ -284,5 +315,13 @@ mod tests {
         assert!(!is_exiting(running));
         assert!(is_exiting(leaving));
         assert!(!is_exiting(""));
+    }
+
+    #[test]
+    fn fields_of_a_status_are_found() {
+        let status = b"Name:\tSigCgt: \xff\nThreads:\t12\nSigCgt:\t0000000000000440\n";
+        assert_eq!(status_field(status, "Threads:"), Some("12"));
+        assert_eq!(status_field(status, "SigCgt:"), Some("0000000000000440"));
+        assert_eq!(status_field(status, "Cpus_allowed:"), None);
     }
 }

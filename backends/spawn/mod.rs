@@ -15,7 +15,8 @@
 //!    once, with what is given; the unit ends when `run` returns or calls [`exit`] (the low eight bits of the value are
 //!    the exit code), or when it dies. What cannot be made again of its descriptor ends the unit with
 //!    [`Exit::Code`]`(102)`. A unit that runs the program anew calls the function that the program gives to
-//!    [`Spawner::enter`], in the place of `run`.
+//!    [`Spawner::enter`], in the place of `run`: what `run` owns reaches a unit only where it is
+//!    [carried](Spawner::CARRIES).
 //! 2. **Watched.** A child's descriptor becomes readable, level-triggered, when the unit has ended and not
 //!    before; from then on [`Child::try_wait`] returns its [`Exit`], the same as often as it is asked.
 //! 3. **Only what it is given.** A unit that is a process has the standard descriptors 0, 1, 2 and that of `given`; all
@@ -87,6 +88,10 @@ pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'stat
 
     /// Whether units are processes: then they can be killed at any moment, and take nothing but themselves along.
     const PROCESSES: bool;
+
+    /// Whether a unit calls the very `run` that [`spawn`](Spawner::spawn) is given, and so has all that it owns. If not,
+    /// that is dropped, and what the unit is to know has to reach it by what it is given.
+    const CARRIES: bool = false;
 
     /// Begins a unit that calls `run` with what is given (laws 1 and 3).
     ///

@@ -48,7 +48,7 @@ use super::command::Group;
 use super::descriptors::{close, close_all_but, last_errno};
 use super::plan::{Origin, Plan, PlannedAction, PlannedDirectory};
 use super::watch::reap_unwatched;
-use crate::signal::{self, BlockedSignals};
+use crate::signal::{self, BlockedSignals, Signals};
 
 /// The exit code of a child that could not run its program: that of shells.
 const FAILED: c_int = 127;
@@ -124,7 +124,7 @@ fn steps(plan: &mut Plan, mask: &libc::sigset_t, before: &mut Option<Pid>) -> Re
     if let Some(parent) = plan.parent {
         die_with(parent)?;
     }
-    signal::drop_handlers(&[]);
+    signal::drop_handlers(Signals::ALL);
     // Rust's startup has it ignored, which is not what the caller has asked for.
     let _ = signal::set_plain_action(libc::SIGPIPE, false);
     change_directory(plan)?;

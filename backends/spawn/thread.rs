@@ -50,6 +50,7 @@ pub struct Thread;
 impl<G: Send + 'static> Spawner<G> for Thread {
     type Child = ThreadChild;
     const PROCESSES: bool = false;
+    const CARRIES: bool = true;
 
     fn spawn<F>(&self, given: G, run: F) -> Result<ThreadChild, SpawnError>
     where

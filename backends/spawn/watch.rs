@@ -36,7 +36,7 @@ use super::{Child, Exit, SpawnError};
 use crate::generation::Generation;
 use crate::posix::post_fork;
 use crate::signal;
-use crate::sync::global::{Mutex, MutexGuard, Once, lock};
+use crate::sync::global::{AtomicBool, Mutex, MutexGuard, Once, Ordering, lock};
 
 /// Children that were dropped while they ran; each is reaped by the first sweep after its end (law 5).
 static ORPHANS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
@@ -193,17 +193,28 @@ impl Drop for ChildProcess {
     }
 }
 
+/// Whether there may be orphans. Who starts one child after the other and waits for each has none, and touches nothing.
+static ANY_ORPHANS: AtomicBool = AtomicBool::new(false);
+
 fn adopt(child: &Arc<Watched>) {
     static FORGOTTEN_IN_CHILDREN: Once = Once::new();
     FORGOTTEN_IN_CHILDREN.call_once(|| {
         post_fork::register("the children of the parent", || lock(&ORPHANS).clear()).keep();
     });
-    lock(&ORPHANS).push(Arc::clone(child));
+    let mut orphans = lock(&ORPHANS);
+    orphans.push(Arc::clone(child));
+    ANY_ORPHANS.store(true, Ordering::Relaxed);
 }
 
 /// Reaps the orphans that have ended, and forgets those that are children of the parent.
 pub(super) fn sweep() {
-    lock(&ORPHANS).retain(|orphan| orphan.generation.is_current() && matches!(orphan.reap(), Ok(None)));
+    // Who has made one knows it, and to others it is a matter of time.
+    if !ANY_ORPHANS.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut orphans = lock(&ORPHANS);
+    orphans.retain(|orphan| orphan.generation.is_current() && matches!(orphan.reap(), Ok(None)));
+    ANY_ORPHANS.store(!orphans.is_empty(), Ordering::Relaxed);
 }
 
 /// A child as this process knows it.

@@ -80,6 +80,9 @@ pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
             end_of_a_unit_ends_its_units
         });
     }
+    if S::CARRIES {
+        tests.extend(list! { unit_has_what_run_owns });
+    }
     tests
 }
 
@@ -256,6 +259,14 @@ pub fn unit_is_run_once<S: Spawner<OwnedFd>>() {
     link.say("return 0");
     assert_eq!(link.hear(), None, "nobody else says anything");
     assert_eq!(exit_of(&child), Exit::Code(0));
+}
+
+/// Law 1, where `run` is [carried](Spawner::CARRIES).
+pub fn unit_has_what_run_owns<S: Spawner<OwnedFd>>() {
+    let (_near, far) = pair();
+    let owned = String::from("seven");
+    let child = S::default().spawn(far, move |_| owned.len() as i32).expect("a unit can be begun");
+    assert_eq!(exit_of(&child), Exit::Code(5));
 }
 
 /// Law 1, for processes.

@@ -26,9 +26,11 @@ use super::{BoxError, Message, TransportError};
 /// Bytes in front of each payload.
 pub const HEADER_BYTES: usize = 4;
 
-/// The usual size of a buffer: one read takes many small frames. Before a read has filled it, it has the least size: many
-/// links see a few small frames in all their life, and the first touch of each page takes the system microseconds.
+/// The usual size of a buffer: one read takes many small frames. At first it is a few lines of the cache, and when a read
+/// has filled that, one page: many links see a few small frames in all their life, and each page that is touched takes the
+/// system microseconds, more so where processes are forked.
 const CHUNK_BYTES: usize = 64 << 10;
+const FIRST_BYTES: usize = 512;
 
 /// A buffer that has grown over this is shrunk once it is empty. A payload for which it would have to gets memory of its
 /// own.
@@ -175,7 +177,7 @@ impl Reassembler {
             start: 0,
             end: 0,
             limit,
-            least: LEAST_SPACE_BYTES,
+            least: FIRST_BYTES,
             broken: false,
         }
     }
@@ -259,7 +261,7 @@ impl Reassembler {
         // What comes behind a payload with memory of its own may be the beginning of another such: it is to be moved.
         let wanted = match self.missing_in_buffer() {
             _ if is_apart => LEAST_SPACE_BYTES,
-            missing => missing.clamp(LEAST_SPACE_BYTES, MOST_SPACE_BYTES),
+            missing => missing.clamp(self.least.min(LEAST_SPACE_BYTES), MOST_SPACE_BYTES),
         };
         if self.buffer.len() - self.end < wanted || self.buffer.len() < self.least {
             self.grow(self.end + wanted);
@@ -306,7 +308,7 @@ impl Reassembler {
         assert!(count <= self.buffer.len() - self.end, "more bytes than there was space for");
         self.end += count;
         if self.end == self.buffer.len() {
-            self.least = CHUNK_BYTES;
+            self.least = if self.least < LEAST_SPACE_BYTES { LEAST_SPACE_BYTES } else { CHUNK_BYTES };
         }
     }
 
@@ -567,10 +569,12 @@ mod tests {
         for _ in 0..10_000 {
             frames.push(&frame);
             assert_eq!(frames.take().expect("in step").as_deref(), Some(&b"ab"[..]));
-            assert_eq!(frames.space()[0].len(), LEAST_SPACE_BYTES);
+            assert_eq!(frames.space()[0].len(), FIRST_BYTES);
         }
-        frames.push(&frame.repeat(LEAST_SPACE_BYTES / frame.len() + 1));
-        while frames.take().expect("in step").is_some() {}
-        assert!(frames.space()[0].len() >= CHUNK_BYTES - LEAST_SPACE_BYTES);
+        for (filled, then) in [(FIRST_BYTES, LEAST_SPACE_BYTES), (LEAST_SPACE_BYTES, CHUNK_BYTES)] {
+            frames.push(&frame.repeat(2 * filled / frame.len()));
+            while frames.take().expect("in step").is_some() {}
+            assert!(frames.space()[0].len() >= then - 2 * filled);
+        }
     }
 }

@@ -115,7 +115,7 @@ impl<P: Platform> Jobs<P> {
         let stopping = job.cancelled.is_some() || job.kill_at.is_some() || job.stop != Stop::Untold;
         WorkerInfo {
             number: id,
-            name: short(&job.name),
+            name: short(job.name),
             group: job.group.as_deref().map(short),
             // That of a thread may have to be waited for.
             process: if Self::PROCESSES { job.child.id() } else { std::process::id() },

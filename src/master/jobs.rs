@@ -51,7 +51,8 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) options: Options,
     pub(super) poller: P::Poll,
     pub(super) spawner: P::Spawn,
-    pub(super) running: BTreeMap<u64, Job<P>>,
+    /// Each in memory of its own: who starts many touches no more of it than must be.
+    pub(super) running: BTreeMap<u64, Box<Job<P>>>,
     ended: BTreeMap<u64, Arc<Ended>>,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
@@ -88,7 +89,7 @@ pub(crate) enum News {
 }
 
 pub(super) struct Job<P: Platform> {
-    pub(super) name: String,
+    pub(super) name: &'static str,
     pub(super) group: Option<String>,
     /// Whether it is a member of a pool.
     pub(super) member: bool,
@@ -149,6 +150,8 @@ fn job_of(key: u64) -> (u64, Watched) {
 impl<P: Platform> Jobs<P> {
     /// Whether workers are processes: then they can be killed at any moment.
     pub(super) const PROCESSES: bool = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
+    /// Whether workers have what the master gives them along.
+    pub(super) const CARRIES: bool = <P::Spawn as Spawner<WorkerEnd<P>>>::CARRIES;
 
     pub(crate) fn new(workers: Workers, options: Options) -> Result<Self, RunError> {
         if let Some(name) = workers.duplicate() {
@@ -249,6 +252,7 @@ impl<P: Platform> Jobs<P> {
         self.poller.wait(&mut events, timeout)?;
         for id in std::mem::take(&mut self.unheard) {
             self.listen(id)?;
+            self.talk(id)?;
         }
         spawn::checkpoint();
         for event in &events {
@@ -278,7 +282,8 @@ impl<P: Platform> Jobs<P> {
         (&self.ended, &mut self.named)
     }
 
-    /// Takes what a worker has said, as much as is served in one turn.
+    /// Takes what a worker has said, as much as is served in one turn. What it is answered then waits for
+    /// [`talk`](Jobs::talk): who asks for much at once is woken once.
     fn listen(&mut self, id: u64) -> Result<(), PollError> {
         for _ in 0..TURN {
             let Some(job) = self.running.get(&id) else { return Ok(()) };
@@ -327,6 +332,15 @@ impl<P: Platform> Jobs<P> {
                     return Ok(());
                 }
                 self.say_ended(wanted)
+            }
+            Request::WatchAll { ids } => {
+                for wanted in ids {
+                    match self.running.get_mut(&wanted) {
+                        Some(job) => drop(job.watchers.insert(id)),
+                        None => self.say_later(id, self.say_ended(wanted)),
+                    }
+                }
+                return Ok(());
             }
             Request::HeardStop => {
                 if let Some(job) = self.running.get_mut(&id) {
@@ -377,7 +391,15 @@ impl<P: Platform> Jobs<P> {
                 return Ok(());
             }
         };
-        self.send(id, reply)
+        self.say_later(id, reply);
+        Ok(())
+    }
+
+    /// Has something sent when it is [talked](Jobs::talk) to the worker next.
+    fn say_later(&mut self, id: u64, reply: Reply) {
+        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
+            job.outbox.push_back(reply);
+        }
     }
 
     fn say_ended(&self, id: u64) -> Reply {
@@ -389,11 +411,8 @@ impl<P: Platform> Jobs<P> {
 
     /// Sends, now or when there is room.
     pub(super) fn send(&mut self, id: u64, reply: Reply) -> Result<(), PollError> {
-        if let Some(job) = self.running.get_mut(&id).filter(|job| job.link.is_some()) {
-            job.outbox.push_back(reply);
-            self.talk(id)?;
-        }
-        Ok(())
+        self.say_later(id, reply);
+        self.talk(id)
     }
 
     /// Sends what waits, as far as there is room.
@@ -490,7 +509,7 @@ impl<P: Platform> Jobs<P> {
         } else {
             event!(warn, worker = id, name = job.name, ?outcome, "worker ended without a result");
         }
-        let ended = Arc::new(Ended { id, name: job.name, process: job.child.id(), outcome });
+        let ended = Arc::new(Ended { id, name: job.name.into(), process: job.child.id(), outcome });
         self.write_ended(&ended);
         for watcher in job.watchers {
             if self.waits.get(&watcher) == Some(&id) {

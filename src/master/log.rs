@@ -2,6 +2,7 @@
 //!
 //! This module writes nowhere: what nobody has asked for is forgotten.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
@@ -25,18 +26,62 @@ const LINE: usize = 96;
 
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    lines: VecDeque<LogLine>,
+    lines: VecDeque<Line>,
     /// The number of the next line.
     end: u64,
 }
 
-impl Log {
-    pub(super) fn write(&mut self, level: Level, worker: Option<u64>, mut text: String) {
+#[derive(Debug)]
+struct Line {
+    time: SystemTime,
+    level: Level,
+    worker: Option<u64>,
+    text: Text,
+}
+
+/// What a line says. What is written for each worker becomes a text only when somebody reads it.
+#[derive(Debug)]
+pub(super) enum Text {
+    Said(String),
+    /// The worker has begun, in this process if it is one.
+    Started {
+        name: &'static str,
+        process: Option<u32>,
+    },
+    /// It has ended, with a result.
+    Ended {
+        name: Cow<'static, str>,
+    },
+}
+
+impl From<String> for Text {
+    fn from(mut text: String) -> Text {
         cut(&mut text, TEXT_MAX);
+        Text::Said(text)
+    }
+}
+
+impl Line {
+    fn text(&self) -> String {
+        let mut text = match &self.text {
+            Text::Said(text) => return text.clone(),
+            Text::Started { name, process: Some(process) } => {
+                format!("`{name}` started as process {process}")
+            }
+            Text::Started { name, process: None } => format!("`{name}` started"),
+            Text::Ended { name } => format!("`{name}` ended"),
+        };
+        cut(&mut text, TEXT_MAX);
+        text
+    }
+}
+
+impl Log {
+    pub(super) fn write(&mut self, level: Level, worker: Option<u64>, text: impl Into<Text>) {
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
         }
-        self.lines.push_back(LogLine { number: self.end, time: SystemTime::now(), level, worker, text });
+        self.lines.push_back(Line { time: SystemTime::now(), level, worker, text: text.into() });
         self.end += 1;
     }
 
@@ -59,13 +104,17 @@ impl Log {
         let from = self.number(LogFrom::Line(from));
         let skipped = (from + self.lines.len() as u64).saturating_sub(self.end);
         let mut size = 0;
-        let fits = |line: &&LogLine| {
+        let fits = |line: &LogLine| {
             let fits = size < PAGE;
             size += line.text.len() + LINE;
             fits
         };
+        let told = |(number, line): (u64, &Line)| {
+            let Line { time, level, worker, .. } = *line;
+            LogLine { number, time, level, worker, text: line.text() }
+        };
         // There are no more than `LINES_MAX`.
-        self.lines.iter().skip(skipped as usize).take_while(fits).cloned().collect()
+        (from..).zip(self.lines.iter().skip(skipped as usize)).map(told).take_while(fits).collect()
     }
 }
 
@@ -92,10 +141,11 @@ impl<P: Platform> Jobs<P> {
     /// A worker has ended.
     pub(super) fn write_ended(&mut self, ended: &Ended) {
         let (level, text) = match &ended.outcome {
-            Outcome::Returned(_) => (Level::Debug, format!("`{}` ended", ended.name)),
+            Outcome::Returned(_) => (Level::Debug, Text::Ended { name: ended.name.clone() }),
             outcome => {
                 let Ended { id: number, name, process, .. } = ended.clone();
-                (Level::Warn, outcome.clone().into_error(EndedWorker { name, number, process }).to_string())
+                let worker = EndedWorker { name: name.into_owned(), number, process };
+                (Level::Warn, outcome.clone().into_error(worker).to_string().into())
             }
         };
         self.log.write(level, Some(ended.id), text);

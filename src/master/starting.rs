@@ -16,6 +16,7 @@ use serde_bytes::ByteBuf;
 
 use super::RunError;
 use super::jobs::{Job, Jobs, Stop, Watched, key};
+use super::log::Text;
 use crate::platform::Platform;
 use crate::trace::event;
 use crate::wire::{ENVELOPE, Given, Identity, Refusal, Reply, ToMaster, ToWorker};
@@ -24,7 +25,7 @@ use crate::worker::{Level, StartError, child, shorten};
 impl<P: Platform> Jobs<P> {
     pub(super) fn start_first(
         &mut self,
-        name: &str,
+        name: &'static str,
         argument: ByteBuf,
         descriptors: Vec<OwnedFd>,
     ) -> Result<u64, RunError> {
@@ -34,7 +35,7 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Begins a member of a pool.
-    pub(crate) fn start_member(&mut self, name: &str) -> Result<u64, RunError> {
+    pub(crate) fn start_member(&mut self, name: &'static str) -> Result<u64, RunError> {
         let limit = self.options.worker_limit;
         if self.running.len() >= limit {
             return Err(RunError::Start(StartError::TooMany { limit }));
@@ -42,10 +43,10 @@ impl<P: Platform> Jobs<P> {
         self.begin(name, None, None, Vec::new())
     }
 
-    /// Begins a worker, and tells it what to do; a member of a pool has no argument.
+    /// Begins a worker, and tells it what to do, without a message if it can have that at once; a member of a pool has no argument.
     fn begin(
         &mut self,
-        name: &str,
+        name: &'static str,
         group: Option<String>,
         argument: Option<ByteBuf>,
         descriptors: Vec<OwnedFd>,
@@ -57,17 +58,26 @@ impl<P: Platform> Jobs<P> {
         ours.descriptor()?;
         let ours = Arc::new(ours);
         let workers = Arc::clone(&self.workers);
-        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers))?;
-        let child = Arc::new(child);
         let id = self.next;
+        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
+        let member = argument.is_none();
+        // Descriptors cannot be carried to a process.
+        let carried = Self::CARRIES && descriptors.is_empty();
+        let orders = match argument {
+            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
+            None => Reply::Serve { worker },
+        };
+        let (carried, orders) = if carried { (Some(orders), None) } else { (None, Some(orders)) };
+        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers, carried))?;
+        let child = Arc::new(child);
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
-        let process = if Self::PROCESSES { format!(" as process {}", child.id()) } else { String::new() };
-        self.log.write(Level::Debug, Some(id), format!("`{name}` started{process}"));
+        let process = Self::PROCESSES.then(|| child.id());
+        self.log.write(Level::Debug, Some(id), Text::Started { name, process });
         let job = Job {
-            name: name.to_owned(),
+            name,
             group,
-            member: argument.is_none(),
+            member,
             link: Some(Arc::clone(&ours)),
             child: Arc::clone(&child),
             outcome: None,
@@ -83,19 +93,16 @@ impl<P: Platform> Jobs<P> {
             kill_at: None,
             began: SystemTime::now(),
         };
-        self.running.insert(id, job);
+        self.running.insert(id, Box::new(job));
         let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
         let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
         if let Err(error) = added {
             self.give_up(id);
             return Err(error.into());
         }
-        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
-        let orders = match argument {
-            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
-            None => Reply::Serve { worker },
-        };
-        self.send(id, orders)?;
+        if let Some(orders) = orders {
+            self.send(id, orders)?;
+        }
         Ok(id)
     }
 
@@ -137,11 +144,11 @@ impl<P: Platform> Jobs<P> {
         if self.stopping.refusing {
             return Ok(Err(Refusal::ShuttingDown));
         }
-        if self.workers.get(name).is_none() {
+        let Some(name) = self.workers.name(name) else {
             let mut known = self.workers.names();
             shorten(&mut known);
             return Ok(Err(Refusal::Undefined { known }));
-        }
+        };
         let limit = self.options.worker_limit;
         if self.running.len() >= limit {
             return Ok(Err(Refusal::TooMany { limit }));

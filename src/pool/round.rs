@@ -350,7 +350,7 @@ where
     fn bury(&mut self, ended: &Ended) -> ControlFlow<()> {
         let Some(member) = self.pool.members.remove(&ended.id) else { return ControlFlow::Continue(()) };
         let name = ended.name.clone();
-        let worker = EndedWorker { name, number: ended.id, process: ended.process };
+        let worker = EndedWorker { name: name.into_owned(), number: ended.id, process: ended.process };
         self.progress.replaced += 1;
         self.full = false;
         let mut begun = !member.leaves || member.condemned;

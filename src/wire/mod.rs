@@ -92,6 +92,8 @@ pub(crate) enum Request {
     Finished { outcome: Outcome },
     /// Some tasks of a pool are done; not answered.
     Done(Done),
+    /// Say of each of these workers when it has ended, as for `Watch`: the sender waits for other things, too.
+    WatchAll { ids: Vec<u64> },
 }
 
 /// Which workers are meant.
@@ -210,7 +212,7 @@ pub(crate) enum Refusal {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) id: u64,
-    pub(crate) name: String,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) process: u32,
     pub(crate) outcome: Outcome,
 }

@@ -9,6 +9,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::mem::{self, ManuallyDrop};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 use std::time::Instant;
@@ -31,14 +32,16 @@ const NO_MASTER: i32 = 102;
 /// Results of tasks that are sent together, in bytes: what is more goes in several messages.
 const RESULTS_MAX: usize = 1 << 20;
 
-/// The life of a worker, at the other end of `link`.
-pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i32 {
+/// The life of a worker, at the other end of `link`, from where its orders come if it has none yet.
+pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>, orders: Option<Reply>) -> i32 {
     let is_process = <P::Spawn as Spawner<WorkerEnd<P>>>::PROCESSES;
-    let (worker, argument, given) = match link.receive(None) {
-        Ok(ToWorker(Reply::Begin { worker, argument, given: Given(given) })) => {
-            (worker, Some(argument), given)
-        }
-        Ok(ToWorker(Reply::Serve { worker })) => (worker, None, Ok(Vec::new())),
+    let orders = match orders {
+        Some(orders) => Ok(orders),
+        None => link.receive(None).map(|ToWorker(reply)| reply),
+    };
+    let (worker, argument, given) = match orders {
+        Ok(Reply::Begin { worker, argument, given: Given(given) }) => (worker, Some(argument), given),
+        Ok(Reply::Serve { worker }) => (worker, None, Ok(Vec::new())),
         _ => return NO_MASTER,
     };
     let (descriptors, lost) = match given {
@@ -50,17 +53,24 @@ pub(crate) fn live<P: Platform>(link: WorkerEnd<P>, workers: Arc<Workers>) -> i3
         let message = "there was no room for the descriptors that it was given".to_owned();
         return tell(&mut context, Outcome::Failed { message, causes: vec![error.to_string()] }, 0);
     }
-    match argument {
-        Some(argument) => work(&mut context, &argument, &workers),
+    let code = match &argument {
+        Some(argument) => work(&mut context, argument, &workers),
         None => serve(&mut context, &workers),
+    };
+    if is_process {
+        // The system takes all of it back at once; and the master learns of the link's end and that of the process
+        // together.
+        mem::forget((context, argument, workers));
     }
+    code
 }
 
 /// Does one thing.
 fn work(context: &mut Context, argument: &[u8], workers: &Workers) -> i32 {
-    let Identity { name, message_limit, .. } = context.identity().clone();
+    let Identity { name, message_limit, .. } = context.identity();
+    let (definition, message_limit) = (workers.get(name), *message_limit);
     let mut result = Vec::new();
-    let mut outcome = match run(context, workers.get(&name), workers, argument, &mut result) {
+    let mut outcome = match run(context, definition, workers, argument, &mut result) {
         Ok(()) => Outcome::Returned(ByteBuf::from(result)),
         Err(outcome) => outcome,
     };
@@ -77,8 +87,8 @@ fn tell(context: &mut Context, outcome: Outcome, code: i32) -> i32 {
 
 /// Does what comes, until the master says by the end of file that nothing more comes.
 fn serve(context: &mut Context, workers: &Workers) -> i32 {
-    let Identity { name, message_limit, .. } = context.identity().clone();
-    let definition = workers.get(&name);
+    let Identity { name, message_limit, .. } = context.identity();
+    let (definition, message_limit) = (workers.get(name), *message_limit);
     while let Some((batch, count, arguments)) = context.next_tasks() {
         let mut failure = None;
         let began = Instant::now();
@@ -152,8 +162,13 @@ fn run(
 }
 
 thread_local! {
-    /// Where this thread panicked last.
-    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Where this thread panicked last. It has no destructor, since that would have to be announced for each worker.
+    static LOCATION: RefCell<ManuallyDrop<Option<String>>> = const { RefCell::new(ManuallyDrop::new(None)) };
+}
+
+/// Where this thread has panicked since this was called last.
+fn take_location() -> Option<String> {
+    LOCATION.with(|last| last.borrow_mut().take())
 }
 
 /// Runs a worker's function; a panic is its outcome. Only the end of the worker itself passes through.
@@ -163,11 +178,11 @@ fn catch(body: impl FnOnce() -> Result<(), Outcome>) -> Result<(), Outcome> {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let location = info.location().map(ToString::to_string);
-            LOCATION.with(|last| *last.borrow_mut() = location);
+            LOCATION.with(|last| **last.borrow_mut() = location);
             previous(info);
         }));
     });
-    LOCATION.with(|last| last.borrow_mut().take());
+    take_location();
     // What the function has changed is thrown away with the worker, or belongs to others who must be
     // prepared for its death anyhow.
     match panic::catch_unwind(AssertUnwindSafe(body)) {
@@ -176,8 +191,8 @@ fn catch(body: impl FnOnce() -> Result<(), Outcome>) -> Result<(), Outcome> {
         Err(payload) => {
             let message = message(&*payload);
             // Dropping it could panic again.
-            std::mem::forget(payload);
-            Err(Outcome::Panicked { message, location: LOCATION.with(|last| last.borrow_mut().take()) })
+            mem::forget(payload);
+            Err(Outcome::Panicked { message, location: take_location() })
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! This module decides nothing about other workers: it asks the master, and keeps what that tells.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
@@ -36,8 +37,8 @@ pub struct Context {
     pub(super) identity: Identity,
     is_process: bool,
     line: Arc<Line>,
-    /// What guards could not say.
-    unsaid: mpsc::Receiver<Request>,
+    /// What guards could not say, once there are any.
+    unsaid: OnceCell<mpsc::Receiver<Request>>,
     /// What was heard while something was said.
     heard: VecDeque<Reply>,
     /// Ends that the master has told of.
@@ -94,12 +95,11 @@ impl Context {
         link: Box<dyn Link>,
         descriptors: Vec<OwnedFd>,
     ) -> Context {
-        let (line, unsaid) = Line::new(link);
         Context {
             identity,
             is_process,
-            line: Arc::new(line),
-            unsaid,
+            line: Arc::new(Line::new(link)),
+            unsaid: OnceCell::new(),
             heard: VecDeque::new(),
             ended: BTreeMap::new(),
             watched: BTreeSet::new(),
@@ -118,6 +118,7 @@ impl Context {
 
     /// Whom guards tell that they are dropped, as long as this is there.
     pub(crate) fn teller(&self) -> Weak<dyn Tell> {
+        self.unsaid.get_or_init(|| self.line.unsaid());
         Arc::downgrade(&(Arc::clone(&self.line) as Arc<dyn Tell>))
     }
 
@@ -351,7 +352,7 @@ impl Context {
     }
 
     fn say_unsaid(&mut self) -> Result<(), TransportError> {
-        while let Ok(unsaid) = self.unsaid.try_recv() {
+        while let Some(Ok(unsaid)) = self.unsaid.get().map(mpsc::Receiver::try_recv) {
             if let Request::Told(Told::Unwatch { watch }) = &unsaid {
                 self.watches.remove(watch);
                 self.ready.remove(watch);

@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 use super::{Context, JoinError, WorkerId};
 use crate::wire::{Reply, Request};
 
+/// How many workers are asked for in one message: a matter of its size.
+const WATCHED_AT_ONCE: usize = 1024;
+
 impl Context {
     /// Waits until the worker has ended and its process is gone, and returns its result. Any number of workers
     /// may join one, as often as they like; results are kept until they are [forgotten](Context::forget) or the run ends.
@@ -37,13 +40,23 @@ impl Context {
         workers: impl IntoIterator<Item = WorkerId<R>>,
     ) -> Result<Vec<R>, JoinError> {
         let workers: Vec<WorkerId<R>> = workers.into_iter().collect();
-        // All are asked for before the first is waited for.
-        for worker in &workers {
-            if !self.ended.contains_key(&worker.id) && self.watched.insert(worker.id) {
-                self.ask(Request::Watch { id: worker.id, blocking: false }).map_err(master_gone)?;
-            }
-        }
+        // All others are asked for before the first is waited for.
+        self.watch_all(workers.iter().skip(1))?;
         workers.into_iter().map(|worker| self.join(worker)).collect()
+    }
+
+    /// Has the master tell the ends of those that have not ended as far as is known here, and that it was not asked for yet.
+    fn watch_all<'a, R: 'a>(
+        &mut self,
+        workers: impl IntoIterator<Item = &'a WorkerId<R>>,
+    ) -> Result<(), JoinError> {
+        let ids = workers.into_iter().map(|worker| worker.id);
+        let ids: Vec<u64> =
+            ids.filter(|id| !self.ended.contains_key(id) && self.watched.insert(*id)).collect();
+        for ids in ids.chunks(WATCHED_AT_ONCE) {
+            self.ask(Request::WatchAll { ids: ids.to_vec() }).map_err(master_gone)?;
+        }
+        Ok(())
     }
 
     /// Joins, but waits at most `timeout`: `None` if nothing was heard of the worker's end until then.
@@ -165,11 +178,7 @@ impl Context {
             if self.is_told_to_stop() {
                 return Err(JoinError::Stopping);
             }
-            for worker in workers {
-                if self.watched.insert(worker.id) {
-                    self.ask(Request::Watch { id: worker.id, blocking: false }).map_err(master_gone)?;
-                }
-            }
+            self.watch_all(workers)?;
             match self.hear(remaining(deadline)) {
                 Ok(Reply::Unknown { id }) if workers.iter().any(|worker| worker.id == id) => {
                     self.watched.remove(&id);

@@ -9,9 +9,10 @@
 //! This module does not know what is said.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use manycore_backends::generation::Generation;
 use manycore_backends::poll::{Interest, Notifier, PollArray, PollError, poll_single};
 use manycore_backends::spawn;
 use manycore_backends::transport::{Endpoint, TransportError, TrySendError};
@@ -69,16 +70,16 @@ pub(crate) trait Tell: Send + Sync {
 
 pub(super) struct Line {
     link: Box<dyn Link>,
-    /// What guards could not say.
-    unsaid: mpsc::Sender<Request>,
+    /// Where guards leave what they could not say, once there are any.
+    unsaid: OnceLock<mpsc::Sender<Request>>,
     /// The process whose line it is.
-    process: u32,
+    process: Generation,
 }
 
 impl Tell for Line {
     fn tell(&self, told: Told) {
         // The end of the worker itself will tell, as that of a process does.
-        if spawn::is_over() || std::process::id() != self.process {
+        if spawn::is_over() || !self.process.is_current() {
             return;
         }
         let mut request = Some(Request::Told(told));
@@ -103,21 +104,30 @@ impl Tell for Line {
             }
         }
         if let Some(request) = request {
-            // If the context is gone, so is the worker.
-            let _ = self.unsaid.send(request);
+            self.leave(request);
         }
     }
 
     fn tell_later(&self, told: Told) {
-        let _ = self.unsaid.send(Request::Told(told));
+        self.leave(Request::Told(told));
     }
 }
 
 impl Line {
-    /// A line, and where its guards leave what they could not say.
-    pub(super) fn new(link: Box<dyn Link>) -> (Line, mpsc::Receiver<Request>) {
+    pub(super) fn new(link: Box<dyn Link>) -> Line {
+        Line { link, unsaid: OnceLock::new(), process: Generation::current() }
+    }
+
+    /// What guards could not say comes out here. To be called once, before there are any.
+    pub(super) fn unsaid(&self) -> mpsc::Receiver<Request> {
         let (unsaid, left) = mpsc::channel();
-        (Line { link, unsaid, process: std::process::id() }, left)
+        let _ = self.unsaid.set(unsaid);
+        left
+    }
+
+    /// Has something said by the context. If that is gone, so is the worker.
+    fn leave(&self, request: Request) {
+        let _ = self.unsaid.get().map(|unsaid| unsaid.send(request));
     }
 
     /// Says something. If there is no room for it, hears what the master says meanwhile, and gives it to `keep`: the master

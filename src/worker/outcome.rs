@@ -263,7 +263,7 @@ fn named(signal: i32) -> String {
 impl Ended {
     /// The result, if there is one.
     pub(crate) fn result<R: DeserializeOwned>(&self) -> Result<R, JoinError> {
-        let worker = EndedWorker { name: self.name.clone(), number: self.id, process: self.process };
+        let worker = EndedWorker { name: self.name.to_string(), number: self.id, process: self.process };
         match &self.outcome {
             Outcome::Returned(bytes) => {
                 wire::from_bytes(bytes).map_err(|message| JoinError::WrongType { worker, message })

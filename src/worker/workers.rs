@@ -85,7 +85,7 @@ impl Workers {
 
     fn enter_by<P: Platform>(&self, entry: Entry<'_>) {
         let workers = Arc::new(self.clone());
-        <P::Spawn as Spawner<WorkerEnd<P>>>::enter(entry, move |link| child::live::<P>(link, workers));
+        <P::Spawn as Spawner<WorkerEnd<P>>>::enter(entry, move |link| child::live::<P>(link, workers, None));
     }
 
     pub(crate) fn add<A, R>(&mut self, worker: &Worker<A, R>)
@@ -133,6 +133,11 @@ impl Workers {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Erased> {
         self.definitions.get(name).map(|entry| &*entry.erased)
+    }
+
+    /// The name itself, if it is that of a definition.
+    pub(crate) fn name(&self, name: &str) -> Option<&'static str> {
+        self.definitions.get_key_value(name).map(|(name, _)| *name)
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
