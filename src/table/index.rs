@@ -188,6 +188,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
                 change(Some(&old))
             }
         };
+        // Before one store may make it happen.
+        self.check_generation()?;
         match changed {
             Some(value) => self.rebind(&place, key, bytemuck::cast_slice(value.as_ref())),
             None => self.unbind(&place),

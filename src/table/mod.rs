@@ -101,6 +101,7 @@ mod salvage;
 mod typed;
 mod view;
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -113,6 +114,7 @@ use bindings::Route;
 use error::{Result, Work};
 use journal::{Scope, Transaction};
 use layout::*;
+use quick::Change;
 use view::View;
 
 pub use blocks::{Announced, Answer, Fragment, FragmentMut, Step};
@@ -424,7 +426,12 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         key: i32,
         change: impl FnOnce(Option<&[i32]>) -> Option<V>,
     ) -> Result<()> {
-        self.write(key, |_, _| Ok(None), |transaction| transaction.update(key, change))
+        let change = Cell::new(Some(Change::Asked(change)));
+        self.write(
+            key,
+            |view, route| quick::update(view, route, key, self.shared.generation, &change),
+            |transaction| transaction.update(key, |old| change.take().expect("it is asked once").answer(old)),
+        )
     }
 
     /// Removes all bindings. It takes the same time however many there are; the object keeps its size.

@@ -8,7 +8,10 @@
 //!
 //! This module takes no lock, and makes no room.
 
+use std::cell::Cell;
+
 use manycore_backends::ShmBackend;
+use manycore_backends::generation::Generation;
 use manycore_backends::shm::Window;
 
 use super::bindings::{Bucket, Head, Route};
@@ -68,6 +71,15 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         Ok(view.store(AT_TRANSACTION, transaction.wrapping_add(2))?)
     }
 
+    /// Gives a slot that has a word another one: in one store, which happens or does not, and of which no reader can see
+    /// half.
+    #[inline(always)]
+    fn replace(&self, slot: u32, word: i32) -> Result<()> {
+        self.view.store(self.bucket.at + BUCKET_VALUES + slot, word as u32)?;
+        self.view.confirm()?;
+        Ok(self.view.store(AT_TRANSACTION, self.transaction.wrapping_add(2))?)
+    }
+
     /// Whether the journal is where it should be; as long as it is empty, it has room for what is noted here.
     #[inline(always)]
     fn has_journal(&self) -> bool {
@@ -119,11 +131,54 @@ pub(super) fn replace<B: ShmBackend>(
     if kind != SLOT_WORD {
         return Ok(None);
     }
-    // One store: it happens or it does not, and no reader can see half of it.
-    view.store(ground.bucket.at + BUCKET_VALUES + slot, word as u32)?;
-    view.confirm()?;
-    view.store(AT_TRANSACTION, ground.transaction.wrapping_add(2))?;
+    ground.replace(slot, word)?;
     Ok(Some(()))
+}
+
+/// A value that is computed from the one before; once, whichever way is gone then.
+pub(super) enum Change<F, V> {
+    /// Yet to be computed.
+    Asked(F),
+    /// What came of it: none is to be there any more.
+    Answered(Option<V>),
+}
+
+impl<V, F: FnOnce(Option<&[i32]>) -> Option<V>> Change<F, V> {
+    pub(super) fn answer(self, old: Option<&[i32]>) -> Option<V> {
+        match self {
+            Change::Asked(compute) => compute(old),
+            Change::Answered(value) => value,
+        }
+    }
+}
+
+/// Replaces the value of a key by what is computed from it, if both have one word. If only the first has, the answer is left
+/// in `change`.
+#[inline(always)]
+pub(super) fn update<B: ShmBackend, V: AsRef<[i32]>, F: FnOnce(Option<&[i32]>) -> Option<V>>(
+    view: &View<'_, B>,
+    route: &Route,
+    key: i32,
+    generation: Generation,
+    change: &Cell<Option<Change<F, V>>>,
+) -> Result<Option<()>> {
+    let Ok(Some(ground)) = Ground::look(view, route, key) else { return Ok(None) };
+    let Some((slot, SLOT_WORD)) = ground.bucket.slot_of_key() else { return Ok(None) };
+    let place = ground.bucket.at + BUCKET_VALUES + slot;
+    let Ok(old) = view.load(place) else { return Ok(None) };
+    let Some(asked) = change.take() else { return Ok(None) };
+    let new = asked.answer(Some(&[old as i32]));
+    match new.as_ref().map(AsRef::as_ref) {
+        // A child that was forked meanwhile changes nothing.
+        Some(&[word]) if generation.is_current() => {
+            ground.replace(slot, word)?;
+            Ok(Some(()))
+        }
+        _ => {
+            change.set(Some(Change::Answered(new)));
+            Ok(None)
+        }
+    }
 }
 
 /// Removes the only binding of a key. Whether there was one.
