@@ -1,5 +1,5 @@
-//! The short way of what is done most: adding, replacing and removing a binding whose value is one word, where nothing
-//! but one bucket changes.
+//! The short way of what is done most: adding, replacing, updating and removing a binding whose value is one word, where
+//! nothing but one bucket changes.
 //!
 //! It does to the object what a [`Transaction`](super::journal::Transaction) does, in the same order, but decides
 //! everything by one look at the header and the bucket, before it writes anything. Whatever is out of the ordinary (an
