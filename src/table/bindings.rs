@@ -219,8 +219,7 @@ impl<B: ShmBackend> View<'_, B> {
         const FIRST: u32 = HEADER_WORDS / BUCKET_WORDS;
         const END: u32 = (1 << 28) - SEGMENT_BUCKETS;
         let (segment, index) = segment_of(number);
-        // One leaf has the segments of a million keys, and never moves.
-        let leaf = if segment < LEAF_SEGMENTS { FIRST_LEAF } else { self.later_leaf(segment)? };
+        let leaf = self.leaf(segment)?;
         let first = self.memory().load(leaf as usize + 4 + (segment % LEAF_SEGMENTS) as usize)?;
         // The number of its line; far too large if it does not begin at one.
         let line = first.rotate_right(BUCKET_WORDS.ilog2());
@@ -230,14 +229,17 @@ impl<B: ShmBackend> View<'_, B> {
         Ok((line + index) * BUCKET_WORDS)
     }
 
-    /// The leaf of a segment that is not in the first one.
-    #[inline]
-    fn later_leaf(&self, segment: u32) -> Look<u32> {
+    /// The leaf that tells where a segment is. The first one, which has those of a million keys, never moves.
+    #[inline(always)]
+    pub(super) fn leaf(&self, segment: u32) -> Look<u32> {
         let leaf = segment / LEAF_SEGMENTS;
-        if leaf >= LEAVES {
-            return Err(corrupt(AT_BUCKETS, "a bucket beyond the directory"));
+        if leaf == 0 {
+            Ok(FIRST_LEAF)
+        } else if leaf < LEAVES {
+            self.load(AT_LEAVES + leaf)
+        } else {
+            Err(corrupt(AT_BUCKETS, "a bucket beyond the directory"))
         }
-        self.load(AT_LEAVES + leaf)
     }
 
     /// The way to the bucket of `key`, whose content is fetched from memory meanwhile.

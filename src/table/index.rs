@@ -503,7 +503,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         if number as usize * BUCKET_WORDS as usize > self.view().memory().words() {
             return Err(corrupt(AT_BUCKETS, "impossible number of buckets").into());
         }
-        let leaf = self.view().load(leaf_place)?;
+        let leaf = self.view().leaf(segment)?;
         if self.view().block(leaf)?.kind != Kind::Leaf {
             return Err(corrupt(leaf_place, "the directory leads to something that is no leaf").into());
         }

@@ -30,28 +30,23 @@ impl<B: ShmBackend> View<'_, B> {
         match self.glimpse(bucket)? {
             Glimpse::Nothing => Ok(None),
             Glimpse::Word(word) => Ok(Some(vec![word as i32])),
-            Glimpse::Record(at) => {
-                let record = self.record(at, key)?;
-                let mut value = Vec::with_capacity(record.length as usize);
-                self.append(&Content::Record(record), &mut value)?;
-                Ok(Some(value))
+            glimpse => {
+                let mut value = Vec::new();
+                Ok(self.append_seen(glimpse, bucket, key, &mut value)?.then_some(value))
             }
-            Glimpse::Elsewhere => self.again().find_elsewhere(*bucket, key),
         }
-    }
-
-    #[inline(never)]
-    fn find_elsewhere(&self, bucket: Bucket, key: i32) -> Look<Option<Vec<i32>>> {
-        let Some(place) = self.newest(&bucket, key)? else { return Ok(None) };
-        let mut value = Vec::with_capacity(place.content.length());
-        self.append(&place.content, &mut value)?;
-        Ok(Some(value))
     }
 
     #[inline(always)]
     pub(super) fn find_into_in(&self, bucket: &Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
         value.clear();
-        match self.glimpse(bucket)? {
+        self.append_seen(self.glimpse(bucket)?, bucket, key, value)
+    }
+
+    /// Appends the value to which a glimpse of the bucket leads. Whether there is one.
+    #[inline(always)]
+    fn append_seen(&self, glimpse: Glimpse, bucket: &Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
+        match glimpse {
             Glimpse::Nothing => Ok(false),
             Glimpse::Word(word) => {
                 value.push(word as i32);
@@ -61,12 +56,12 @@ impl<B: ShmBackend> View<'_, B> {
                 self.append(&Content::Record(self.record(at, key)?), value)?;
                 Ok(true)
             }
-            Glimpse::Elsewhere => self.again().find_into_elsewhere(*bucket, key, value),
+            Glimpse::Elsewhere => self.again().append_newest(*bucket, key, value),
         }
     }
 
     #[inline(never)]
-    fn find_into_elsewhere(&self, bucket: Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
+    fn append_newest(&self, bucket: Bucket, key: i32, value: &mut Vec<i32>) -> Look<bool> {
         let Some(place) = self.newest(&bucket, key)? else { return Ok(false) };
         self.append(&place.content, value)?;
         Ok(true)

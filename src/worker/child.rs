@@ -162,13 +162,9 @@ fn run(
 }
 
 thread_local! {
-    /// Where this thread panicked last. It has no destructor, since that would have to be announced for each worker.
-    static LOCATION: RefCell<ManuallyDrop<Option<String>>> = const { RefCell::new(ManuallyDrop::new(None)) };
-}
-
-/// Where this thread has panicked since this was called last.
-fn take_location() -> Option<String> {
-    LOCATION.with(|last| last.borrow_mut().take())
+    /// As long as this thread runs a worker's function: where it panicked last, if it did. It has no destructor, since that
+    /// would have to be announced for each worker; whoever puts something in takes it out.
+    static LOCATION: RefCell<ManuallyDrop<Option<Option<String>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// Runs a worker's function; a panic is its outcome. Only the end of the worker itself passes through.
@@ -177,22 +173,27 @@ fn catch(body: impl FnOnce() -> Result<(), Outcome>) -> Result<(), Outcome> {
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let location = info.location().map(ToString::to_string);
-            LOCATION.with(|last| **last.borrow_mut() = location);
+            LOCATION.with(|last| {
+                if let Some(last) = &mut **last.borrow_mut() {
+                    *last = info.location().map(ToString::to_string);
+                }
+            });
             previous(info);
         }));
     });
-    take_location();
+    LOCATION.with(|last| **last.borrow_mut() = Some(None));
     // What the function has changed is thrown away with the worker, or belongs to others who must be
     // prepared for its death anyhow.
-    match panic::catch_unwind(AssertUnwindSafe(body)) {
+    let result = panic::catch_unwind(AssertUnwindSafe(body));
+    let location = LOCATION.with(|last| last.borrow_mut().take().flatten());
+    match result {
         Ok(result) => result,
         Err(payload) if spawn::is_ending(&*payload) => panic::resume_unwind(payload),
         Err(payload) => {
             let message = message(&*payload);
             // Dropping it could panic again.
             mem::forget(payload);
-            Err(Outcome::Panicked { message, location: take_location() })
+            Err(Outcome::Panicked { message, location })
         }
     }
 }
@@ -204,5 +205,39 @@ fn message(payload: &(dyn Any + Send)) -> String {
         message.clone()
     } else {
         "a value that is no text".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_kept() -> bool {
+        LOCATION.with(|last| last.borrow().is_some())
+    }
+
+    #[test]
+    fn a_panic_is_placed_and_nothing_of_it_is_kept() {
+        let outcome = catch(|| panic!("over"));
+        let Err(Outcome::Panicked { message, location: Some(location) }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(message, "over");
+        assert!(location.contains("child.rs"), "{location}");
+        assert!(!is_kept());
+        // One that the function catches itself is nobody else's concern.
+        let caught = catch(|| {
+            assert!(panic::catch_unwind(|| panic!("caught")).is_err());
+            Ok(())
+        });
+        assert!(caught.is_ok());
+        assert!(!is_kept());
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_without_a_worker_leaves_nothing() {
+        assert!(catch(|| Ok(())).is_ok(), "the hook is there");
+        assert!(panic::catch_unwind(|| panic!("elsewhere")).is_err());
+        assert!(!is_kept());
     }
 }

@@ -41,13 +41,13 @@ impl Linger {
         Linger { pauses: AtomicU32::new(0), waits: AtomicU32::new(0) }
     }
 
-    fn look_away(&self) {
+    /// For how long somebody who begins to wait is to look away: at least one pause.
+    fn next(&self) -> u32 {
         // Two who wait at once may count as one.
         let waits = self.waits.load(Ordering::Relaxed);
         self.waits.store(waits.wrapping_add(1), Ordering::Relaxed);
-        let trial = if waits % Linger::TRIAL_OF == 0 { Linger::TRIAL } else { 0 };
-        let pauses = self.pauses.load(Ordering::Relaxed).max(trial).max(1);
-        (0..pauses).for_each(|_| spin_loop());
+        let least = if waits % Linger::TRIAL_OF == 0 { Linger::TRIAL } else { 1 };
+        self.pauses.load(Ordering::Relaxed).max(least)
     }
 
     /// There were so many after looking away.
@@ -92,7 +92,7 @@ impl<'pipe> Patience<'pipe> {
             return true;
         }
         if let Some(linger) = self.linger.filter(|_| self.step == 0) {
-            linger.look_away();
+            (0..linger.next()).for_each(|_| spin_loop());
         } else if self.step <= Patience::SPINS {
             (0..1_u32 << self.step).for_each(|_| spin_loop());
         } else {
@@ -133,6 +133,15 @@ mod tests {
         assert_eq!(after(&[2]), Linger::LEAST);
         assert_eq!(after(&[2, 3]), 2 * Linger::LEAST);
         assert_eq!(after(&[2; 100]), Linger::MOST);
+    }
+
+    #[test]
+    fn what_nothing_speaks_for_is_tried_seldom() {
+        let linger = Linger::new();
+        for _ in 0..3 {
+            assert_eq!(linger.next(), Linger::TRIAL);
+            assert!((1..Linger::TRIAL_OF).all(|_| linger.next() == 1));
+        }
     }
 
     #[test]
