@@ -22,6 +22,7 @@ use serde_bytes::ByteBuf;
 
 use super::directory::Directory;
 use super::log::Log;
+use super::spare::Spare;
 use super::stopping::{Signals, Stopping};
 use super::visitors::Visitors;
 use super::{Options, RunError};
@@ -65,6 +66,7 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) says_named: bool,
     /// Workers that seem to wait in a circle, and when it is looked at again.
     pub(super) suspects: BTreeSet<(Instant, u64)>,
+    pub(super) spare: Spare<P>,
     pub(super) next: u64,
     /// The worker with whose end the run begins to end.
     pub(super) first: Option<u64>,
@@ -180,6 +182,7 @@ impl<P: Platform> Jobs<P> {
             end_watches: BTreeMap::new(),
             says_named: false,
             suspects: BTreeSet::new(),
+            spare: Spare::default(),
             next: 0,
             first: None,
             stopping: Stopping::default(),
@@ -228,6 +231,7 @@ impl<P: Platform> Jobs<P> {
         while !self.running.is_empty() {
             self.turn()?;
         }
+        self.spare.give_up();
         self.close_door();
         self.broken_off().map_or(Ok(()), Err)
     }
@@ -274,6 +278,7 @@ impl<P: Platform> Jobs<P> {
         }
         self.events = events;
         self.see_to_visitors()?;
+        self.see_to_spare();
         self.keep_time()
     }
 

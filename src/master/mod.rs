@@ -7,6 +7,7 @@
 //! | `objects` | what workers ask of named objects |
 //! | `circles` | workers that wait for each other |
 //! | `starting` | how workers are begun |
+//! | `spare` | a unit that is begun ahead |
 //! | `stopping` | how workers are made to end |
 //! | `finished` | what is left when all have ended |
 //! | `visitors` | who looks at the run from outside |
@@ -61,6 +62,7 @@ mod jobs;
 mod ledger;
 mod log;
 mod objects;
+mod spare;
 mod starting;
 mod stopping;
 mod visitors;

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use manycore_backends::poll::{Interest, PollError, Poller};
-use manycore_backends::spawn::{Child, SpawnError, Spawner};
-use manycore_backends::transport::{Endpoint, Limits, Transport, TransportError};
+use manycore_backends::spawn::{Child, SpawnError};
+use manycore_backends::transport::TransportError;
 use serde_bytes::ByteBuf;
 
 use super::RunError;
 use super::jobs::{Job, Jobs, Stop, Watched, key};
 use super::log::Text;
+use super::spare::Unit;
 use crate::platform::Platform;
 use crate::trace::event;
-use crate::wire::{ENVELOPE, Given, Identity, Refusal, Reply, ToMaster, ToWorker};
-use crate::worker::{Level, StartError, child, shorten};
+use crate::wire::{Given, Identity, Refusal, Reply};
+use crate::worker::{Level, StartError, shorten};
 
 impl<P: Platform> Jobs<P> {
     pub(super) fn start_first(
@@ -43,7 +44,8 @@ impl<P: Platform> Jobs<P> {
         self.begin(name, None, None, Vec::new())
     }
 
-    /// Begins a worker, and tells it what to do, without a message if it can have that at once; a member of a pool has no argument.
+    /// Begins a worker, and tells it what to do: without a message if it can have that along, or else the spare unit, if there
+    /// is one. A member of a pool has no argument.
     fn begin(
         &mut self,
         name: &'static str,
@@ -52,24 +54,21 @@ impl<P: Platform> Jobs<P> {
         descriptors: Vec<OwnedFd>,
     ) -> Result<u64, RunError> {
         let message_limit = self.options.message_limit;
-        let limits = Limits::with_message_bytes(message_limit.saturating_add(ENVELOPE));
-        let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
-        // What has no descriptor until it is asked says now that it can have none.
-        ours.descriptor()?;
-        let ours = Arc::new(ours);
-        let workers = Arc::clone(&self.workers);
         let id = self.next;
         let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
         let member = argument.is_none();
+        let spare = self.first.and_then(|_| self.spare.take());
         // Descriptors cannot be carried to a process.
-        let carried = Self::CARRIES && descriptors.is_empty();
+        let carried = Self::CARRIES && descriptors.is_empty() && spare.is_none();
         let orders = match argument {
             Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
             None => Reply::Serve { worker },
         };
         let (carried, orders) = if carried { (Some(orders), None) } else { (None, Some(orders)) };
-        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers, carried))?;
-        let child = Arc::new(child);
+        let Unit { link, child } = match spare {
+            Some(unit) => unit,
+            None => self.begin_unit(carried)?,
+        };
         self.next += 1;
         event!(debug, worker = id, name, process = child.id(), "worker started");
         let process = Self::PROCESSES.then(|| child.id());
@@ -78,7 +77,7 @@ impl<P: Platform> Jobs<P> {
             name,
             group,
             member,
-            link: Some(Arc::clone(&ours)),
+            link: Some(Arc::clone(&link)),
             child: Arc::clone(&child),
             outcome: None,
             watchers: BTreeSet::new(),
@@ -94,7 +93,7 @@ impl<P: Platform> Jobs<P> {
             began: SystemTime::now(),
         };
         self.running.insert(id, Box::new(job));
-        let added = self.poller.add(key(id, Watched::Link), ours, Interest::READ);
+        let added = self.poller.add(key(id, Watched::Link), link, Interest::READ);
         let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
         if let Err(error) = added {
             self.give_up(id);
@@ -162,7 +161,12 @@ impl<P: Platform> Jobs<P> {
             }
         };
         match self.begin(name, group, Some(argument), descriptors) {
-            Ok(id) => Ok(Ok(id)),
+            Ok(id) => {
+                if self.first.is_some() {
+                    self.spare.want();
+                }
+                Ok(Ok(id))
+            }
             Err(RunError::Poll(error)) => Err(error),
             Err(error) => {
                 event!(warn, name, %error, "worker not started");

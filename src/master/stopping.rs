@@ -156,7 +156,8 @@ impl<P: Platform> Jobs<P> {
     pub(super) fn time_left(&self) -> Option<Duration> {
         let kill = self.stopping.kills.first().map(|(at, _)| *at);
         let suspect = self.suspects.first().map(|(at, _)| *at);
-        let ends = [kill, self.stopping.end_at, self.visitors.again(), self.named.deadline(), suspect];
+        let spare = self.spare.until();
+        let ends = [kill, self.stopping.end_at, self.visitors.again(), self.named.deadline(), suspect, spare];
         let next = ends.into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
