@@ -93,12 +93,23 @@ where
     where
         F: FnOnce(G) -> i32 + Send + 'static,
     {
-        let fd: OwnedFd = given.into();
-        let number = fd.as_raw_fd();
-        self.fork_with(&[number], move || match G::try_from(fd) {
-            Ok(given) => run(given),
-            Err(_) => NOT_GIVEN,
-        })
+        self.spawn_all(vec![(given, run)]).pop().expect("there is one for each unit")
+    }
+
+    fn spawn_all<F>(&self, units: Vec<(G, F)>) -> Vec<Result<ChildProcess, SpawnError>>
+    where
+        F: FnOnce(G) -> i32 + Send + 'static,
+    {
+        let planned = units.into_iter().map(|(given, run)| {
+            let fd: OwnedFd = given.into();
+            let keep = kept([fd.as_raw_fd()]);
+            let run = move || match G::try_from(fd) {
+                Ok(given) => run(given),
+                Err(_) => NOT_GIVEN,
+            };
+            (keep, run)
+        });
+        fork_all(planned.collect())
     }
 
     fn enter<F>(_: Entry<'_>, _: F)
@@ -119,45 +130,91 @@ impl Fork {
     where
         F: FnOnce() -> i32 + Send + 'static,
     {
-        let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-        self.fork_with(&keep, run)
+        let keep = kept(keep.iter().map(AsRawFd::as_raw_fd));
+        fork_all(vec![(keep, run)]).pop().expect("there is one for each unit")
     }
+}
 
-    fn fork_with<F>(&self, keep: &[RawFd], run: F) -> Result<ChildProcess, SpawnError>
-    where
-        F: FnOnce() -> i32 + Send + 'static,
-    {
-        sweep();
-        if ends_are_ignored() {
-            return Err(SpawnError::EndsIgnored);
-        }
-        // Registers the counter before the fork that it has to count.
-        let _ = Generation::current();
-        // All that needs memory is made before the fork.
-        let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= FIRST).collect();
-        keep.sort_unstable();
-        // The text that cannot be written now cannot be written later either; it is no reason to fail.
-        let _ = io::stdout().flush();
+/// Those of the descriptors that are not standard ones, in order.
+fn kept(descriptors: impl IntoIterator<Item = RawFd>) -> Vec<RawFd> {
+    let mut keep: Vec<RawFd> = descriptors.into_iter().filter(|fd| *fd >= FIRST).collect();
+    keep.sort_unstable();
+    keep
+}
 
-        let parent = rustix::process::getpid();
-        // Until the child has a pidfd: a handler of the caller's could reap it before. From here on none can install
-        // another handler either.
-        let _blocked = signal::BlockedSignals::all();
-        let Status { threads, mut handled } = Status::own()
-            .map_err(|source| SpawnError::Io { op: "counting threads in /proc/self", source })?;
-        if threads != 1 {
-            return Err(SpawnError::MultiThreaded { threads });
-        }
-        handled.remove(libc::SIGSEGV);
-        handled.remove(libc::SIGBUS);
+/// Begins units that keep these descriptors and call these functions.
+///
+/// A fork makes all pages of this process shared, and the next write to each of them costs a fault. So nothing is done
+/// between two forks that can be done before the first or after the last.
+fn fork_all<F>(units: Vec<(Vec<RawFd>, F)>) -> Vec<Result<ChildProcess, SpawnError>>
+where
+    F: FnOnce() -> i32,
+{
+    sweep();
+    let count = units.len();
+    let all_failed = |error: &dyn Fn() -> SpawnError| (0..count).map(|_| Err(error())).collect();
+    if ends_are_ignored() {
+        return all_failed(&|| SpawnError::EndsIgnored);
+    }
+    // Registers the counter before the fork that it has to count.
+    let _ = Generation::current();
+    // The text that cannot be written now cannot be written later either; it is no reason to fail.
+    let _ = io::stdout().flush();
+
+    let parent = rustix::process::getpid();
+    // Until the children have pidfds: a handler of the caller's could reap them before. From here on none can install
+    // another handler either.
+    let _blocked = signal::BlockedSignals::all();
+    let Status { threads, mut handled } = match Status::own() {
+        Ok(status) => status,
+        Err(error) => return all_failed(&|| counting_failed(&error)),
+    };
+    if threads != 1 {
+        return all_failed(&|| SpawnError::MultiThreaded { threads });
+    }
+    handled.remove(libc::SIGSEGV);
+    handled.remove(libc::SIGBUS);
+
+    // All that needs memory is made before.
+    let mut units = units;
+    let mut begun = Vec::with_capacity(count);
+    let mut failed = None;
+    for at in 0..count {
         // SAFETY: the calling thread is the only one of this process, as argued in the module's head.
-        let forked = match unsafe { libc::fork() } {
-            -1 => Err(SpawnError::Io { op: "fork", source: io::Error::last_os_error() }),
-            0 => run_unit(parent, handled, &keep, run),
-            pid => Ok(Pid::from_raw(pid).expect("fork gives a child a number that is not zero")),
-        };
-        let pid = forked?;
+        match unsafe { libc::fork() } {
+            -1 => {
+                failed = Some(io::Error::last_os_error());
+                break;
+            }
+            0 => {
+                let (keep, run) = units.swap_remove(at);
+                // What the others are given is not this unit's to close.
+                mem::forget(units);
+                run_unit(parent, handled, &keep, run)
+            }
+            pid => begun.push(pid),
+        }
+    }
+    let watched = begun.into_iter().map(|pid| {
+        let pid = Pid::from_raw(pid).expect("fork gives a child a number that is not zero");
         ChildProcess::new(pid, None)
+    });
+    let mut children: Vec<_> = watched.collect();
+    if let Some(error) = failed {
+        children.resize_with(count, || Err(SpawnError::Io { op: "fork", source: again(&error) }));
+    }
+    children
+}
+
+fn counting_failed(error: &io::Error) -> SpawnError {
+    SpawnError::Io { op: "counting threads in /proc/self", source: again(error) }
+}
+
+/// The same error.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 

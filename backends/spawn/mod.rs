@@ -103,6 +103,16 @@ pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'stat
     where
         F: FnOnce(G) -> i32 + Send + 'static;
 
+    /// Begins several units, each with what it is given and its `run`, as [`spawn`](Spawner::spawn) would one after the
+    /// other; where there is a faster way, by that. There is a result for each, in order; that one could not be begun says
+    /// nothing of the others.
+    fn spawn_all<F>(&self, units: Vec<(G, F)>) -> Vec<Result<Self::Child, SpawnError>>
+    where
+        F: FnOnce(G) -> i32 + Send + 'static,
+    {
+        units.into_iter().map(|(given, run)| self.spawn(given, run)).collect()
+    }
+
     /// Must be called first in `main` of a program whose units are the program run anew: in a unit it runs `run` and does
     /// not return; elsewhere it notes that the program has an entry, and returns. Does nothing where units are begun
     /// otherwise.

@@ -26,7 +26,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -50,6 +50,7 @@ pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
     let mut tests = list! {
         value_of_run_is_the_exit_code
         unit_is_run_once
+        units_begun_together_are_told_apart
         exit_has_its_code
         killed_unit_has_its_signal
         descriptor_is_readable_after_the_end_and_not_before
@@ -66,6 +67,7 @@ pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
         unit_can_spawn
         two_hundred_units_leave_no_descriptor
         failed_start_leaves_nothing
+        failed_start_among_others_leaves_the_others
     };
     if S::PROCESSES {
         tests.extend(list! {
@@ -81,7 +83,7 @@ pub fn all<S: Spawner<OwnedFd>>() -> Vec<(&'static str, fn())> {
         });
     }
     if S::CARRIES {
-        tests.extend(list! { unit_has_what_run_owns });
+        tests.extend(list! { unit_has_what_run_owns units_begun_together_have_what_run_owns });
     }
     tests
 }
@@ -267,6 +269,47 @@ pub fn unit_has_what_run_owns<S: Spawner<OwnedFd>>() {
     let owned = String::from("seven");
     let child = S::default().spawn(far, move |_| owned.len() as i32).expect("a unit can be begun");
     assert_eq!(exit_of(&child), Exit::Code(5));
+}
+
+/// Law 1, for [`Spawner::spawn_all`].
+pub fn units_begun_together_have_what_run_owns<S: Spawner<OwnedFd>>() {
+    let (links, given): (Vec<_>, Vec<_>) = (0..5).map(|_| pair()).unzip();
+    let runs = (0..5).map(|number| {
+        let owned = vec![0_u8; number];
+        move |_: OwnedFd| owned.len() as i32
+    });
+    let children = S::default().spawn_all(given.into_iter().zip(runs).collect());
+    let exits: Vec<_> =
+        children.iter().map(|child| exit_of(child.as_ref().expect("it can be begun"))).collect();
+    assert_eq!(exits, [0, 1, 2, 3, 4].map(Exit::Code));
+    drop(links);
+}
+
+/// Laws 1 and 3, for [`Spawner::spawn_all`]: each has what it is given, and that of no other.
+pub fn units_begun_together_are_told_apart<S: Spawner<OwnedFd>>() {
+    assert!(S::default().spawn_all(Vec::<(OwnedFd, fn(OwnedFd) -> i32)>::new()).is_empty());
+    let before = open_descriptors();
+    let (links, given): (Vec<_>, Vec<_>) = (0..5).map(|_| pair()).unzip();
+    let mut links: Vec<_> = links.into_iter().map(|link| Link::new(link.into())).collect();
+    let units = given.into_iter().map(|given| (given, unit::<S> as fn(OwnedFd) -> i32)).collect();
+    let children = S::default().spawn_all(units);
+    let children: Vec<_> = children.into_iter().map(|child| child.expect("it can be begun")).collect();
+    for (child, link) in children.iter().zip(&mut links) {
+        let numbers = link.ask("numbers");
+        let number = numbers.split(' ').nth(usize::from(!S::PROCESSES));
+        assert_eq!(number, Some(child.id().to_string().as_str()));
+        if S::PROCESSES {
+            assert_eq!(link.ask("descriptors").split(' ').count(), 4, "the standard ones, and its own");
+        }
+    }
+    // The end of one is nobody else's.
+    for (code, (child, link)) in children.iter().zip(&mut links).enumerate().rev() {
+        link.say(&format!("return {code}"));
+        assert_eq!(exit_of(child), Exit::Code(code as i32));
+        assert_eq!(link.hear(), None);
+    }
+    drop((children, links));
+    assert_eq!(open_descriptors(), before);
 }
 
 /// Law 1, for processes.
@@ -573,5 +616,37 @@ pub fn failed_start_leaves_nothing<S: Spawner<OwnedFd>>() {
     // What was given is closed.
     assert_eq!(ours.read(&mut [0]).expect("it can be read"), 0);
     drop(ours);
+    assert_eq!(open_descriptors(), before);
+}
+
+/// Law 7, for [`Spawner::spawn_all`].
+pub fn failed_start_among_others_leaves_the_others<S: Spawner<OwnedFd>>() {
+    const UNITS: usize = 20;
+    let before = open_descriptors();
+    // Numbers for some units, but not for all; those of what is given are too high to be used again.
+    let room: Vec<_> = (0..UNITS / 4).map(|_| pair()).collect();
+    let (links, given): (Vec<_>, Vec<_>) = (0..UNITS).map(|_| pair()).unzip();
+    let highest = room.iter().map(|(ours, theirs)| ours.as_raw_fd().max(theirs.as_raw_fd())).max();
+    let highest = highest.expect("there are some").unsigned_abs();
+    drop(room);
+    let units = given.into_iter().map(|given| (given, unit::<S> as fn(OwnedFd) -> i32)).collect();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(u64::from(highest) + 1), ..limit })
+        .expect("the limit can be lowered");
+    let children = S::default().spawn_all(units);
+    setrlimit(Resource::Nofile, limit).expect("the limit can be raised again");
+    assert_eq!(children.len(), UNITS);
+    assert!(children.iter().any(Result::is_ok));
+    assert!(children.iter().any(Result::is_err));
+    for (child, link) in children.iter().zip(links) {
+        let mut link = Link::new(link.into());
+        if let Ok(child) = child {
+            assert_eq!(link.ask("echo here"), "here");
+            link.say("return 3");
+            assert_eq!(exit_of(child), Exit::Code(3));
+        }
+        assert_eq!(link.hear(), None);
+    }
+    drop(children);
     assert_eq!(open_descriptors(), before);
 }
