@@ -23,6 +23,7 @@ use serde_bytes::ByteBuf;
 use super::directory::Directory;
 use super::log::Log;
 use super::spare::Spare;
+use super::starting::Start;
 use super::stopping::{Signals, Stopping};
 use super::visitors::Visitors;
 use super::{Options, RunError};
@@ -37,6 +38,9 @@ pub(super) type ChildOf<P> = <<P as Platform>::Spawn as Spawner<WorkerEnd<P>>>::
 
 /// Requests of one worker that are served before it is the turn of others.
 const TURN: usize = 64;
+
+/// Bytes of the arguments of workers that are begun at once.
+const STARTS_MAX: usize = 1 << 20;
 
 /// Messages that are looked through for a result when a link is given up: more than it can hold.
 const LAST_WORDS: usize = 1 << 17;
@@ -290,6 +294,8 @@ impl<P: Platform> Jobs<P> {
     /// Takes what a worker has said, as much as is served in one turn. What it is answered then waits for
     /// [`talk`](Jobs::talk): who asks for much at once is woken once.
     fn listen(&mut self, id: u64) -> Result<(), PollError> {
+        let mut starts = Vec::new();
+        let mut size = 0;
         for _ in 0..TURN {
             let Some(job) = self.running.get(&id) else { return Ok(()) };
             let Some(link) = &job.link else { return Ok(()) };
@@ -297,14 +303,53 @@ impl<P: Platform> Jobs<P> {
                 return Ok(());
             }
             match link.try_receive() {
-                Ok(Some(ToMaster(request))) => self.serve(id, request)?,
-                Ok(None) => return Ok(()),
+                // Several that come one after the other are begun at once.
+                Ok(Some(ToMaster(Request::Start { name, group, argument, given }))) => {
+                    size += argument.len();
+                    starts.push(Start { name, group, argument, given });
+                    if size > STARTS_MAX {
+                        size = 0;
+                        self.serve_starts(id, std::mem::take(&mut starts))?;
+                    }
+                }
+                Ok(Some(ToMaster(request))) => {
+                    self.serve_starts(id, std::mem::take(&mut starts))?;
+                    self.serve(id, request)?;
+                }
+                Ok(None) => return self.serve_starts(id, starts),
                 // Gone, or talking nonsense: nothing more is to be had. Its end will tell.
-                Err(_) => return self.unlink(id),
+                Err(_) => {
+                    self.serve_starts(id, starts)?;
+                    return self.unlink(id);
+                }
             }
         }
         self.unheard.insert(id);
+        self.serve_starts(id, starts)
+    }
+
+    /// A worker wants others started.
+    fn serve_starts(&mut self, id: u64, starts: Vec<Start>) -> Result<(), PollError> {
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.stop_waiting(id)?;
+        for started in self.start_all(starts)? {
+            let reply = match started {
+                Ok(id) => Reply::Started { id },
+                Err(refusal) => Reply::Refused { refusal },
+            };
+            self.say_later(id, reply);
+        }
         Ok(())
+    }
+
+    /// Who asks for something waits for nothing else.
+    fn stop_waiting(&mut self, id: u64) -> Result<(), PollError> {
+        self.waits.remove(&id);
+        // Nor is it at an object, where a thread that was killed may have left its place.
+        self.named.leave(id);
+        self.send_named()
     }
 
     fn serve(&mut self, id: u64, request: Request) -> Result<(), PollError> {
@@ -312,20 +357,12 @@ impl<P: Platform> Jobs<P> {
             // That of a guard that is dropped in another thread, for one, says nothing of what the worker waits for.
             return self.hear_told(id, told);
         }
-        self.waits.remove(&id);
         if let Request::Named(call) = request {
+            self.waits.remove(&id);
             return self.serve_named(id, call);
         }
-        // Nor does it wait at an object, where a thread that was killed may have left its place.
-        self.named.leave(id);
-        self.send_named()?;
+        self.stop_waiting(id)?;
         let reply = match request {
-            Request::Start { name, group, argument, given } => {
-                match self.start(&name, group, argument, given)? {
-                    Ok(id) => Reply::Started { id },
-                    Err(refusal) => Reply::Refused { refusal },
-                }
-            }
             Request::Watch { id: wanted, blocking } => {
                 if let Some(job) = self.running.get_mut(&wanted) {
                     job.watchers.insert(id);
@@ -372,7 +409,7 @@ impl<P: Platform> Jobs<P> {
             }
             Request::Listen => return self.hear_listener(id),
             // Dealt with before.
-            Request::Named(_) | Request::Told(_) => return Ok(()),
+            Request::Start { .. } | Request::Named(_) | Request::Told(_) => return Ok(()),
             Request::Register { resource } => {
                 Reply::Registered { error: self.directory.register(&resource).err() }
             }

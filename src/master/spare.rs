@@ -23,7 +23,7 @@ use manycore_backends::transport::{Endpoint, Limits, Transport};
 
 use super::RunError;
 use super::jobs::{ChildOf, Jobs, Link};
-use crate::platform::Platform;
+use crate::platform::{Platform, WorkerEnd};
 use crate::wire::{ENVELOPE, Reply, ToMaster, ToWorker};
 use crate::worker::child;
 
@@ -90,15 +90,35 @@ impl<P: Platform> Drop for Spare<P> {
 }
 
 impl<P: Platform> Jobs<P> {
-    /// Begins a unit. Its orders, if it has none yet, come over its link.
-    pub(super) fn begin_unit(&mut self, orders: Option<Reply>) -> Result<Unit<P>, RunError> {
+    /// Begins a unit for each of the orders, all at once. Where there are none yet, they come over its link.
+    pub(super) fn begin_units(
+        &mut self,
+        orders: impl IntoIterator<Item = Option<Reply>>,
+    ) -> Vec<Result<Unit<P>, RunError>> {
+        let mut links = Vec::new();
+        let mut lives = Vec::new();
+        for orders in orders {
+            links.push(self.pair().map(|(ours, theirs)| {
+                let workers = Arc::clone(&self.workers);
+                lives.push((theirs, move |link| child::live::<P>(link, workers, orders)));
+                Arc::new(ours)
+            }));
+        }
+        let mut children = self.spawner.spawn_all(lives).into_iter();
+        let unit = |link: Result<Arc<Link<P>>, RunError>| {
+            let link = link?;
+            let child = children.next().expect("there is a child, or an error, for each unit")?;
+            Ok(Unit { link, child: Arc::new(child) })
+        };
+        links.into_iter().map(unit).collect()
+    }
+
+    fn pair(&self) -> Result<(Link<P>, WorkerEnd<P>), RunError> {
         let limits = Limits::with_message_bytes(self.options.message_limit.saturating_add(ENVELOPE));
         let (ours, theirs) = P::Transport::pair::<ToWorker, ToMaster>(limits)?;
         // What has no descriptor until it is asked says now that it can have none.
         ours.descriptor()?;
-        let workers = Arc::clone(&self.workers);
-        let child = self.spawner.spawn(theirs, move |link| child::live::<P>(link, workers, orders))?;
-        Ok(Unit { link: Arc::new(ours), child: Arc::new(child) })
+        Ok((ours, theirs))
     }
 
     /// Begins a spare unit if there should be one, and gives up one that was of no use for long.
@@ -108,7 +128,7 @@ impl<P: Platform> Jobs<P> {
         }
         if std::mem::take(&mut self.spare.wanted) && self.spare.unit.is_none() {
             // Who needs it hears the error.
-            self.spare.unit = self.begin_unit(None).ok();
+            self.spare.unit = self.begin_units([None]).pop().and_then(Result::ok);
             self.spare.until = self.spare.unit.as_ref().and_then(|_| Instant::now().checked_add(IDLE));
         }
         if self.spare.until.is_some_and(|until| until <= Instant::now()) {

@@ -23,6 +23,22 @@ use crate::trace::event;
 use crate::wire::{Given, Identity, Refusal, Reply};
 use crate::worker::{Level, StartError, shorten};
 
+/// A worker that is to be begun; a member of a pool has no argument.
+struct Wanted {
+    name: &'static str,
+    group: Option<String>,
+    argument: Option<ByteBuf>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// What a worker asks for when it wants another started.
+pub(super) struct Start {
+    pub(super) name: String,
+    pub(super) group: Option<String>,
+    pub(super) argument: ByteBuf,
+    pub(super) given: Given,
+}
+
 impl<P: Platform> Jobs<P> {
     pub(super) fn start_first(
         &mut self,
@@ -30,7 +46,7 @@ impl<P: Platform> Jobs<P> {
         argument: ByteBuf,
         descriptors: Vec<OwnedFd>,
     ) -> Result<u64, RunError> {
-        let id = self.begin(name, None, Some(argument), descriptors)?;
+        let id = self.begin(Wanted { name, group: None, argument: Some(argument), descriptors })?;
         self.first = Some(id);
         Ok(id)
     }
@@ -41,35 +57,73 @@ impl<P: Platform> Jobs<P> {
         if self.running.len() >= limit {
             return Err(RunError::Start(StartError::TooMany { limit }));
         }
-        self.begin(name, None, None, Vec::new())
+        self.begin(Wanted { name, group: None, argument: None, descriptors: Vec::new() })
     }
 
-    /// Begins a worker, and tells it what to do: without a message if it can have that along, or else the spare unit, if there
-    /// is one. A member of a pool has no argument.
-    fn begin(
-        &mut self,
-        name: &'static str,
-        group: Option<String>,
-        argument: Option<ByteBuf>,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<u64, RunError> {
+    fn begin(&mut self, wanted: Wanted) -> Result<u64, RunError> {
+        self.begin_all(vec![wanted])?.pop().expect("there is a number, or an error, for each")
+    }
+
+    /// Begins workers, and tells them what to do: without a message if they can have that along, or else the spare unit, if
+    /// there is one.
+    fn begin_all(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Result<u64, RunError>>, PollError> {
         let message_limit = self.options.message_limit;
-        let id = self.next;
-        let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
-        let member = argument.is_none();
-        let spare = self.first.and_then(|_| self.spare.take());
-        // Descriptors cannot be carried to a process.
-        let carried = Self::CARRIES && descriptors.is_empty() && spare.is_none();
-        let orders = match argument {
-            Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
-            None => Reply::Serve { worker },
-        };
-        let (carried, orders) = if carried { (Some(orders), None) } else { (None, Some(orders)) };
-        let Unit { link, child } = match spare {
-            Some(unit) => unit,
-            None => self.begin_unit(carried)?,
-        };
-        self.next += 1;
+        let mut spare = self.first.and_then(|_| self.spare.take());
+        let (mut carried, mut jobs) = (Vec::new(), Vec::new());
+        for Wanted { name, group, argument, descriptors } in wanted {
+            let id = self.next;
+            self.next += 1;
+            let worker = Identity { id, name: name.to_owned(), run: self.run.clone(), message_limit };
+            let member = argument.is_none();
+            let unit = spare.take();
+            // Descriptors cannot be carried to a process.
+            let carries = Self::CARRIES && descriptors.is_empty();
+            let orders = match argument {
+                Some(argument) => Reply::Begin { worker, argument, given: Given(Ok(descriptors)) },
+                None => Reply::Serve { worker },
+            };
+            let orders = match (&unit, carries) {
+                (None, true) => {
+                    carried.push(Some(orders));
+                    None
+                }
+                (None, false) => {
+                    carried.push(None);
+                    Some(orders)
+                }
+                (Some(_), _) => Some(orders),
+            };
+            jobs.push((id, name, group, member, unit, orders));
+        }
+        let mut units = self.begin_units(carried).into_iter();
+        let mut begun = Vec::with_capacity(jobs.len());
+        // All are known before anything can go wrong with one of them.
+        for (id, name, group, member, unit, orders) in jobs {
+            let unit = match unit {
+                Some(unit) => Ok(unit),
+                None => units.next().expect("there is a unit, or an error, for each"),
+            };
+            begun.push(unit.map(|unit| {
+                self.note(id, name, group, member, unit);
+                (id, orders)
+            }));
+        }
+        let watched = begun.into_iter().map(|begun| match begun {
+            Ok((id, orders)) => {
+                self.watch(id)?;
+                if let Some(orders) = orders {
+                    self.send(id, orders)?;
+                }
+                Ok(Ok(id))
+            }
+            Err(error) => Ok(Err(error)),
+        });
+        watched.collect()
+    }
+
+    /// Notes a worker that has begun.
+    fn note(&mut self, id: u64, name: &'static str, group: Option<String>, member: bool, unit: Unit<P>) {
+        let Unit { link, child } = unit;
         event!(debug, worker = id, name, process = child.id(), "worker started");
         let process = Self::PROCESSES.then(|| child.id());
         self.log.write(Level::Debug, Some(id), Text::Started { name, process });
@@ -77,8 +131,8 @@ impl<P: Platform> Jobs<P> {
             name,
             group,
             member,
-            link: Some(Arc::clone(&link)),
-            child: Arc::clone(&child),
+            link: Some(link),
+            child,
             outcome: None,
             watchers: BTreeSet::new(),
             end_watches: BTreeSet::new(),
@@ -93,16 +147,16 @@ impl<P: Platform> Jobs<P> {
             began: SystemTime::now(),
         };
         self.running.insert(id, Box::new(job));
+    }
+
+    /// Has a worker polled from now on.
+    fn watch(&mut self, id: u64) -> Result<(), PollError> {
+        let Some(job) = self.running.get(&id) else { return Ok(()) };
+        let (link, child) = (job.link.clone(), Arc::clone(&job.child));
+        let Some(link) = link else { return Ok(()) };
         let added = self.poller.add(key(id, Watched::Link), link, Interest::READ);
         let added = added.and_then(|()| self.poller.add(key(id, Watched::Child), child, Interest::READ));
-        if let Err(error) = added {
-            self.give_up(id);
-            return Err(error.into());
-        }
-        if let Some(orders) = orders {
-            self.send(id, orders)?;
-        }
-        Ok(id)
+        added.inspect_err(|_| self.give_up(id))
     }
 
     /// Ends a worker that was only just begun.
@@ -117,60 +171,61 @@ impl<P: Platform> Jobs<P> {
         let _ = self.poller.remove(key(id, Watched::Child));
     }
 
-    /// Starts a worker for another.
-    pub(super) fn start(
-        &mut self,
-        name: &str,
-        group: Option<String>,
-        argument: ByteBuf,
-        given: Given,
-    ) -> Result<Result<u64, Refusal>, PollError> {
-        let result = self.start_or_refuse(name, group, argument, given)?;
-        if let Err(refusal) = &result {
-            let error = StartError::refused(name, refusal.clone());
-            self.log.write(Level::Warn, None, format!("`{name}` not started: {error}"));
+    /// Starts workers for another, and says in this order what has become of each.
+    pub(super) fn start_all(&mut self, starts: Vec<Start>) -> Result<Vec<Result<u64, Refusal>>, PollError> {
+        let mut wanted = Vec::with_capacity(starts.len());
+        let mut names = Vec::with_capacity(starts.len());
+        let mut refusals = Vec::with_capacity(starts.len());
+        for start in starts {
+            let name = start.name.clone();
+            let checked = self.check(start, wanted.len());
+            refusals.push(checked.map(|accepted| wanted.push(accepted)));
+            names.push(name);
         }
-        Ok(result)
+        let mut begun = self.begin_all(wanted)?.into_iter();
+        let told = refusals.into_iter().zip(names).map(|(accepted, name)| {
+            let result = accepted.and_then(|()| {
+                let begun = begun.next().expect("there is a number, or an error, for each");
+                begun.map_err(|error| {
+                    event!(warn, name, %error, "worker not started");
+                    Refusal::Spawn { message: error.to_string(), errno: errno(&error) }
+                })
+            });
+            match &result {
+                Ok(_) if self.first.is_some() => self.spare.want(),
+                Ok(_) => {}
+                Err(refusal) => {
+                    let error = StartError::refused(&name, refusal.clone());
+                    self.log.write(Level::Warn, None, format!("`{name}` not started: {error}"));
+                }
+            }
+            result
+        });
+        Ok(told.collect())
     }
 
-    fn start_or_refuse(
-        &mut self,
-        name: &str,
-        group: Option<String>,
-        argument: ByteBuf,
-        given: Given,
-    ) -> Result<Result<u64, Refusal>, PollError> {
+    /// Whether a worker may be started, beside so many `others` that are about to be.
+    fn check(&self, start: Start, others: usize) -> Result<Wanted, Refusal> {
         if self.stopping.refusing {
-            return Ok(Err(Refusal::ShuttingDown));
+            return Err(Refusal::ShuttingDown);
         }
-        let Some(name) = self.workers.name(name) else {
+        let Some(name) = self.workers.name(&start.name) else {
             let mut known = self.workers.names();
             shorten(&mut known);
-            return Ok(Err(Refusal::Undefined { known }));
+            return Err(Refusal::Undefined { known });
         };
         let limit = self.options.worker_limit;
-        if self.running.len() >= limit {
-            return Ok(Err(Refusal::TooMany { limit }));
+        if self.running.len() + others >= limit {
+            return Err(Refusal::TooMany { limit });
         }
-        let descriptors = match given.0 {
-            Ok(descriptors) => descriptors,
+        match start.given.0 {
+            Ok(descriptors) => {
+                Ok(Wanted { name, group: start.group, argument: Some(start.argument), descriptors })
+            }
             Err(lost) => {
                 let message =
                     format!("the master has no room for the descriptors that it is to be given: {lost}");
-                return Ok(Err(Refusal::Spawn { message, errno: lost.raw_os_error() }));
-            }
-        };
-        match self.begin(name, group, Some(argument), descriptors) {
-            Ok(id) => {
-                if self.first.is_some() {
-                    self.spare.want();
-                }
-                Ok(Ok(id))
-            }
-            Err(RunError::Poll(error)) => Err(error),
-            Err(error) => {
-                event!(warn, name, %error, "worker not started");
-                Ok(Err(Refusal::Spawn { message: error.to_string(), errno: errno(&error) }))
+                Err(Refusal::Spawn { message, errno: lost.raw_os_error() })
             }
         }
     }
