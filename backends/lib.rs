@@ -36,6 +36,7 @@ compile_error!("manycore-backends supports Linux only, for now");
 pub mod generation;
 pub mod lock;
 pub mod name;
+pub mod patience;
 pub mod poll;
 mod portable;
 pub mod posix;

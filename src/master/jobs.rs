@@ -26,6 +26,7 @@ use super::spare::Spare;
 use super::starting::Start;
 use super::stopping::{Signals, Stopping};
 use super::visitors::Visitors;
+use super::waiting::Waiting;
 use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
@@ -71,6 +72,7 @@ pub(crate) struct Jobs<P: Platform> {
     /// Workers that seem to wait in a circle, and when it is looked at again.
     pub(super) suspects: BTreeSet<(Instant, u64)>,
     pub(super) spare: Spare<P>,
+    pub(super) waiting: Waiting,
     pub(super) next: u64,
     /// The worker with whose end the run begins to end.
     pub(super) first: Option<u64>,
@@ -187,6 +189,7 @@ impl<P: Platform> Jobs<P> {
             says_named: false,
             suspects: BTreeSet::new(),
             spare: Spare::default(),
+            waiting: Waiting::default(),
             next: 0,
             first: None,
             stopping: Stopping::default(),
@@ -257,7 +260,7 @@ impl<P: Platform> Jobs<P> {
         let all_heard = self.unheard.is_empty() && !self.visitors.is_unheard();
         let timeout = if all_heard { timeout } else { Some(Duration::ZERO) };
         let mut events = std::mem::take(&mut self.events);
-        self.poller.wait(&mut events, timeout)?;
+        self.wait(&mut events, timeout)?;
         for id in std::mem::take(&mut self.unheard) {
             self.listen(id)?;
             self.talk(id)?;

@@ -12,6 +12,7 @@
 //! | `finished` | what is left when all have ended |
 //! | `visitors` | who looks at the run from outside |
 //! | `answers` | what they are told |
+//! | `waiting` | how the master waits |
 //! | `log` | the last lines of what happened |
 //! | `directory` | the run's directory, and cleaning up after dead runs |
 //! | `ledger` | the objects that a run must remove |
@@ -66,6 +67,7 @@ mod spare;
 mod starting;
 mod stopping;
 mod visitors;
+mod waiting;
 
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;

@@ -128,6 +128,8 @@ where
             if self.exhausted && self.under_way.is_empty() && self.left_over.is_empty() {
                 return Ok(());
             }
+            let busy = self.pool.members.values().filter(|member| !member.is_idle()).count();
+            self.jobs().set_busy(busy);
             self.jobs().turn()?;
             let before = self.progress;
             while let Some(news) = self.jobs().next_news() {

@@ -8,7 +8,7 @@
 //! all of it is sent; and a payload is received where a message [may keep it](Message::decode_owned).
 //!
 //! A receive that may sleep does not try first, if the last message that came has left the socket empty: who has just asked
-//! something would try in vain. It looks for a short time, if that was of use lately ([`patience`]), and then sleeps.
+//! something would try in vain. It looks for a short time, if that was of use lately ([`Patience`]), and then sleeps.
 //!
 //! Each half of an end has a lock, which is held while a message is encoded, decoded or moved, and never
 //! while a thread sleeps: sleeping is `poll` on the own descriptor, then trying again.
@@ -18,7 +18,6 @@
 mod credentials;
 mod descriptors;
 mod listener;
-mod patience;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -41,10 +40,10 @@ pub use listener::{SocketAddress, SocketListener};
 use super::frame::{self, Reassembler};
 use super::{DESCRIPTORS_MAX, Endpoint, Limits, Message, Transport, TransportError, TrySendError};
 use crate::Portable;
+use crate::patience::Patience;
 use crate::sync::global::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::sync::spin_loop;
 use descriptors::{Arrived, Batch, send_with};
-use patience::Patience;
 
 /// Unix stream sockets: between processes, also between threads.
 ///

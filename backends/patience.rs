@@ -1,4 +1,4 @@
-//! Whether to look for a while before going to sleep.
+//! [`Patience`]: whether to look for a while before going to sleep.
 //!
 //! Who sleeps has to be woken, and so has the core that was left alone: that takes tens of microseconds, where an answer may
 //! be there in four. So a receive that must wait looks again and again for a short time first. If nothing comes, twice as
@@ -18,8 +18,9 @@ use std::time::Duration;
 /// How many receives go to sleep at once, as a power of two, at most.
 const FAILURES_MAX: u32 = 10;
 
+/// What one party has learned of its looking.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub struct Patience {
     /// So many receives go to sleep at once.
     pass: u32,
     /// How often in a row nothing came.
@@ -28,19 +29,19 @@ pub(super) struct Patience {
 
 impl Patience {
     /// How long to look: about as long as it takes to wake a core and to be answered from there.
-    pub(super) const LIMIT: Duration = Duration::from_micros(50);
+    pub const LIMIT: Duration = Duration::from_micros(50);
     /// Pauses of the processor between two looks.
-    pub(super) const PAUSES: u32 = 8;
+    pub const PAUSES: u32 = 8;
 
     /// Whether this receive should look.
-    pub(super) fn is_there(&mut self) -> bool {
+    pub fn is_there(&mut self) -> bool {
         let is_there = self.pass == 0;
         self.pass = self.pass.saturating_sub(1);
         is_there
     }
 
     /// What came of that: a message, after more than one look, or nothing.
-    pub(super) fn learn(&mut self, came: bool) {
+    pub fn learn(&mut self, came: bool) {
         if came {
             self.failures = 0;
         } else {
