@@ -9,7 +9,7 @@
 //! |---|---|
 //! | a message, after some looks | the next receive looks, too |
 //! | a message, at the first look | nothing: it would have been there without looking |
-//! | nothing in that time | the next receive sleeps at once; if looking fails again, the next two; at most 1024 |
+//! | nothing in that time, or a message after it, because others had the core meanwhile | the next receive sleeps at once; if looking fails again, the next two; at most 1024 |
 //!
 //! This module does not look itself, and knows no clock.
 
@@ -40,7 +40,7 @@ impl Patience {
         is_there
     }
 
-    /// What came of that: a message, after more than one look, or nothing.
+    /// What came of that: a message in time, after more than one look, or nothing.
     pub fn learn(&mut self, came: bool) {
         if came {
             self.failures = 0;

@@ -60,10 +60,11 @@ impl<P: Platform> Jobs<P> {
             self.poller.wait(events, Some(Duration::ZERO))?;
             looks += 1;
             let came = !events.is_empty();
-            if came || Instant::now() >= end {
+            let is_over = Instant::now() >= end;
+            if came || is_over {
                 // What was there already would have been there without looking.
                 if looks > 1 {
-                    self.waiting.patience.learn(came);
+                    self.waiting.patience.learn(came && !is_over);
                 }
                 return if came { Ok(()) } else { self.poller.wait(events, timeout).map(drop) };
             }

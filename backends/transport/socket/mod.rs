@@ -571,10 +571,11 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             let taken = self.take(&mut receiving)?;
             looks += 1;
             let came = taken.is_some();
-            if came || Instant::now() >= end {
+            let is_over = Instant::now() >= end;
+            if came || is_over {
                 // What was there already would have been there without looking.
                 if looks > 1 {
-                    receiving.patience.learn(came);
+                    receiving.patience.learn(came && !is_over);
                 }
                 return Ok((taken, receiving));
             }
