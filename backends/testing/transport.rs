@@ -309,6 +309,99 @@ pub fn a_later_send_pushes_the_rest<T: Transport>() {
     assert!(left.is_flushed());
 }
 
+/// Laws 1 and 2: messages that are to go out together arrive in order, among others and large ones.
+pub fn gathered_messages_arrive_in_order<T: Transport>() {
+    const COUNT: u32 = 3_000;
+    let message = |number: u32| match number % 500 {
+        77 => Note::sample(number, 100_000),
+        _ => Note::number(number),
+    };
+    let (left, right) = pair::<T>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..COUNT {
+                assert!(right.receive(None).expect("receive") == message(number), "message {number}");
+            }
+        });
+        for number in 0..COUNT {
+            let mut next = message(number);
+            // In turns of different lengths.
+            let result = loop {
+                let result = match number % 37 {
+                    5 => left.try_send(next),
+                    6 if number % 3 == 0 => left.send(next, None).map_err(TrySendError::Failed),
+                    _ => left.try_send_more(next),
+                };
+                match result {
+                    Err(TrySendError::Full(message)) => next = message,
+                    other => break other,
+                }
+                wait_for(&left, PollFlags::OUT, None);
+            };
+            result.expect("it is accepted");
+            if number % 41 == 0 {
+                left.flush().expect("flush");
+            }
+        }
+        while !left.flush().expect("flush") {
+            wait_for(&left, PollFlags::OUT, None);
+        }
+    });
+    assert!(left.is_flushed());
+}
+
+/// Laws 2 and 3: gathering has an end, and what was accepted arrives.
+pub fn a_link_does_not_gather_without_bound<T: Transport>() {
+    let (left, right) = pair::<T>();
+    let mut count = 0;
+    loop {
+        match left.try_send_more(Note::number(count)) {
+            Ok(()) => count += 1,
+            Err(TrySendError::Full(message)) => {
+                assert_eq!(message, Note::number(count), "another message was given back");
+                break;
+            }
+            Err(TrySendError::Failed(error)) => panic!("try_send_more: {error}"),
+        }
+        assert!(count < 10_000_000, "the link takes messages without bound");
+    }
+    drain::<T>(&left, &right, count);
+}
+
+/// Laws 4 and 9: a message that is refused leaves those that are gathered.
+pub fn a_refused_message_leaves_the_gathered_ones<T: Transport>() {
+    let (left, right) = pair::<T>();
+    left.try_send_more(Note::number(1)).expect("there is room");
+    let bad = Note([Note::UNENCODABLE, &[0; 1000]].concat());
+    // Where messages are moved, nothing is encoded.
+    let refused = matches!(left.try_send_more(bad), Err(TrySendError::Failed(TransportError::Encode(_))));
+    left.try_send_more(Note::number(2)).expect("there is room");
+    assert!(left.flush().expect("flush"));
+    assert_eq!(right.receive(None).expect("receive"), Note::number(1));
+    if !refused {
+        right.receive(None).expect("receive");
+    }
+    assert_eq!(right.receive(None).expect("receive"), Note::number(2));
+    assert_eq!(right.try_receive().expect("try_receive"), None);
+}
+
+/// Laws 2 and 12: gathered messages come before the end.
+pub fn finishing_comes_behind_gathered_messages<T: Transport>() {
+    let (left, right) = pair::<T>();
+    for number in 0..10 {
+        left.try_send_more(Note::number(number)).expect("there is room");
+    }
+    left.finish().expect("the peer is there");
+    assert!(matches!(
+        left.try_send_more(Note::number(10)),
+        Err(TrySendError::Failed(TransportError::Finished))
+    ));
+    for number in 0..10 {
+        assert_eq!(right.receive(None).expect("receive"), Note::number(number));
+    }
+    assert!(matches!(right.receive(None), Err(TransportError::Closed)));
+}
+
 /// Law 3: a peer that does not receive makes the link full; what was accepted arrives, and there is room again.
 pub fn a_full_link_gives_the_message_back<T: Transport>() {
     let (left, right) = pair::<T>();
@@ -1076,6 +1169,10 @@ macro_rules! transport_conformance {
             concurrent_senders_do_not_mix
             each_receiver_gets_a_message
             a_rest_is_flushed
+            gathered_messages_arrive_in_order
+            a_link_does_not_gather_without_bound
+            a_refused_message_leaves_the_gathered_ones
+            finishing_comes_behind_gathered_messages
             a_later_send_pushes_the_rest
             a_full_link_gives_the_message_back
             a_full_link_gives_a_large_message_back

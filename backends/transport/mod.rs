@@ -267,6 +267,16 @@ pub trait Endpoint<S: Message, R: Message>: AsFd + fmt::Debug + Send + Sync + 's
     /// [`TrySendError::Full`] with the message if there is no room now; else as [`Endpoint::send`].
     fn try_send(&self, message: S) -> Result<(), TrySendError<S>>;
 
+    /// The same for a message that others follow at once: all of it may be left to flush, so that several go out together.
+    /// The caller flushes behind the last one. That the peer is gone may be told by that only.
+    ///
+    /// # Errors
+    /// As [`try_send`](Endpoint::try_send).
+    #[doc(alias("MSG_MORE", "TCP_CORK"))]
+    fn try_send_more(&self, message: S) -> Result<(), TrySendError<S>> {
+        self.try_send(message)
+    }
+
     /// Writes what an earlier [`try_send`](Endpoint::try_send) left, as far as that needs no waiting, and
     /// returns whether nothing is left.
     ///

@@ -207,15 +207,9 @@ impl<P: Platform> Jobs<P> {
         Ok(jobs)
     }
 
-    /// Has a member of a pool do tasks, after those that it was given before.
-    pub(crate) fn give(
-        &mut self,
-        id: u64,
-        batch: u64,
-        count: u32,
-        arguments: ByteBuf,
-    ) -> Result<(), PollError> {
-        self.send(id, Reply::Tasks { batch, count, arguments })
+    /// Has a member of a pool do tasks, after those that it was given before, when it is [talked](Jobs::talk) to.
+    pub(crate) fn give(&mut self, id: u64, batch: u64, count: u32, arguments: ByteBuf) {
+        self.say_later(id, Reply::Tasks { batch, count, arguments });
     }
 
     /// The largest argument, in bytes.
@@ -461,13 +455,18 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// Sends what waits, as far as there is room.
-    fn talk(&mut self, id: u64) -> Result<(), PollError> {
+    pub(crate) fn talk(&mut self, id: u64) -> Result<(), PollError> {
         let Some(job) = self.running.get_mut(&id) else { return Ok(()) };
         let Some(link) = &job.link else { return Ok(()) };
         let mut waits = !link.is_flushed() && !matches!(link.flush(), Ok(true) | Err(_));
+        // Several go out together.
+        let gathers = job.outbox.len() > 1;
         while !waits {
             let Some(reply) = job.outbox.pop_front() else { break };
-            match link.try_send(ToWorker(reply)) {
+            let message = ToWorker(reply);
+            match if gathers { link.try_send_more(message) } else { link.try_send(message) } {
+                Ok(()) if gathers && !job.outbox.is_empty() => {}
+                Ok(()) if gathers => waits = !matches!(link.flush(), Ok(true) | Err(_)),
                 Ok(()) => waits = !link.is_flushed(),
                 Err(TrySendError::Full(ToWorker(reply))) => {
                     job.outbox.push_front(reply);

@@ -12,7 +12,7 @@
 //! This module starts and ends no workers itself: the master's [`Jobs`] do.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
@@ -32,8 +32,10 @@ const ARGUMENTS_MAX: usize = 1 << 20;
 /// A worker of a pool, as the pool sees it.
 #[derive(Debug, Default)]
 pub(super) struct Member {
-    /// The batches that it was given and has not finished, and how many tasks they are.
-    given: VecDeque<(u64, usize)>,
+    /// The batches that it was given and has not finished.
+    given: VecDeque<Given>,
+    /// How many tasks they are.
+    tasks: usize,
     /// Whether it does nothing more: it has said that a task panicked, or was killed for talking nonsense.
     leaves: bool,
     /// Whether it is killed for that: then it has failed with what it was at.
@@ -42,13 +44,30 @@ pub(super) struct Member {
     process: u32,
 }
 
+/// A batch that a worker was given.
+#[derive(Debug)]
+struct Given {
+    number: u64,
+    tasks: usize,
+    /// `None` if it is of a round that was broken off.
+    batch: Option<Batch>,
+}
+
 impl Member {
     pub(super) fn is_idle(&self) -> bool {
         self.given.is_empty()
     }
 
-    fn tasks(&self) -> usize {
-        self.given.iter().map(|(_, tasks)| tasks).sum()
+    fn push(&mut self, given: Given) {
+        self.tasks += given.tasks;
+        self.given.push_back(given);
+    }
+
+    /// Takes the oldest batch out.
+    fn pop(&mut self) -> Option<Given> {
+        let given = self.given.pop_front()?;
+        self.tasks -= given.tasks;
+        Some(given)
     }
 }
 
@@ -63,7 +82,10 @@ pub(super) struct Round<'round, A, R, P: Platform, I, F> {
     take: F,
     /// Batches for whoever has room.
     left_over: VecDeque<Batch>,
-    under_way: BTreeMap<u64, Batch>,
+    /// How many batches of this round workers have.
+    under_way: usize,
+    /// Workers that were given something, and have not been told yet.
+    spoken_to: BTreeSet<u64>,
     progress: Progress,
     /// Whether the system has refused to start another worker.
     full: bool,
@@ -87,6 +109,9 @@ where
             (least, Some(most)) if least == most => Some(most),
             _ => None,
         };
+        for given in pool.members.values_mut().flat_map(|member| &mut member.given) {
+            given.batch = None;
+        }
         Round {
             pool,
             arguments,
@@ -95,7 +120,8 @@ where
             exhausted: false,
             take,
             left_over: VecDeque::new(),
-            under_way: BTreeMap::new(),
+            under_way: 0,
+            spoken_to: BTreeSet::new(),
             progress: Progress { total, ..Progress::default() },
             full: false,
         }
@@ -125,7 +151,7 @@ where
         loop {
             self.hand_out()?;
             // Workers that have no room yet may be at something of a round that was broken off.
-            if self.exhausted && self.under_way.is_empty() && self.left_over.is_empty() {
+            if self.exhausted && self.under_way == 0 && self.left_over.is_empty() {
                 return Ok(());
             }
             let busy = self.pool.members.values().filter(|member| !member.is_idle()).count();
@@ -161,11 +187,20 @@ where
 
     /// Gives all workers as much as they have room for, and starts those that are missing.
     fn hand_out(&mut self) -> Result<(), PoolError> {
+        self.choose()?;
+        for id in std::mem::take(&mut self.spoken_to) {
+            self.jobs().talk(id)?;
+        }
+        Ok(())
+    }
+
+    /// Who gets what.
+    fn choose(&mut self) -> Result<(), PoolError> {
         let (room, size) = self.pool.pace.tasks(self.pool.settings.batch);
         // Whoever has least is served first, batch by batch.
         loop {
             let members = self.pool.members.iter().filter(|(_, member)| !member.leaves);
-            let least = members.map(|(id, member)| (member.tasks(), *id)).min();
+            let least = members.map(|(id, member)| (member.tasks, *id)).min();
             let missing = !self.full && self.pool.members.len() < self.pool.settings.workers;
             let has_room = least.is_some_and(|(tasks, _)| tasks == 0 || tasks + size <= room);
             if !has_room && !missing {
@@ -183,7 +218,7 @@ where
                 None => None,
             };
             match id {
-                Some(id) => self.give(id, batch)?,
+                Some(id) => self.give(id, batch),
                 // All that are there are leaving, or have no room.
                 None => {
                     self.left_over.push_front(batch);
@@ -199,9 +234,9 @@ where
             return id;
         }
         let others = self.pool.members.iter().filter(|(other, member)| {
-            **other != id && !member.leaves && (member.is_idle() || member.tasks() + size <= room)
+            **other != id && !member.leaves && (member.is_idle() || member.tasks + size <= room)
         });
-        others.map(|(id, member)| (member.tasks(), *id)).min().map_or(id, |(_, id)| id)
+        others.map(|(id, member)| (member.tasks, *id)).min().map_or(id, |(_, id)| id)
     }
 
     /// Starts a worker. If that fails and there are `others`, they are all, until one of them ends.
@@ -263,15 +298,16 @@ where
         Ok((batch.len() > 0).then_some(batch))
     }
 
-    fn give(&mut self, id: u64, batch: Batch) -> Result<(), PoolError> {
+    fn give(&mut self, id: u64, batch: Batch) {
         let number = self.pool.next_batch;
         self.pool.next_batch += 1;
         let count = u32::try_from(batch.len()).expect("a batch has at most 2^32 - 1 tasks");
         let arguments = ByteBuf::from(batch.arguments.clone());
-        self.pool.members.entry(id).or_default().given.push_back((number, batch.len()));
-        self.under_way.insert(number, batch);
-        self.jobs().give(id, number, count, arguments)?;
-        Ok(())
+        let given = Given { number, tasks: batch.len(), batch: Some(batch) };
+        self.pool.members.entry(id).or_default().push(given);
+        self.under_way += 1;
+        self.jobs().give(id, number, count, arguments);
+        self.spoken_to.insert(id);
     }
 
     /// A worker tells of tasks.
@@ -281,50 +317,48 @@ where
             return Ok(ControlFlow::Continue(()));
         }
         // It does its batches in order.
-        let given = match member.given.front() {
-            Some(given) if given.0 == done.batch => *given,
-            _ => return self.condemn(id, None),
+        let batch = match member.given.front_mut() {
+            Some(given) if given.number == done.batch => given.batch.take(),
+            _ => return self.condemn(id),
         };
-        let process = member.process;
-        let worker = EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process };
-        if done.last {
-            let Some(member) = self.pool.members.get_mut(&id) else { return Ok(ControlFlow::Continue(())) };
-            member.given.pop_front();
-            if matches!(done.failure, Some(Outcome::Panicked { .. })) {
-                // It ends now; should something in its process hold it up, it is made to.
-                member.leaves = true;
-                self.jobs().kill_in_grace(id);
-            }
-        }
         // Else it is of a round that was broken off.
-        let Some(mut batch) = self.under_way.remove(&done.batch) else {
+        let Some(mut batch) = batch else {
+            self.finish(id, done);
             return Ok(ControlFlow::Continue(()));
         };
         let mut results = &done.results[..];
         for _ in 0..done.count {
             let Some(result) = wire::take_part(&mut results).filter(|_| batch.done < batch.len()) else {
-                self.under_way.insert(done.batch, batch);
-                return self.condemn(id, done.last.then_some(given));
+                self.put_back(id, batch);
+                return self.condemn(id);
             };
             let index = batch.first + batch.done;
             batch.done += 1;
             let result = wire::from_bytes(result)
-                .map_err(|message| JoinError::WrongType { worker: worker.clone(), message });
+                .map_err(|message| JoinError::WrongType { worker: self.worker(id), message });
             if self.deliver(index, result).is_break() {
+                // What is left of it is of a round that is broken off.
+                self.finish(id, done);
                 return Ok(ControlFlow::Break(()));
             }
         }
         // Of the last piece nothing is missing, unless a task has failed.
         if done.last && (batch.done == batch.len()) == done.failure.is_some() {
-            self.under_way.insert(done.batch, batch);
-            return self.condemn(id, Some(given));
+            self.put_back(id, batch);
+            return self.condemn(id);
         }
         if !done.last {
-            self.under_way.insert(done.batch, batch);
+            self.put_back(id, batch);
             return Ok(ControlFlow::Continue(()));
         }
+        self.under_way -= 1;
         self.pool.pace.learn(batch.done, done.busy);
-        let Some(failure) = &done.failure else { return Ok(ControlFlow::Continue(())) };
+        let Some(failure) = &done.failure else {
+            self.finish(id, done);
+            return Ok(ControlFlow::Continue(()));
+        };
+        let worker = self.worker(id);
+        self.finish(id, done);
         let failed = batch.part(batch.done, batch.done + 1);
         let rest = batch.part(batch.done + 1, batch.len());
         if rest.len() > 0 {
@@ -334,15 +368,36 @@ where
         Ok(self.fail(&worker, &failed, again, failure))
     }
 
-    /// What a worker tells cannot be: it is killed, and has failed with what it was at, which is `given` if it has said that
-    /// that was over.
-    fn condemn(&mut self, id: u64, given: Option<(u64, usize)>) -> Result<ControlFlow<()>, PoolError> {
+    /// A member, as errors name it.
+    fn worker(&self, id: u64) -> EndedWorker {
+        let process = self.pool.members.get(&id).map_or(0, |member| member.process);
+        EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process }
+    }
+
+    /// The oldest batch of a worker is not over.
+    fn put_back(&mut self, id: u64, batch: Batch) {
+        let oldest = self.pool.members.get_mut(&id).and_then(|member| member.given.front_mut());
+        if let Some(given) = oldest {
+            given.batch = Some(batch);
+        }
+    }
+
+    /// If that was the last of its oldest batch, a worker has one less.
+    fn finish(&mut self, id: u64, done: &Done) {
+        let Some(member) = self.pool.members.get_mut(&id).filter(|_| done.last) else { return };
+        member.pop();
+        if matches!(done.failure, Some(Outcome::Panicked { .. })) {
+            // It ends now; should something in its process hold it up, it is made to.
+            member.leaves = true;
+            self.jobs().kill_in_grace(id);
+        }
+    }
+
+    /// What a worker tells cannot be: it is killed, and has failed with what it was at.
+    fn condemn(&mut self, id: u64) -> Result<ControlFlow<()>, PoolError> {
         if let Some(member) = self.pool.members.get_mut(&id) {
             member.leaves = true;
             member.condemned = true;
-            if let Some(given) = given {
-                member.given.push_front(given);
-            }
         }
         self.jobs().condemn(id, "it told of tasks that it was not given, or not of those that it was")?;
         Ok(ControlFlow::Continue(()))
@@ -356,11 +411,12 @@ where
         self.progress.replaced += 1;
         self.full = false;
         let mut begun = !member.leaves || member.condemned;
-        for (number, _) in member.given {
-            let Some(batch) = self.under_way.remove(&number) else {
+        for given in member.given {
+            let Some(batch) = given.batch else {
                 begun = false;
                 continue;
             };
+            self.under_way -= 1;
             let rest = batch.part(batch.done, batch.len());
             if std::mem::replace(&mut begun, false) {
                 self.fail(&worker, &rest, true, &ended.outcome)?;

@@ -110,11 +110,16 @@ const BROKEN: u32 = 2;
 /// So many bytes that a message holds are sent from where they lie; less are faster copied.
 const LARGE_BYTES: usize = 64 << 10;
 
+/// Bytes of messages that are gathered to be sent together, before they are sent.
+const GATHERED_BYTES: usize = 32 << 10;
+
 struct Sending<S> {
     frame: Frame<S>,
     /// The part of the frame's buffer that belongs to an accepted message and is still to be written.
     rest: Range<usize>,
-    /// How many messages were accepted; what is in the frame is of the last one.
+    /// Whether that is of messages that nobody waits for, and more may be put behind it.
+    gathered: bool,
+    /// How many messages were accepted; what is in the frame is of the last one, or of those that were gathered last.
     accepted: u64,
     /// The kernel has said that the peer does not receive any more.
     closed: bool,
@@ -172,8 +177,25 @@ impl<S: Message> Sending<S> {
         self.rest.is_empty() && self.frame.body.is_none()
     }
 
+    /// Puts the frame of a message behind what is still to be written.
+    fn gather(&mut self, message: &S, limits: Limits) -> Result<(), TransportError> {
+        // Should encoding have panicked the last time, there is something behind it.
+        self.frame.buffer.truncate(self.rest.end);
+        // What is written already is not kept for ever where there is always something left.
+        if self.rest.start >= GATHERED_BYTES {
+            self.frame.buffer.drain(..self.rest.start);
+            self.rest = 0..self.rest.len();
+        }
+        frame::append(message, limits.message_bytes, &mut self.frame.buffer)?;
+        self.rest.end = self.frame.buffer.len();
+        self.gathered = true;
+        self.accepted += 1;
+        Ok(())
+    }
+
     fn discard(&mut self) {
         self.rest = 0..0;
+        self.gathered = false;
         frame::recycle(&mut self.frame.buffer);
         // Last: dropping the message may panic.
         self.frame.body = None;
@@ -313,6 +335,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             sending: Mutex::new(Sending {
                 frame: Frame::new(),
                 rest: 0..0,
+                gathered: false,
                 accepted: 0,
                 closed: false,
                 finished: false,
@@ -612,6 +635,29 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
             message.attach(Ok(descriptors));
         }
         Err(TrySendError::Full(message))
+    }
+
+    fn try_send_more(&self, mut message: S) -> Result<(), TrySendError<S>> {
+        let descriptors = message.detach();
+        if !descriptors.is_empty() {
+            message.attach(Ok(descriptors));
+            return self.try_send(message);
+        }
+        if message.as_bytes().is_some_and(|bytes| bytes.len() >= LARGE_BYTES) {
+            return self.try_send(message);
+        }
+        let mut sending = lock(&self.sending);
+        let fits = sending.gathered && sending.rest.len() < GATHERED_BYTES && !sending.finished;
+        if !fits && !self.make_way(&mut sending)? {
+            return Err(TrySendError::Full(message));
+        }
+        let result = sending.gather(&message, self.limits);
+        if sending.frame.buffer.len() < sending.rest.end {
+            // Encoding has removed bytes of the messages before.
+            self.end(BROKEN);
+            sending.discard();
+        }
+        Ok(result?)
     }
 
     fn flush(&self) -> Result<bool, TransportError> {
