@@ -68,7 +68,7 @@ impl<P: Platform> Jobs<P> {
     /// there is one.
     fn begin_all(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Result<u64, RunError>>, PollError> {
         let message_limit = self.options.message_limit;
-        let mut spare = self.first.and_then(|_| self.spare.take());
+        let mut spare = if wanted.is_empty() { None } else { self.spare.take() };
         let (mut carried, mut jobs) = (Vec::new(), Vec::new());
         for Wanted { name, group, argument, descriptors } in wanted {
             let id = self.next;
