@@ -90,7 +90,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let blocks = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(ENTRIES));
         blocks
             .and_then(|entries| entries.checked_add(3 * (2 * pairs + 1)))
-            .ok_or(TableError::FormatFull.into())
+            .ok_or_else(|| TableError::FormatFull.into())
     }
 
     fn free(&mut self, at: u32) -> Work<()> {
