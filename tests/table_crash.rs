@@ -311,6 +311,20 @@ fn a_replace_of_one_word_by_another_is_one_store() {
 }
 
 #[test]
+fn a_replace_of_a_long_value_by_one_as_long() {
+    // In whole pieces of those in which old words are noted, and with some left; in as many as the first journal has
+    // room for, and in one more.
+    for (old, new) in [(64, 64), (64, 61), (61, 64), (32, 32), (15, 16), (252, 252), (249, 252), (253, 253)] {
+        let prepare = |table: &Watched| {
+            table.add(1, &vec![6; old]).unwrap();
+            table.add(2, &[1; 3]).unwrap();
+        };
+        let scene = Scene { step: 1 + new / 50, ..SMALL };
+        scene.dies(prepare, |table| table.replace(1, &(0..new as i32).collect::<Vec<_>>()).unwrap());
+    }
+}
+
+#[test]
 fn a_replace_of_a_missing_key() {
     dies_everywhere(|table| fill(table, 0..8), |table| table.replace(9, &[2]).unwrap());
 }

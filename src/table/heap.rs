@@ -8,7 +8,7 @@ use manycore_backends::ShmBackend;
 use super::error::{TableError, Work};
 use super::journal::Transaction;
 use super::layout::*;
-use super::view::{FreeBlock, corrupt};
+use super::view::{FreeBlock, Look, View, corrupt};
 
 /// As many journal entries as taking a block can need, or freeing one.
 const ENTRIES: u32 = 16;
@@ -18,7 +18,8 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn take(&mut self, kind: Kind, granules: u32) -> Work<u32> {
         // Whatever happens to the journal happens before the heap is looked at.
         self.make_room(ENTRIES)?;
-        if let Some(class) = class_for(granules).map_or(Ok(None), |class| self.class_with_blocks(class))? {
+        let with_blocks = |class| self.view().class_with_blocks(class);
+        if let Some(class) = class_for(granules).map_or(Ok(None), with_blocks)? {
             return self.take_free(kind, granules, class);
         }
         let top = self.view().load(AT_TOP)?;
@@ -90,7 +91,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         let blocks = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(ENTRIES));
         blocks
             .and_then(|entries| entries.checked_add(3 * (2 * pairs + 1)))
-            .ok_or(TableError::FormatFull.into())
+            .ok_or_else(|| TableError::FormatFull.into())
     }
 
     fn free(&mut self, at: u32) -> Work<()> {
@@ -188,20 +189,6 @@ impl<B: ShmBackend> Transaction<'_, B> {
         Ok(())
     }
 
-    /// The first class from `class` on with free blocks.
-    #[inline]
-    fn class_with_blocks(&self, class: u32) -> Work<Option<u32>> {
-        let mut mask = u32::MAX << (class % 32);
-        for index in class / 32..CLASSES.div_ceil(32) {
-            let word = self.view().load(AT_FREE_CLASSES + index)? & mask;
-            if word != 0 {
-                return Ok(Some(32 * index + word.trailing_zeros()).filter(|class| *class < CLASSES));
-            }
-            mask = u32::MAX;
-        }
-        Ok(None)
-    }
-
     fn set_class_bit(&mut self, class: u32, set: bool) -> Work<()> {
         let at = AT_FREE_CLASSES + class / 32;
         let bit = 1 << (class % 32);
@@ -212,5 +199,21 @@ impl<B: ShmBackend> Transaction<'_, B> {
     pub(super) fn set_before_is_free(&mut self, at: u32, free: bool) -> Work<()> {
         let head = self.view().block(at)?;
         self.put(at, BlockHead { before_is_free: free, ..head }.word())
+    }
+}
+
+impl<B: ShmBackend> View<'_, B> {
+    /// The first class from `class` on with free blocks.
+    #[inline]
+    pub(super) fn class_with_blocks(&self, class: u32) -> Look<Option<u32>> {
+        let mut mask = u32::MAX << (class % 32);
+        for index in class / 32..CLASSES.div_ceil(32) {
+            let word = self.load(AT_FREE_CLASSES + index)? & mask;
+            if word != 0 {
+                return Ok(Some(32 * index + word.trailing_zeros()).filter(|class| *class < CLASSES));
+            }
+            mask = u32::MAX;
+        }
+        Ok(None)
     }
 }

@@ -244,6 +244,36 @@ impl<'a, B: ShmBackend> Transaction<'a, B> {
     /// Changes the word `at`, noting what it was.
     #[inline]
     pub(super) fn put(&mut self, at: u32, value: u32) -> Work<()> {
+        match self.try_put(at, value) {
+            Some(()) => Ok(()),
+            None => self.put_after_all(at, value),
+        }
+    }
+
+    /// The same if all is well and the journal has room, as mostly.
+    #[inline(always)]
+    fn try_put(&mut self, at: u32, value: u32) -> Option<()> {
+        let memory = self.view.memory();
+        let old = memory.load(at as usize).ok()?;
+        if old == value {
+            return Some(());
+        }
+        if self.length >= self.capacity.saturating_sub(JOURNAL_SPARE) {
+            return None;
+        }
+        debug_assert!(self.begun, "readers are kept away first");
+        let entry = self.area + JOURNAL_WORDS + 2 * self.length;
+        memory.write(entry as usize, &[at, old]).ok()?;
+        let length = self.length + 1;
+        memory.store(AT_JOURNAL_LENGTH as usize, length).ok()?;
+        self.length = length;
+        memory.store(at as usize, value).ok()
+    }
+
+    /// The same if the journal must move before, or whatever is wrong is to be told.
+    #[cold]
+    #[inline(never)]
+    fn put_after_all(&mut self, at: u32, value: u32) -> Work<()> {
         let old = self.view.load(at)?;
         if old == value {
             return Ok(());

@@ -20,7 +20,7 @@
 //! | `index` | buckets and records |
 //! | `clear` | everything away at once |
 //! | `lookup` | finding keys, with and without the lock |
-//! | `quick` | the short way of changes of single words |
+//! | `quick` | the short way of changes of single buckets |
 //! | `blocks` | long values piece by piece, in place |
 //! | `check` | whether everything is in order |
 //! | `salvage` | what can be saved of a broken table |

@@ -1,10 +1,10 @@
-//! The short way of what is done most: adding, replacing, updating and removing a binding whose value is one word, where
+//! The short way of what is done most: adding, replacing, updating and removing the only binding of a key, where
 //! nothing but one bucket changes.
 //!
 //! It does to the object what a [`Transaction`](super::journal::Transaction) does, in the same order, but decides
 //! everything by one look at the header and the bucket, before it writes anything. Whatever is out of the ordinary (an
-//! overflow block, a record, a full bucket, a bucket to be taken into use, a dead writer, anything that looks wrong) is
-//! left to the long way, as if nobody had looked.
+//! overflow block, a full bucket, a bucket to be taken into use, a free block to be used or made, an object to be enlarged,
+//! a dead writer, anything that looks wrong) is left to the long way, as if nobody had looked.
 //!
 //! This module takes no lock, and makes no room.
 
@@ -27,6 +27,7 @@ struct Ground<'v, 'a, B: ShmBackend> {
     bucket: Bucket,
     transaction: u32,
     journal: u32,
+    top: u32,
     bindings: u32,
     keys: u32,
 }
@@ -46,29 +47,44 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         if is_odd(bucket.sequence) || bucket.has_more() {
             return Ok(None);
         }
-        Ok(Some(Ground { view, head, bucket, transaction, journal, bindings, keys }))
+        Ok(Some(Ground { view, head, bucket, transaction, journal, top, bindings, keys }))
     }
 
-    /// Gives the bucket these kinds, and the table so many more bindings and keys. `fill` writes what the kinds will
-    /// tell of, where nothing is now.
+    /// Gives the bucket, from which readers are kept away, these kinds, and the table so many more bindings and keys, and
+    /// lets readers in again.
     #[inline(always)]
-    fn change(&self, kinds: u32, more: i32, fill: impl FnOnce() -> Look<()>) -> Result<()> {
-        let Ground { view, bucket, transaction, .. } = self;
-        let (memory, at) = (view.memory(), bucket.at);
-        memory.write(AT_TRANSACTION as usize, &[transaction | 1, 0, at])?;
-        view.store(at, bucket.sequence | 1)?;
-        fill()?;
-        let entries = [at + BUCKET_KINDS, bucket.kinds, AT_BINDINGS, self.bindings, AT_KEYS, self.keys];
-        memory.write((self.journal + JOURNAL_WORDS) as usize, &entries)?;
-        view.store(AT_JOURNAL_LENGTH, entries.len() as u32 / 2)?;
-        view.store(at + BUCKET_KINDS, kinds)?;
+    fn change(&self, kinds: u32, more: i32) -> Result<()> {
+        let (view, kinds_at) = (self.view, self.bucket.at + BUCKET_KINDS);
+        self.note([kinds_at, self.bucket.kinds, AT_BINDINGS, self.bindings, AT_KEYS, self.keys])?;
+        view.store(kinds_at, kinds)?;
         let counts = [self.bindings, self.keys].map(|count| count.wrapping_add_signed(more));
-        memory.write(AT_BINDINGS as usize, &counts)?;
+        view.memory().write(AT_BINDINGS as usize, &counts)?;
+        self.close_bucket()
+    }
+
+    /// Keeps readers away from the bucket.
+    #[inline(always)]
+    fn open_bucket(&self) -> Look<()> {
+        let (view, at) = (self.view, self.bucket.at);
+        view.memory().write(AT_TRANSACTION as usize, &[self.transaction | 1, 0, at])?;
+        view.store(at, self.bucket.sequence | 1)
+    }
+
+    /// Fills the journal, which is empty, with these entries.
+    #[inline(always)]
+    fn note<const WORDS: usize>(&self, entries: [u32; WORDS]) -> Look<()> {
+        self.view.memory().write((self.journal + JOURNAL_WORDS) as usize, &entries)?;
+        self.view.store(AT_JOURNAL_LENGTH, WORDS as u32 / 2)
+    }
+
+    /// Makes what was done to the bucket happen.
+    #[inline(always)]
+    fn close_bucket(&self) -> Result<()> {
         // If it is not there any more, whoever takes the lock next undoes it, as after a death.
-        view.confirm()?;
-        view.store(AT_JOURNAL_LENGTH, 0)?;
-        view.store(at, bucket.sequence.wrapping_add(2))?;
-        Ok(view.store(AT_TRANSACTION, transaction.wrapping_add(2))?)
+        self.view.confirm()?;
+        self.view.store(AT_JOURNAL_LENGTH, 0)?;
+        self.view.store(self.bucket.at, self.bucket.sequence.wrapping_add(2))?;
+        Ok(self.view.store(AT_TRANSACTION, self.transaction.wrapping_add(2))?)
     }
 
     /// Gives a slot that has a word another one: in one store, which happens or does not, and of which no reader can see
@@ -80,10 +96,19 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         Ok(self.view.store(AT_TRANSACTION, self.transaction.wrapping_add(2))?)
     }
 
-    /// Whether the journal is where it should be; as long as it is empty, it has room for what is noted here.
+    /// As many entries as the journal, which is empty, has room for; 0 if it is not where it should be.
+    #[inline(always)]
+    fn capacity(&self) -> u32 {
+        match self.view.block(self.journal) {
+            Ok(head) if head.kind == Kind::Journal => (head.granules * GRANULE - JOURNAL_WORDS) / 2,
+            _ => 0,
+        }
+    }
+
+    /// Whether it has room for what is noted here; but for values, see [`rewrite`](Ground::rewrite).
     #[inline(always)]
     fn has_journal(&self) -> bool {
-        self.view.block(self.journal).is_ok_and(|head| head.kind == Kind::Journal && head.granules >= 8)
+        self.capacity() >= 8
     }
 
     /// Adds a key that is not there.
@@ -94,10 +119,100 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
             return Ok(None);
         }
         let (kinds, place) = (self.bucket.kinds | SLOT_WORD << (2 * slot), self.bucket.at + slot);
-        self.change(kinds, 1, || {
-            self.view.store(place + BUCKET_KEYS, key as u32)?;
-            self.view.store(place + BUCKET_VALUES, word as u32)
-        })?;
+        self.open_bucket()?;
+        self.view.store(place + BUCKET_KEYS, key as u32)?;
+        self.view.store(place + BUCKET_VALUES, word as u32)?;
+        self.change(kinds, 1)?;
+        Ok(Some(()))
+    }
+
+    /// The same with a record, in a block at the end of the heap.
+    fn add_record(&self, key: i32, value: &[i32]) -> Result<Option<()>> {
+        let Some(slot) = self.bucket.free_slot() else { return Ok(None) };
+        if !self.head.has_room(self.keys) || !self.has_journal() {
+            return Ok(None);
+        }
+        let Ok(Some((granules, end))) = self.room_at_top(value.len()) else { return Ok(None) };
+        let (view, memory, at) = (self.view, self.view.memory(), self.top);
+        let (place, kinds_at) = (self.bucket.at + slot, self.bucket.at + BUCKET_KINDS);
+        self.open_bucket()?;
+        let head = BlockHead::new(Kind::Record, granules).word();
+        memory.write(at as usize, &[head, value.len() as u32, 0, key as u32])?;
+        memory.write((at + RECORD_WORDS) as usize, bytemuck::cast_slice(value))?;
+        view.store(place + BUCKET_KEYS, key as u32)?;
+        view.store(place + BUCKET_VALUES, at)?;
+        let kinds = self.bucket.kinds;
+        self.note([kinds_at, kinds, AT_TOP, at, AT_BINDINGS, self.bindings, AT_KEYS, self.keys])?;
+        view.store(kinds_at, kinds | SLOT_RECORD << (2 * slot))?;
+        let [bindings, keys] = [self.bindings, self.keys].map(|count| count.wrapping_add(1));
+        memory.write(AT_TOP as usize, &[end, bindings, keys])?;
+        self.close_bucket()?;
+        Ok(Some(()))
+    }
+
+    /// The length of the block for a value, and where the heap ends if it begins where that ends now, as it must unless
+    /// there are free blocks that are long enough, or the object is too short.
+    #[inline(always)]
+    fn room_at_top(&self, words: usize) -> Look<Option<(u32, u32)>> {
+        // No or one word, which a slot has room for, is not worth a way of its own.
+        if !(2..=VALUE_MAX).contains(&words) {
+            return Ok(None);
+        }
+        let granules = record_granules(words);
+        let Some(class) = class_for(granules) else { return Ok(None) };
+        let end = self.top.checked_add(granules * GRANULE).filter(|end| self.view.is_top(*end));
+        if self.view.class_with_blocks(class)?.is_some() {
+            return Ok(None);
+        }
+        Ok(end.map(|end| (granules, end)))
+    }
+
+    /// Writes entries for so many words beginning at `at` to `entries`.
+    #[inline(always)]
+    fn note_words(&self, at: u32, words: u32, entries: u32) -> Look<()> {
+        const PIECE: u32 = 16;
+        let memory = self.view.memory();
+        let whole = words - words % PIECE;
+        for from in (0..whole).step_by(PIECE as usize) {
+            let mut old = [0; PIECE as usize];
+            memory.read((at + from) as usize, &mut old)?;
+            let mut notes = [[0; 2]; PIECE as usize];
+            for (index, note) in notes.iter_mut().enumerate() {
+                *note = [at + from + index as u32, old[index]];
+            }
+            memory.write((entries + 2 * from) as usize, notes.as_flattened())?;
+        }
+        for from in whole..words {
+            memory.write((entries + 2 * from) as usize, &[at + from, memory.load((at + from) as usize)?])?;
+        }
+        Ok(())
+    }
+
+    /// Gives the record `at` another value, if it has room for just that.
+    ///
+    /// Its words are changed where they are, because they are on their way from memory anyway; all are noted.
+    fn rewrite(&self, at: u32, key: i32, value: &[i32]) -> Result<Option<()>> {
+        let (view, words) = (self.view, value.len() as u32);
+        let capacity = self.capacity();
+        if value.len() as u64 + u64::from(1 + JOURNAL_SPARE) > u64::from(capacity) {
+            return Ok(None);
+        }
+        for line in (BUCKET_WORDS..RECORD_WORDS + words).step_by(BUCKET_WORDS as usize) {
+            view.memory().prefetch(at as usize + line as usize);
+        }
+        let Ok(record) = view.record(at, key) else { return Ok(None) };
+        if record.granules != record_granules(value.len()) {
+            return Ok(None);
+        }
+        let (memory, start) = (view.memory(), at + RECORD_WORDS);
+        self.open_bucket()?;
+        let entries = self.journal + JOURNAL_WORDS;
+        memory.write(entries as usize, &[at + RECORD_LENGTH, record.length])?;
+        self.note_words(start, words, entries + 2)?;
+        view.store(AT_JOURNAL_LENGTH, 1 + words)?;
+        view.store(at + RECORD_LENGTH, words)?;
+        memory.write(start as usize, bytemuck::cast_slice(value))?;
+        self.close_bucket()?;
         Ok(Some(()))
     }
 }
@@ -110,9 +225,19 @@ pub(super) fn add<B: ShmBackend>(
     key: i32,
     value: &[i32],
 ) -> Result<Option<()>> {
-    let &[word] = value else { return Ok(None) };
+    let &[word] = value else { return add_record(*view, *route, key, value) };
     match Ground::look(view, route, key) {
         Ok(Some(ground)) if ground.bucket.slot_of_key().is_none() => ground.add(key, word),
+        _ => Ok(None),
+    }
+}
+
+/// The same if the value needs a record.
+// It and its like take copies, so that who does not come here can keep what it has in registers.
+#[inline(never)]
+fn add_record<B: ShmBackend>(view: View<'_, B>, route: Route, key: i32, value: &[i32]) -> Result<Option<()>> {
+    match Ground::look(&view, &route, key) {
+        Ok(Some(ground)) if ground.bucket.slot_of_key().is_none() => ground.add_record(key, value),
         _ => Ok(None),
     }
 }
@@ -125,7 +250,7 @@ pub(super) fn replace<B: ShmBackend>(
     key: i32,
     value: &[i32],
 ) -> Result<Option<()>> {
-    let &[word] = value else { return Ok(None) };
+    let &[word] = value else { return replace_record(*view, *route, key, value) };
     let Ok(Some(ground)) = Ground::look(view, route, key) else { return Ok(None) };
     let Some((slot, kind)) = ground.bucket.slot_of_key() else { return ground.add(key, word) };
     if kind != SLOT_WORD {
@@ -133,6 +258,25 @@ pub(super) fn replace<B: ShmBackend>(
     }
     ground.replace(slot, word)?;
     Ok(Some(()))
+}
+
+/// The same if the value needs a record.
+#[inline(never)]
+fn replace_record<B: ShmBackend>(
+    view: View<'_, B>,
+    route: Route,
+    key: i32,
+    value: &[i32],
+) -> Result<Option<()>> {
+    let Ok(Some(ground)) = Ground::look(&view, &route, key) else { return Ok(None) };
+    match ground.bucket.slot_of_key() {
+        None => ground.add_record(key, value),
+        Some((slot, SLOT_RECORD)) => match view.load(ground.bucket.at + BUCKET_VALUES + slot) {
+            Ok(at) => ground.rewrite(at, key, value),
+            Err(_) => Ok(None),
+        },
+        Some(_) => Ok(None),
+    }
 }
 
 /// A value that is computed from the one before; once, whichever way is gone then.
@@ -192,6 +336,7 @@ pub(super) fn remove<B: ShmBackend>(view: &View<'_, B>, route: &Route, key: i32)
     if ![SLOT_EMPTY, SLOT_WORD].contains(&kind) || !ground.has_journal() {
         return Ok(None);
     }
-    ground.change(ground.bucket.kinds & !(3 << (2 * slot)), -1, || Ok(()))?;
+    ground.open_bucket()?;
+    ground.change(ground.bucket.kinds & !(3 << (2 * slot)), -1)?;
     Ok(Some(true))
 }

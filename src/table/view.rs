@@ -284,12 +284,17 @@ impl<'a, B: ShmBackend> View<'a, B> {
     /// The free block `at`, which some list or neighbour leads to. Its last word, which lies elsewhere in memory, is not
     /// looked at.
     pub(super) fn free_block(&self, at: u32) -> Look<FreeBlock> {
-        let head = self.block(at)?;
-        if head.kind != Kind::Free {
-            return Err(corrupt(at, "no free block where one should be"));
+        if at < HEADER_WORDS || at % GRANULE != 0 {
+            return Err(corrupt(at, "a place at which no block can be"));
         }
-        let [next, previous] = self.memory().read_array(at as usize + 1)?;
-        Ok(FreeBlock { before_is_free: head.before_is_free, granules: head.granules, next, previous })
+        let [head, next, previous] = self.memory().read_array(at as usize)?;
+        let Some(granules) = BlockHead::length_of(Kind::Free, head) else {
+            return Err(corrupt(at, "no free block where one should be"));
+        };
+        if at as usize + (granules * GRANULE) as usize > self.memory().words().min(u32::MAX as usize) {
+            return Err(corrupt(at, "a block reaches beyond the object"));
+        }
+        Ok(FreeBlock { before_is_free: head & BEFORE_IS_FREE != 0, granules, next, previous })
     }
 
     #[inline(always)]

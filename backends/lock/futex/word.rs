@@ -240,7 +240,9 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
             return Begun::Nothing;
         }
         after_exchange();
-        if (0..self.rows()).all(|row| self.others(row) == 0) { Begun::Held } else { Begun::Draining }
+        // Mostly nobody reads, and then it need not be asked who.
+        let is_free = |row| self.words.load(READERS + row as usize) == 0 || self.others(row) == 0;
+        if (0..self.rows()).all(is_free) { Begun::Held } else { Begun::Draining }
     }
 
     /// Takes the lock for writing, after that did not do.
