@@ -51,6 +51,10 @@ pub(crate) const ENVELOPE: usize = 64 << 10;
 /// How deep values may be nested.
 const DEPTH_MAX: usize = 128;
 
+/// So few bytes are read with a buffer of as many, instead of one of 4 KiB that is cleared first. Nor can they be nested
+/// deeper than that, since each level has a byte.
+const SHORT: usize = DEPTH_MAX;
+
 /// From a worker to the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -362,14 +366,17 @@ pub(crate) fn append(value: &impl Serialize, bytes: &mut Vec<u8>) -> Result<(), 
 /// A value from CBOR, all of it.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut rest = bytes;
-    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX).map_err(
-        |error: ciborium::de::Error<io::Error>| match error {
-            ciborium::de::Error::Semantic(_, message) => message,
-            ciborium::de::Error::RecursionLimitExceeded => format!("nested deeper than {DEPTH_MAX}"),
-            ciborium::de::Error::Syntax(at) => format!("no CBOR at byte {at}"),
-            ciborium::de::Error::Io(_) => "it ends too early".to_owned(),
-        },
-    )?;
+    let value = if bytes.len() <= SHORT {
+        ciborium::de::from_reader_with_buffer(&mut rest, &mut [0; SHORT])
+    } else {
+        ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX)
+    };
+    let value = value.map_err(|error: ciborium::de::Error<io::Error>| match error {
+        ciborium::de::Error::Semantic(_, message) => message,
+        ciborium::de::Error::RecursionLimitExceeded => format!("nested deeper than {DEPTH_MAX}"),
+        ciborium::de::Error::Syntax(at) => format!("no CBOR at byte {at}"),
+        ciborium::de::Error::Io(_) => "it ends too early".to_owned(),
+    })?;
     if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes are left over", rest.len())) }
 }
 
