@@ -197,6 +197,9 @@ pub struct RingEnd<S, R> {
 /// So many messages that could use a ring go without it first.
 const OFFER_AFTER: u32 = 16;
 
+/// So many bells may be there for an end that had this descriptor before: far more than there ever are.
+const BELLS_BEFORE: u32 = 1024;
+
 /// So many messages go through the ring before the socket is asked for the peer once more.
 const ASK_AFTER: u32 = 64;
 
@@ -370,7 +373,7 @@ impl<S: Message, R: Message> RingEnd<S, R> {
                 came: 0,
                 held: None,
                 may_offer: true,
-                bells: 0,
+                bells: BELLS_BEFORE,
                 inside: false,
                 is_led: false,
                 asleep: false,

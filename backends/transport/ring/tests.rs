@@ -151,7 +151,7 @@ fn an_entry_behind_a_message_that_never_comes_is_waited_for_and_then_the_end() {
 
 #[test]
 fn a_reader_that_writes_nonsense_breaks_the_link() {
-    for (word, value) in [(64, 5), (64, u32::MAX), (32, 77), (32, 0_u32.wrapping_sub(1001))] {
+    for (word, value) in [(64, 5), (64, u32::MAX), (32, 20_000), (32, 0_u32.wrapping_sub(1001))] {
         let (near, raw) = end_and_raw();
         let (fd, mapping) = Memfd::new(BYTES).expect("there is memory").into_parts();
         let words = Memfd::from_fd(fd, BYTES).expect("it is the same");
@@ -196,29 +196,35 @@ fn a_ring_that_was_lost_on_the_way_is_done_without() {
 
 #[test]
 fn rings_and_bells_that_nobody_has_asked_for_break_the_link() {
-    for bytes in [control(1), control(0), control(3), control(4), [control(2), control(2)].concat()] {
+    let bells = control(1).repeat(BELLS_BEFORE as usize + 1);
+    for bytes in [bells, control(0), control(3), control(4), [control(2), control(2)].concat()] {
         let (end, mut raw) = end_and_raw();
         raw.write_all(&bytes).expect("there is room");
         is_broken(&end);
     }
-    // Each bell was asked for by arming.
+    // Arming asks for one.
     let (end, mut raw, _mapping) = end_and_stranger();
-    raw.write_all(&control(1)).expect("there is room");
-    assert!(end.try_receive().expect("it may ring once").is_none());
+    let armed = lock(&end.receiving).bells - BELLS_BEFORE;
+    assert!(armed > 0);
+    raw.write_all(&control(1).repeat((BELLS_BEFORE + armed) as usize)).expect("there is room");
+    assert!(end.try_receive().expect("they may ring").is_none());
     raw.write_all(&control(1).repeat(3)).expect("there is room");
     is_broken(&end);
 }
 
 #[test]
 fn messages_that_begin_as_no_message_does_arrive() {
+    let messages = || {
+        [0, 1, 4000, 4096, 5000, 70_000, 300_000]
+            .map(|length| Note([&packet::MARK[..], &Note::sample(1, length).0].concat()))
+    };
     for (near, far) in [pair(), Ring::pair(Limits::default()).expect("pair")] {
         thread::scope(|scope| {
-            let messages = || {
-                [0, 1, 4000, 4096, 5000, 70_000, 300_000]
-                    .map(|length| Note([&packet::MARK[..], &Note::sample(1, length).0].concat()))
-            };
-            scope
-                .spawn(|| messages().into_iter().for_each(|message| near.send(message, None).expect("send")));
+            scope.spawn(|| {
+                messages()
+                    .into_iter()
+                    .for_each(|message| near.send(message, None).expect("somebody receives"));
+            });
             for message in messages() {
                 assert!(far.receive(None).expect("receive") == message);
             }
@@ -226,7 +232,7 @@ fn messages_that_begin_as_no_message_does_arrive() {
     }
     // They are as large as they are.
     let (near, far) = Eager::pair::<Note, Note>(Limits::with_message_bytes(10_000)).expect("pair");
-    let marked = |length| Note([&packet::MARK[..], &vec![1; length - 8]].concat());
+    let marked = |length: usize| Note([&packet::MARK[..], &vec![1; length - 8]].concat());
     near.send(marked(10_000), None).expect("at the limit");
     assert!(far.receive(None).expect("receive") == marked(10_000));
     for large in [marked(10_001), Note(vec![0; 10_001]), Note(vec![0; 20_000])] {
