@@ -701,12 +701,12 @@ impl<S: Message, R: Message> RingEnd<S, R> {
         Ok(())
     }
 
-    /// Has the next entry told; true if one may be there already.
+    /// Has the next entry told; true if one may have come meanwhile.
     fn arm(&self, receiving: &mut Receiving<R>) -> Result<bool, Nonsense> {
         let Some(track) = &mut receiving.track else { return Ok(false) };
-        // What is there waits for the socket, which tells by itself.
-        if !track.reader.is_empty()? {
-            return Ok(false);
+        if let Some(entry) = track.reader.first()? {
+            // Written since the ring was looked at; or it waits for the socket, which tells by itself.
+            return Ok(entry.after == receiving.came);
         }
         track.reader.arm()?;
         receiving.bells = receiving.bells.saturating_add(1);

@@ -345,6 +345,25 @@ fn an_end_that_is_made_again_goes_on() {
     }
 }
 
+#[test]
+fn an_entry_that_comes_while_the_reader_arms_is_not_slept_over() {
+    let (near, far) = pair();
+    let mut receiving = lock(&far.receiving);
+    assert!(far.take(&mut receiving, Try::Look).expect("nothing is there").is_none());
+    near.send(note(1), None).expect("there is room");
+    // What the next steps of a receive would be.
+    assert_eq!(far.arm(&mut receiving), Ok(true), "it is there");
+    assert_eq!(far.take(&mut receiving, Try::Arm).expect("it was sent"), Some(note(1)));
+    // One that waits for a message over the socket is told of by that.
+    near.send(Note::sample(2, 100_000), None).expect("there is room");
+    near.send(note(3), None).expect("there is room");
+    assert_eq!(far.arm(&mut receiving), Ok(false));
+    assert_eq!(far.take(&mut receiving, Try::Arm).expect("it waits"), None);
+    assert!(far.socket.wait(PollFlags::IN, None).expect("it is readable"));
+    assert!(far.take(&mut receiving, Try::Read).expect("it was sent") == Some(Note::sample(2, 100_000)));
+    assert_eq!(far.take(&mut receiving, Try::Read).expect("it was sent"), Some(note(3)));
+}
+
 /// Panics when it is decoded, if it says so.
 #[derive(Debug, PartialEq)]
 struct Fragile(Vec<u8>);
