@@ -5,7 +5,7 @@
 //! | [`ShmBackend`] | named memory that grows and that several processes can map | [`PosixShm`], [`File`], [`Heap`] | [`shm`] |
 //! | [`LockMethod`] | who may touch an object, now | [`Futex`], [`Fcntl`], [`Ofd`], [`NoLock`] | [`lock`] |
 //! | [`Poller`] | the only place that sleeps on descriptors | [`Poll`], [`Epoll`], [`Select`] | [`poll`] |
-//! | [`Transport`] | ordered messages between two ends, each end `AsFd` | [`Socket`], [`Polysocket`] | [`transport`] |
+//! | [`Transport`] | ordered messages between two ends, each end `AsFd` | [`Socket`], [`Ring`], [`Polysocket`] | [`transport`] |
 //! | [`Spawner`] | begin a unit of work and watch its end, each child `AsFd` | [`Fork`], [`Exec`], [`Thread`] | [`spawn`] |
 //!
 //! Each room's front page states its contract as numbered laws. With the feature `testing`, the module
@@ -60,7 +60,7 @@ pub use poll::{Epoll, Poll, Poller, Select};
 pub use portable::Portable;
 pub use shm::{File, Heap, PosixShm, ShmBackend};
 pub use spawn::{Exec, Fork, Spawner, Thread};
-pub use transport::{Polysocket, Socket, Transport};
+pub use transport::{Polysocket, Ring, Socket, Transport};
 
 // The one place where shm and lock meet (with that of `testing::faulty`). `PosixShm` and `File` are files to the kernel,
 // so that record locks work on them; `Heap` is not, and `ShmTable<Heap, Fcntl>` does not compile.

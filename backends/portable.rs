@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be given to another process",
     label = "not a descriptor underneath",
-    note = "links of `Socket` go with `Fork`, `Exec` and `Thread`; those of `Polysocket` only with `Thread`"
+    note = "links of `Socket` and `Ring` go with `Fork`, `Exec` and `Thread`; those of `Polysocket` only with `Thread`"
 )]
 pub trait Portable: Into<OwnedFd> + TryFrom<OwnedFd> + Send + 'static {}
 

@@ -4,6 +4,7 @@
 //! | section | what is measured |
 //! |---|---|
 //! | between processes | microseconds of a round trip of 16 bytes, bytes a second of 64 KiB and 1 MiB, over a [`Socket`] link and over a bare socket whose reader knows how much comes |
+//! | (with it) a ring beside the socket | the same, and millions of messages of 16 bytes a second, over a [`Ring`] link and over a [`Socket`] link: reported, not judged |
 //! | one way | millions of messages of 8 bytes a second, from one thread to another |
 //! | there and back | microseconds of a round trip between two threads that wait for each other |
 //!
@@ -31,10 +32,11 @@ use std::thread;
 use std::time::Instant;
 
 use machine::{cores, pin, unpin};
+use manycore::Portable;
 use manycore::poll::{Interest, poll_single};
 use manycore::spawn::{Child, Exit, Fork};
 use manycore::transport::polypipe::{PipeError, pipe};
-use manycore::transport::{BoxError, Endpoint, Limits, Message, Socket, SocketEnd, Transport};
+use manycore::transport::{BoxError, Endpoint, Limits, Message, Ring, Socket, Transport};
 use report::{Judged, Limit, Report, Row, is_measuring, is_wanted, rounds};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -286,22 +288,24 @@ impl Link for Raw {
     }
 }
 
-struct Typed {
-    end: SocketEnd<Bytes, Bytes>,
+/// A link of this library.
+struct Typed<T: Transport> {
+    end: T::End<Bytes, Bytes>,
     /// What is sent; taken out and made anew, as programs do.
     sample: Vec<u8>,
 }
 
-impl Link for Typed {
-    fn pair() -> (Typed, Typed) {
-        let (one, other) = Socket::pair(Limits::default()).unwrap();
+impl<T: Transport<End<Bytes, Bytes>: Portable>> Link for Typed<T> {
+    fn pair() -> (Typed<T>, Typed<T>) {
+        let (one, other) = T::pair(Limits::default()).unwrap();
         (Typed { end: one, sample: Vec::new() }, Typed { end: other, sample: Vec::new() })
     }
     fn fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
-    fn again(self) -> Typed {
-        let end = SocketEnd::from_fd(self.end.into_fd(), Limits::default()).unwrap();
+    fn again(self) -> Typed<T> {
+        let fd: OwnedFd = self.end.into();
+        let Ok(end) = T::End::try_from(fd) else { panic!("it was an end before") };
         Typed { end, sample: self.sample }
     }
     fn send(&mut self, size: usize) {
@@ -386,15 +390,30 @@ fn main() {
         report.section("between processes", "bare", "ours");
         let trip = |seconds: f64| seconds * 1e6 / trips as f64;
         let bare = || trip(between::<Raw>(16, 16, trips as usize));
-        let ours = || trip(between::<Typed>(16, 16, trips as usize));
+        let ours = || trip(between::<Typed<Socket>>(16, 16, trips as usize));
         compare(&mut report, rounds, "a round trip of 16 B, us", "Socket", at_most(1.2), bare, ours);
         for (size, what) in [(64 << 10, "64 KiB, GB/s"), (1 << 20, "1 MiB, GB/s")] {
             let count = if is_measuring() { (1 << 30) / size } else { 2 };
             let speed = |seconds: f64| (count * size) as f64 / seconds / 1e9;
             let bare = || speed(between::<Raw>(size, 0, count));
-            let ours = || speed(between::<Typed>(size, 0, count));
+            let ours = || speed(between::<Typed<Socket>>(size, 0, count));
             compare(&mut report, rounds, what, "Socket", at_least(0.9), bare, ours);
         }
+        report.section("a ring beside the socket", "Socket", "Ring");
+        let socket = || trip(between::<Typed<Socket>>(16, 16, trips as usize));
+        let ring = || trip(between::<Typed<Ring>>(16, 16, trips as usize));
+        let nothing = Judged::Nothing;
+        compare(&mut report, rounds, "a round trip of 16 B, us", "Ring", nothing, socket, ring);
+        let count = messages as usize;
+        let rate = |seconds: f64| count as f64 / seconds / 1e6;
+        let socket = || rate(between::<Typed<Socket>>(16, 0, count));
+        let ring = || rate(between::<Typed<Ring>>(16, 0, count));
+        compare(&mut report, rounds, "one way, 16 B, M/s", "Ring", Judged::Nothing, socket, ring);
+        let (size, count) = (64 << 10, if is_measuring() { 1 << 14 } else { 2 });
+        let speed = |seconds: f64| (count * size) as f64 / seconds / 1e9;
+        let socket = || speed(between::<Typed<Socket>>(size, 0, count));
+        let ring = || speed(between::<Typed<Ring>>(size, 0, count));
+        compare(&mut report, rounds, "64 KiB, GB/s", "Ring", Judged::Nothing, socket, ring);
     }
     if is_wanted("one way, M/s") {
         report.section("one way, M/s", "crossbeam", "ours");

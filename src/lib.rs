@@ -21,8 +21,8 @@ pub mod worker;
 
 pub use manycore_backends::{
     Best, BestLock, Epoll, Exec, Fcntl, File, Fork, Futex, Heap, LockMethod, NoLock, Ofd, Poll, Poller,
-    Polysocket, Portable, PosixShm, Select, ShmBackend, Socket, Spawner, Thread, Transport, lock, name, poll,
-    posix, shm, spawn, transport,
+    Polysocket, Portable, PosixShm, Ring, Select, ShmBackend, Socket, Spawner, Thread, Transport, lock, name,
+    poll, posix, shm, spawn, transport,
 };
 
 #[cfg(feature = "testing")]

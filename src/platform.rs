@@ -7,6 +7,9 @@
 //! | [`Threaded`] | [`Heap`] | [`Futex`] | [`Poll`] | [`Polysocket`] | threads of this process |
 //! | [`With<S, L, P, T, W>`](With) | any mix that compiles | | | | |
 //!
+//! Workers that exchange many small messages with their master can talk over [`Ring`](crate::Ring), also forked and run
+//! anew: `With<PosixShm, Futex, Poll, Ring, Fork>`.
+//!
 //! This module chooses mechanisms by type and does nothing at run time.
 
 use std::marker::PhantomData;
@@ -50,7 +53,8 @@ pub trait Platform: Sized + 'static {
 /// A worker's end of its link to the master.
 pub type WorkerEnd<P> = <<P as Platform>::Transport as Transport>::End<ToMaster, ToWorker>;
 
-/// Any mix of mechanisms: shared memory, lock, poller, transport, spawner. Mixes that cannot work do not compile: a link of
+/// Any mix of mechanisms: shared memory, lock, poller, transport, spawner. [`Ring`](crate::Ring) goes wherever [`Socket`]
+/// does. Mixes that cannot work do not compile: a link of
 /// [`Polysocket`] cannot be given to another process.
 ///
 /// ```compile_fail,E0277

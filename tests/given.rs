@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 
 use manycore::posix::process::set_open_files_max;
 use manycore::{
-    Context, Execed, Failure, Platform, RunError, Runtime, StartError, Worker, WorkerId, Workers,
+    Context, Execed, Failure, Fork, Futex, Platform, Poll, PosixShm, Ring, RunError, Runtime, StartError,
+    With, Worker, WorkerId, Workers,
 };
 use manycore_backends::testing::spawn::open_descriptors;
 use manycore_backends::testing::{TestCase, run_tests};
@@ -31,12 +32,17 @@ fn main() {
         as_many_as_may_are_given_and_no_more
         a_worker_that_was_killed_leaves_nothing_open
     };
+    tests.push(("rings::what_is_given_can_be_given_on", what_is_given_can_be_given_on::<OnRings>));
+    tests.push(("rings::a_worker_has_no_others", a_worker_has_no_others::<OnRings>));
     tests.push(("forked::a_worker_has_no_others", a_worker_has_no_others::<manycore::Forked>));
     tests.push(("execed::a_worker_has_no_others", a_worker_has_no_others::<Execed>));
     tests.push(("forked::a_master_without_room_says_so", a_master_without_room_says_so::<manycore::Forked>));
     tests.push(("execed::a_master_without_room_says_so", a_master_without_room_says_so::<Execed>));
     run_tests(&tests);
 }
+
+/// Forked processes whose small messages go through shared memory.
+type OnRings = With<PosixShm, Futex, Poll, Ring, Fork>;
 
 fn workers() -> Workers {
     Workers::new()

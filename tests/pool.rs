@@ -13,7 +13,7 @@ use std::time::Duration;
 use manycore::poll::{Event, Interest, PollError, Ready, Source};
 use manycore::{
     Execed, Failure, Fork, Forked, Futex, JoinError, Platform, Poll, Poller, Polysocket, Pool, PoolError,
-    PosixShm, Progress, RunError, Runtime, Socket, Thread, With, Worker, Workers,
+    PosixShm, Progress, Ring, RunError, Runtime, Socket, Thread, With, Worker, Workers,
 };
 use manycore_backends::testing::{TestCase, run_tests};
 use serde::{Deserialize, Serialize};
@@ -54,9 +54,24 @@ fn main() {
     };
     tests.push(("forked::who_breaks_the_protocol_is_named", who_breaks_the_protocol_is_named::<Forked>));
     tests.push(("execed::who_breaks_the_protocol_is_named", who_breaks_the_protocol_is_named::<Execed>));
+    macro_rules! on_rings {
+        ($($test:ident)*) => { $(tests.push((concat!("rings::", stringify!($test)), $test::<OnRings>));)* };
+    }
+    on_rings! {
+        results_come_in_the_order_of_the_arguments
+        results_come_each_once_as_they_come
+        each_failure_is_told_and_the_others_go_on
+        a_killed_worker_is_replaced
+        a_worker_that_dies_takes_its_batch_along
+        large_arguments_and_results_go_through
+        tasks_can_start_workers
+    }
     tests.push(("a_poller_that_refuses_leaves_nobody", a_poller_that_refuses_leaves_nobody));
     run_tests(&tests);
 }
+
+/// Forked processes whose small messages go through shared memory.
+type OnRings = With<PosixShm, Futex, Poll, Ring, Fork>;
 
 fn workers() -> Workers {
     Workers::new()

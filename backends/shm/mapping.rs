@@ -98,6 +98,17 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Maps all of a file that has `size` bytes and cannot be cut off: an access raises no SIGBUS. No more address space is
+    /// taken than that, and it cannot grow.
+    pub(super) fn exact(fd: BorrowedFd<'_>, size: u64) -> io::Result<Mapping> {
+        let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let raw = MmapOptions::new().len(length).map_raw(fd.as_raw_fd())?;
+        let access = Access::new(false);
+        let mapping = Mapping { guard: None, raw, words: AtomicUsize::new(0), access };
+        mapping.extend_to(size);
+        Ok(mapping)
+    }
+
     /// Maps memory of the process's own, zeroed; nothing of it is there yet.
     pub(super) fn private() -> io::Result<Mapping> {
         let raw = MmapOptions::new().len(RESERVE_PRIVATE).no_reserve_swap().map_anon()?;

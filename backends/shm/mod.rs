@@ -53,12 +53,17 @@
 //! [`chown`](ShmBackend::chown); from then on all openers, the owner too, name those who may write
 //! ([`Trust::writers`]), and those who are not the owner say whose object they mean ([`Trust::owners`]).
 //!
+//! # Memory without a name
+//!
+//! [`Memfd`] is no object of these laws: it has no name, never grows, and is shared with whoever is given its descriptor.
+//!
 //! This module does not say what the words mean, and does not lock.
 
 mod file;
 mod guard;
 mod heap;
 mod mapping;
+mod memfd;
 mod object;
 mod posix;
 mod trust;
@@ -76,6 +81,7 @@ use crate::random;
 pub use file::File;
 pub use heap::{Heap, HeapMemory};
 pub use mapping::{Mapped, Mapping};
+pub use memfd::Memfd;
 pub use posix::PosixShm;
 pub use trust::{Owners, Trust};
 

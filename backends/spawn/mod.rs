@@ -80,7 +80,7 @@ const NOT_GIVEN: i32 = 102;
 #[doc(alias("fork", "posix_spawn"))]
 #[diagnostic::on_unimplemented(
     message = "a unit of `{Self}` cannot be given a `{G}`",
-    note = "what goes to another process must be a descriptor underneath: `Socket` goes with `Fork` and `Exec`, `Polysocket` only with `Thread`"
+    note = "what goes to another process must be a descriptor underneath: `Socket` and `Ring` go with `Fork` and `Exec`, `Polysocket` only with `Thread`"
 )]
 pub trait Spawner<G: Send + 'static>: fmt::Debug + Default + Send + Sync + 'static {
     /// A begun unit.

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use manycore_backends::testing::transport::{Note, Parcel};
 use manycore_backends::transport::{
-    BoxError, Endpoint, Limits, Message, Polysocket, Socket, SocketEnd, Transport, TransportError,
+    BoxError, Endpoint, Limits, Message, Polysocket, Ring, Socket, SocketEnd, Transport, TransportError,
     TrySendError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 manycore_backends::transport_conformance!(socket, Socket, encoded);
+manycore_backends::transport_conformance!(ring, Ring, encoded);
 manycore_backends::transport_conformance!(polysocket, Polysocket);
 
 type End = SocketEnd<Note, Note>;

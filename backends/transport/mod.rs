@@ -3,6 +3,7 @@
 //! | mechanism | between | a message is |
 //! |---|---|---|
 //! | [`Socket`] | processes (also threads) | encoded, in a [frame] with its length in front |
+//! | [`Ring`] | processes (also threads) | encoded, in shared memory if it is small, else as with [`Socket`] |
 //! | [`Polysocket`] | threads of one process | moved |
 //!
 //! What a message means, and how it is written as bytes, is the caller's: see [`Message`].
@@ -52,6 +53,7 @@
 pub mod frame;
 pub mod polypipe;
 pub mod polysocket;
+mod ring;
 mod socket;
 
 use std::fmt;
@@ -60,6 +62,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub use polysocket::{PolyEnd, Polysocket};
+pub use ring::{Ring, RingEnd, RingListener};
 pub use socket::{Peer, Socket, SocketAddress, SocketEnd, SocketListener};
 
 /// Something that can travel: the caller says how it becomes bytes. In-process transports move the value

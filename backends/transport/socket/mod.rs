@@ -533,7 +533,12 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
                 return Err(TransportError::TimedOut);
             }
         };
-        // Accepted: what goes wrong from here on, other than the end of the link, is for the next flush.
+        self.push_out(number, deadline)
+    }
+
+    /// Waits until the message of this number, which was accepted, is out of this end, or the time is over. What goes wrong
+    /// here, other than the end of the link, is for the next flush.
+    pub(super) fn push_out(&self, number: u64, deadline: Option<Instant>) -> Result<(), TransportError> {
         while let Ok(true) = self.wait(PollFlags::OUT, deadline) {
             let mut sending = lock(&self.sending);
             if sending.accepted != number {
@@ -546,6 +551,23 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
             }
         }
         Ok(())
+    }
+
+    /// The number of the last message that was accepted, if a part of it is left to flush.
+    pub(super) fn unflushed(&self) -> Option<u64> {
+        let sending = lock(&self.sending);
+        (!sending.is_flushed()).then_some(sending.accepted)
+    }
+
+    /// Whether a receive that tries may find something, by what is known here.
+    pub(super) fn may_have_more(&self) -> bool {
+        let receiving = lock(&self.receiving);
+        !receiving.emptied || receiving.frames.missing() == 0
+    }
+
+    /// Gives the link up: what the peer has said makes no sense.
+    pub(super) fn give_up(&self) {
+        self.end(BROKEN);
     }
 
     /// What [`Endpoint::receive`] promises, with descriptors.
@@ -605,7 +627,7 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         }
     }
 
-    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
+    pub(super) fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> Result<bool, TransportError> {
         wait_for(self.fd.as_fd(), events, deadline)
     }
 }
@@ -733,7 +755,7 @@ fn wait_for(
 }
 
 /// `None` is for ever, and so is a time that the clock cannot reach.
-fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
+pub(super) fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
