@@ -11,7 +11,8 @@
 //!
 //! By hand, a task of the pool is a round trip between two processes over a socket that keeps messages apart. Where that
 //! takes 18.5 us, procspawn takes 58 for one task, and does 20 thousand a second. The targets are 0.4 of its time, ten
-//! times its rate, and a hundred times where tasks travel together; `benches/peers_processes` compares with it itself,
+//! times its rate, and a hundred times where tasks travel together; over rings in shared memory a million a second, which
+//! is 18.5 for each such round trip. `benches/peers_processes` compares with it itself,
 //! in one run.
 //!
 //! ```sh
@@ -30,7 +31,8 @@ use std::time::{Duration, Instant};
 
 use forked::{forked, reap};
 use manycore::{
-    Epoll, Execed, Fork, Forked, Futex, Platform, PosixShm, Runtime, Socket, Threaded, With, Worker, Workers,
+    Epoll, Execed, Fork, Forked, Futex, Platform, Poll, Pool, PosixShm, Ring, Runtime, Socket, Threaded,
+    With, Worker, Workers,
 };
 use report::{Judged, Limit, Report, is_measuring, is_wanted, rounds};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -39,6 +41,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
 type ByEpoll = With<PosixShm, Futex, Epoll, Socket, Fork>;
+
+/// Small messages go through shared memory.
+type OnRings = With<PosixShm, Futex, Poll, Ring, Fork>;
 
 const SQUARE: Worker<u64, u64> = Worker::new("square", |_, number| number * number);
 
@@ -261,6 +266,16 @@ fn forked_section(report: &mut Report, count: u64) {
     report.compare("a whole run", "Forked", Judged::Nothing, pipe, run);
 }
 
+/// Microseconds of a task.
+fn tasks_in<P: Platform>(mut pool: Pool<u64, u64, P>, count: u64) -> f64 {
+    pool.map(0..100).unwrap();
+    let start = Instant::now();
+    let results = pool.map(0..count).unwrap();
+    let microseconds = per(count, start.elapsed());
+    assert!(results.into_iter().eq(0..count));
+    microseconds
+}
+
 fn pool_section(report: &mut Report, tasks: u64) {
     report.section("pool of two", "by hand", "ours");
     let pool = || Runtime::<Forked>::default().pool(&NOTHING).workers(2);
@@ -281,18 +296,14 @@ fn pool_section(report: &mut Report, tasks: u64) {
     let at_most = |ratio| Judged::Ratio(Limit::AtMost(ratio));
     report.compare("a round trip, us", "Forked", at_most(1.25), by_hand, one_by_one);
     let thousands = |microseconds: f64| 1e3 / microseconds;
-    let rate = |batch, count: u64| {
-        let mut pool = pool().batch(batch);
-        pool.map(0..100).unwrap();
-        let start = Instant::now();
-        let results = pool.map(0..count).unwrap();
-        let microseconds = per(count, start.elapsed());
-        assert!(results.into_iter().eq(0..count));
-        thousands(microseconds)
-    };
+    let rate = |batch, count: u64| thousands(tasks_in(pool().batch(batch), count));
+    let on_rings = || Runtime::<OnRings>::default().pool(&NOTHING).workers(2);
     let trips = || thousands(by_hand());
     let at_least = |ratio| Judged::Ratio(Limit::AtLeast(ratio));
     report.compare("k tasks/s, one in a message", "Forked", at_least(3.7), trips, || rate(1, tasks));
+    report.compare("the same over rings", "With Ring", at_least(18.5), trips, || {
+        thousands(tasks_in(on_rings().batch(1), tasks))
+    });
     report.compare("k tasks/s", "Forked", at_least(37.0), trips, || rate(0, tasks * 10));
 }
 
