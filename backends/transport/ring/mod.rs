@@ -7,7 +7,7 @@
 //! | what | goes |
 //! |---|---|
 //! | a message of at most 4 KiB, without descriptors | through the ring, if one is there and has room |
-//! | any other message | over the socket, in the [frame](super::frame) that [`Socket`] puts it in |
+//! | any other message | over the socket, in the [frame] that [`Socket`] puts it in |
 //! | that there is something in the ring, to a peer that is going to sleep | over the socket: the bell |
 //! | the memory of the ring, to the peer | over the socket, as a descriptor |
 //!

@@ -1,6 +1,6 @@
 //! What goes over the socket beside a ring.
 //!
-//! A message goes as it is: its [frame](crate::transport::frame) holds what it encodes to, and nothing else, so that one that
+//! A message goes as it is: its [frame] holds what it encodes to, and nothing else, so that one that
 //! [holds its bytes](Message::as_bytes) is sent from where it lies and received where it may stay. What two ends have to
 //! tell each other begins with eight bytes that hardly any message begins with; one that does is sent behind them:
 //!
