@@ -98,6 +98,8 @@ fn chameneos_meet_on_every_platform() {
 }
 
 /// Whoever it is: the first worker, the supervisor, a worker, or a creature. The others would wait for ever.
+///
+/// Not the newest child: that may be one that does not know yet what it will be, and that nobody misses.
 #[test]
 fn a_worker_that_is_killed_ends_the_program_with_a_message() {
     let queue: &[&str] = &["--workers", "2", "--tasks", "10000000", "--platform"];
@@ -106,7 +108,7 @@ fn a_worker_that_is_killed_ends_the_program_with_a_message() {
         for (name, arguments, workers, killed) in [
             ("task_queue", queue, 4, 0),
             ("task_queue", queue, 4, 1),
-            ("task_queue", queue, 4, 3),
+            ("task_queue", queue, 4, 2),
             ("chameneos", chameneos, 4, 2),
         ] {
             let arguments = [arguments, &[platform]].concat();
