@@ -23,15 +23,13 @@ use manycore_backends::transport::{Endpoint, Limits, Transport};
 
 use super::RunError;
 use super::jobs::{ChildOf, Jobs, Link};
+use super::stopping::SIGKILL;
 use crate::platform::{Platform, WorkerEnd};
 use crate::wire::{ENVELOPE, Reply, ToMaster, ToWorker};
 use crate::worker::child;
 
 /// How long a spare waits.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// The signal that ends a spare.
-const SIGKILL: i32 = 9;
 
 /// A unit, and the master's end of its link.
 pub(super) struct Unit<P: Platform> {

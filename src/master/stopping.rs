@@ -26,7 +26,7 @@ use crate::wire::{Reply, Whom};
 use crate::worker::{ASKING, CancelledBy, Level, Outcome};
 
 /// The numbers of these signals, everywhere.
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 /// How far a run is on its way to its end.
