@@ -4,8 +4,13 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
+use rustix::event::PollFlags;
+
+use super::receiving::BELLS_BEFORE;
+use super::sending::OFFER_AFTER;
+use super::track::{BYTES, Writer};
 use super::*;
-use crate::shm::Memory;
+use crate::shm::{Mapping, Memfd, Memory};
 use crate::testing::transport::{Note, Parcel};
 
 crate::transport_conformance!(eager, Eager, encoded);
