@@ -107,7 +107,7 @@ where
                 Ok(given) => run(given),
                 Err(_) => NOT_GIVEN,
             };
-            (keep, run)
+            (keep, Box::new(run) as Box<dyn FnOnce() -> i32>)
         });
         fork_all(planned.collect())
     }
@@ -131,7 +131,7 @@ impl Fork {
         F: FnOnce() -> i32 + Send + 'static,
     {
         let keep = kept(keep.iter().map(AsRawFd::as_raw_fd));
-        fork_all(vec![(keep, run)]).pop().expect("there is one for each unit")
+        fork_all(vec![(keep, Box::new(run))]).pop().expect("there is one for each unit")
     }
 }
 
@@ -142,14 +142,14 @@ fn kept(descriptors: impl IntoIterator<Item = RawFd>) -> Vec<RawFd> {
     keep
 }
 
+/// A unit to be begun: the descriptors that it keeps, and what it does.
+type Planned<'a> = (Vec<RawFd>, Box<dyn FnOnce() -> i32 + 'a>);
+
 /// Begins units that keep these descriptors and call these functions.
 ///
 /// A fork makes all pages of this process shared, and the next write to each of them costs a fault. So nothing is done
 /// between two forks that can be done before the first or after the last.
-fn fork_all<F>(units: Vec<(Vec<RawFd>, F)>) -> Vec<Result<ChildProcess, SpawnError>>
-where
-    F: FnOnce() -> i32,
-{
+fn fork_all(units: Vec<Planned<'_>>) -> Vec<Result<ChildProcess, SpawnError>> {
     sweep();
     let count = units.len();
     let all_failed = |error: &dyn Fn() -> SpawnError| (0..count).map(|_| Err(error())).collect();
@@ -300,7 +300,7 @@ fn is_exiting(stat: &str) -> bool {
 // What follows runs in the child.
 
 /// The life of a unit. Whatever happens, it ends here.
-fn run_unit<F: FnOnce() -> i32>(parent: Pid, handled: Signals, keep: &[RawFd], run: F) -> ! {
+fn run_unit(parent: Pid, handled: Signals, keep: &[RawFd], run: Box<dyn FnOnce() -> i32 + '_>) -> ! {
     let mut end = End(PANICKED);
     IS_UNIT.store(true, Ordering::Relaxed);
     let code = catch_unwind(AssertUnwindSafe(|| {

@@ -29,6 +29,7 @@ mod round;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZero;
 use std::ops::ControlFlow;
 
@@ -38,7 +39,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::master::{Jobs, Options, RunError, Runtime};
 use crate::platform::{Forked, Platform};
-use crate::worker::{JoinError, StartError, Worker, Workers};
+use crate::wire;
+use crate::worker::{JoinError, StartError, Worker, Workers, push_argument};
 use batch::Pace;
 use round::{Member, Round};
 
@@ -106,6 +108,13 @@ const AHEAD: usize = 1 << 16;
 #[doc(alias("ProcessPoolExecutor", "map_reduce", "initializer"))]
 pub struct Pool<A, R, P: Platform = Forked> {
     worker: Worker<A, R>,
+    crew: Crew<P>,
+}
+
+/// All of a pool that knows nothing of the types of its tasks: it is compiled once for each platform.
+struct Crew<P: Platform> {
+    /// What the workers do.
+    name: &'static str,
     setup: Option<(Workers, Options)>,
     jobs: Option<Jobs<P>>,
     members: BTreeMap<u64, Member>,
@@ -178,8 +187,8 @@ impl<A, R, P: Platform> fmt::Debug for Pool<A, R, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("worker", &self.worker.name())
-            .field("members", &self.members.len())
-            .field("settings", &self.settings)
+            .field("members", &self.crew.members.len())
+            .field("settings", &self.crew.settings)
             .finish_non_exhaustive()
     }
 }
@@ -192,8 +201,8 @@ impl<P: Platform> Runtime<P> {
         R: Serialize + DeserializeOwned + 'static,
     {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Pool {
-            worker: *worker,
+        let crew = Crew {
+            name: worker.name(),
             setup: Some(self.into_parts(worker)),
             jobs: None,
             members: BTreeMap::new(),
@@ -201,7 +210,8 @@ impl<P: Platform> Runtime<P> {
             pace: Pace::default(),
             next_batch: 0,
             on_progress: None,
-        }
+        };
+        Pool { worker: *worker, crew }
     }
 }
 
@@ -225,7 +235,7 @@ where
     /// How many workers there are; at least 1. Default: as many as cores.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
-        self.settings.workers = workers.max(1);
+        self.crew.settings.workers = workers.max(1);
         self
     }
 
@@ -233,7 +243,7 @@ where
     /// room. Default 0: a task is begun at most once.
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
-        self.settings.retries = retries;
+        self.crew.settings.retries = retries;
         self
     }
 
@@ -242,14 +252,14 @@ where
     #[must_use]
     #[doc(alias = "chunksize")]
     pub fn batch(mut self, tasks: u32) -> Self {
-        self.settings.batch = NonZero::new(tasks);
+        self.crew.settings.batch = NonZero::new(tasks);
         self
     }
 
     /// Calls `tell` whenever something was done.
     #[must_use]
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + Send + 'static) -> Self {
-        self.on_progress = Some(Box::new(tell));
+        self.crew.on_progress = Some(Box::new(tell));
         self
     }
 
@@ -330,6 +340,22 @@ where
         I: Iterator<Item = A>,
         F: FnMut(usize, Result<R, JoinError>) -> ControlFlow<()>,
     {
+        let total = match arguments.size_hint() {
+            (least, Some(most)) if least == most => Some(most),
+            _ => None,
+        };
+        let mut tasks = Typed { name: self.worker.name(), arguments, take, results: PhantomData };
+        self.crew.go_round(&mut tasks, total, end)
+    }
+}
+
+impl<P: Platform> Crew<P> {
+    fn go_round(
+        &mut self,
+        tasks: &mut dyn Tasks,
+        total: Option<usize>,
+        end: &Cell<usize>,
+    ) -> Result<(), PoolError> {
         if let Some((workers, options)) = self.setup.take() {
             let again = (workers.clone(), options.clone());
             match Jobs::new(workers, options) {
@@ -340,17 +366,56 @@ where
                 }
             }
         }
-        Round::new(self, arguments, end, take).go()
+        Round::new(self, tasks, total, end).go()
     }
 }
 
 /// Workers that have nothing to do end by themselves, those that do something are killed.
-impl<A, R, P: Platform> Drop for Pool<A, R, P> {
+impl<P: Platform> Drop for Crew<P> {
     fn drop(&mut self) {
         if let Some(jobs) = &mut self.jobs {
             let idle = self.members.iter().filter(|(_, member)| member.is_idle()).map(|(id, _)| *id);
             // If the master cannot go on, dropping it kills them.
             let _ = jobs.close(idle);
         }
+    }
+}
+
+/// Where the arguments of a map come from and its results go to, as bytes.
+trait Tasks {
+    /// Appends the next argument, of at most `limit` bytes, as a [part](wire::push_part), if there is one.
+    fn next_argument(&mut self, limit: usize, arguments: &mut Vec<u8>) -> Option<Result<(), StartError>>;
+
+    /// Takes the result of the task with this number, or says why it is none.
+    fn take(&mut self, index: usize, result: &[u8]) -> Result<ControlFlow<()>, String>;
+
+    /// This task has failed.
+    fn fail(&mut self, index: usize, error: JoinError) -> ControlFlow<()>;
+}
+
+struct Typed<I, R, F> {
+    name: &'static str,
+    arguments: I,
+    take: F,
+    results: PhantomData<fn() -> R>,
+}
+
+impl<I, R, F> Tasks for Typed<I, R, F>
+where
+    I: Iterator<Item: Serialize>,
+    R: DeserializeOwned,
+    F: FnMut(usize, Result<R, JoinError>) -> ControlFlow<()>,
+{
+    fn next_argument(&mut self, limit: usize, arguments: &mut Vec<u8>) -> Option<Result<(), StartError>> {
+        Some(push_argument(self.name, &self.arguments.next()?, limit, arguments))
+    }
+
+    fn take(&mut self, index: usize, result: &[u8]) -> Result<ControlFlow<()>, String> {
+        let result = wire::from_bytes(result)?;
+        Ok((self.take)(index, Ok(result)))
+    }
+
+    fn fail(&mut self, index: usize, error: JoinError) -> ControlFlow<()> {
+        (self.take)(index, Err(error))
     }
 }

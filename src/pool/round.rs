@@ -15,16 +15,14 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 use super::batch::Batch;
-use super::{Pool, PoolError, Progress};
+use super::{Crew, PoolError, Progress, Tasks};
 use crate::master::{Jobs, News, RunError};
 use crate::platform::Platform;
 use crate::wire::{self, Done, Ended};
-use crate::worker::{EndedWorker, JoinError, Outcome, push_argument};
+use crate::worker::{EndedWorker, JoinError, Outcome};
 
 /// Arguments of a batch, in bytes, after which it takes no more.
 const ARGUMENTS_MAX: usize = 1 << 20;
@@ -71,15 +69,14 @@ impl Member {
     }
 }
 
-pub(super) struct Round<'round, A, R, P: Platform, I, F> {
-    pool: &'round mut Pool<A, R, P>,
-    arguments: I,
+pub(super) struct Round<'round, P: Platform> {
+    pool: &'round mut Crew<P>,
+    tasks: &'round mut dyn Tasks,
     /// How many were taken.
     taken: usize,
     /// How many may be taken.
     end: &'round Cell<usize>,
     exhausted: bool,
-    take: F,
     /// Batches for whoever has room.
     left_over: VecDeque<Batch>,
     /// How many batches of this round workers have.
@@ -91,34 +88,22 @@ pub(super) struct Round<'round, A, R, P: Platform, I, F> {
     full: bool,
 }
 
-impl<'round, A, R, P, I, F> Round<'round, A, R, P, I, F>
-where
-    A: Serialize + DeserializeOwned + 'static,
-    R: Serialize + DeserializeOwned + 'static,
-    P: Platform,
-    I: Iterator<Item = A>,
-    F: FnMut(usize, Result<R, JoinError>) -> ControlFlow<()>,
-{
+impl<'round, P: Platform> Round<'round, P> {
     pub(super) fn new(
-        pool: &'round mut Pool<A, R, P>,
-        arguments: I,
+        pool: &'round mut Crew<P>,
+        tasks: &'round mut dyn Tasks,
+        total: Option<usize>,
         end: &'round Cell<usize>,
-        take: F,
     ) -> Self {
-        let total = match arguments.size_hint() {
-            (least, Some(most)) if least == most => Some(most),
-            _ => None,
-        };
         for given in pool.members.values_mut().flat_map(|member| &mut member.given) {
             given.batch = None;
         }
         Round {
             pool,
-            arguments,
+            tasks,
             taken: 0,
             end,
             exhausted: false,
-            take,
             left_over: VecDeque::new(),
             under_way: 0,
             spoken_to: BTreeSet::new(),
@@ -241,7 +226,7 @@ where
 
     /// Starts a worker. If that fails and there are `others`, they are all, until one of them ends.
     fn start_member(&mut self, others: bool) -> Result<Option<u64>, PoolError> {
-        let name = self.pool.worker.name();
+        let name = self.pool.name;
         match self.jobs().start_member(name) {
             Ok(id) => {
                 let process = self.jobs().process(id);
@@ -279,13 +264,11 @@ where
             && self.taken < self.end.get()
             && (batch.len() == 0 || batch.arguments.len() < ARGUMENTS_MAX.min(limit))
         {
-            let Some(argument) = self.arguments.next() else {
+            let Some(argument) = self.tasks.next_argument(limit, &mut batch.arguments) else {
                 self.exhausted = true;
                 break;
             };
-            let name = self.pool.worker.name();
-            push_argument(name, &argument, limit, &mut batch.arguments)
-                .map_err(|error| PoolError::Argument { index: self.taken, error })?;
+            argument.map_err(|error| PoolError::Argument { index: self.taken, error })?;
             batch.ends.push(batch.arguments.len());
             self.taken += 1;
             if batch.arguments.len() > limit && batch.len() > 1 {
@@ -334,9 +317,17 @@ where
             };
             let index = batch.first + batch.done;
             batch.done += 1;
-            let result = wire::from_bytes(result)
-                .map_err(|message| JoinError::WrongType { worker: self.worker(id), message });
-            if self.deliver(index, result).is_break() {
+            let taken = match self.tasks.take(index, result) {
+                Ok(taken) => {
+                    self.progress.done += 1;
+                    taken
+                }
+                Err(message) => {
+                    let worker = self.worker(id);
+                    self.fail_for_good(index, JoinError::WrongType { worker, message })
+                }
+            };
+            if taken.is_break() {
                 // What is left of it is of a round that is broken off.
                 self.finish(id, done);
                 return Ok(ControlFlow::Break(()));
@@ -371,7 +362,7 @@ where
     /// A member, as errors name it.
     fn worker(&self, id: u64) -> EndedWorker {
         let process = self.pool.members.get(&id).map_or(0, |member| member.process);
-        EndedWorker { name: self.pool.worker.name().to_owned(), number: id, process }
+        EndedWorker { name: self.pool.name.to_owned(), number: id, process }
     }
 
     /// The oldest batch of a worker is not over.
@@ -447,16 +438,13 @@ where
         }
         for at in 0..batch.len() {
             let error = outcome.clone().into_error(worker.clone());
-            self.deliver(batch.first + at, Err(error))?;
+            self.fail_for_good(batch.first + at, error)?;
         }
         ControlFlow::Continue(())
     }
 
-    fn deliver(&mut self, index: usize, result: Result<R, JoinError>) -> ControlFlow<()> {
-        match result {
-            Ok(_) => self.progress.done += 1,
-            Err(_) => self.progress.failed += 1,
-        }
-        (self.take)(index, result)
+    fn fail_for_good(&mut self, index: usize, error: JoinError) -> ControlFlow<()> {
+        self.progress.failed += 1;
+        self.tasks.fail(index, error)
     }
 }
