@@ -1,7 +1,7 @@
 //! A process may die after any machine instruction of locking and unlocking: whoever lives gets the lock, and the words
 //! in the object are as new.
 //!
-//! A child is stepped through a way to use the lock, instruction by instruction, and killed after the first, the
+//! A child is stepped through a way to use the lock, instruction by instruction; others are killed after the first, the
 //! second, ... of them; the parent, which may hold the lock or wait for it, goes on. A program without the test harness:
 //! it forks.
 
@@ -162,34 +162,77 @@ fn die_inside(name: &std::ffi::OsStr, mode: Mode) {
     child.wait().unwrap();
 }
 
-/// After how many instructions a child is to be killed: after each, but of those that are done again and again (a loop
-/// that spins) after the first times only.
-fn moments(pid: Pid) -> Vec<u32> {
+/// When a child is to be killed: before it does this instruction for the first, second, ... time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moment {
+    instruction: u64,
+    times: u32,
+    /// How many were done before.
+    after: u32,
+}
+
+/// Steps a child through its act; the last moment is when it has ended. Instructions that are done again and again (a loop
+/// that spins) have a moment for the first times only.
+fn moments(pid: Pid) -> Vec<Moment> {
     let mut done = BTreeMap::new();
-    let mut moments = vec![0];
-    for at in 1.. {
-        if !step(pid) {
-            // The one that has ended, too.
-            moments.push(at);
-            break;
-        }
-        let times = done.entry(instruction(pid)).or_insert(0);
+    let mut moments = vec![Moment { instruction: 0, times: 0, after: 0 }];
+    let mut after = 0;
+    while step(pid) {
+        after += 1;
+        let instruction = instruction(pid);
+        let times = done.entry(instruction).or_insert(0);
         *times += 1;
         if *times <= 2 {
-            moments.push(at);
+            moments.push(Moment { instruction, times: *times, after });
         }
     }
+    // Never, so that it comes to its end.
+    moments.push(Moment { instruction: 0, times: u32::MAX, after });
     if cfg!(debug_assertions) {
         // An unoptimised program has many times as many instructions: some of them.
         let last = moments.len() - 1;
-        moments = (0..5).map(|number| moments[last * number / 5]).collect();
+        moments = (0..5).map(|number| moments[last * number / 4]).collect();
     }
     moments
+}
+
+/// Has a child run until this moment; `false` if it came to its end before. By a breakpoint of the processor, since steps take microseconds
+/// each, and a loop that spins has thousands.
+fn run_until(pid: Pid, moment: Moment) -> bool {
+    if set_breakpoint(pid, moment.instruction).is_err() {
+        // There are processors, and systems on systems, without.
+        return (0..moment.after).all(|_| step(pid));
+    }
+    for _ in 0..moment.times {
+        ptrace::cont(pid, None).unwrap();
+        match waitpid(pid, None).unwrap() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => assert_eq!(instruction(pid), moment.instruction),
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => return false,
+            status => panic!("{status:?}"),
+        }
+    }
+    true
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_breakpoint(pid: Pid, instruction: u64) -> nix::Result<()> {
+    let register = |number: usize| {
+        let at = std::mem::offset_of!(libc::user, u_debugreg) + number * size_of::<u64>();
+        std::ptr::without_provenance_mut(at)
+    };
+    ptrace::write_user(pid, register(0), i64::try_from(instruction).unwrap())?;
+    // The address in register 0, for this process, when it is to be executed.
+    ptrace::write_user(pid, register(7), 1)
 }
 
 #[cfg(target_arch = "x86_64")]
 fn instruction(pid: Pid) -> u64 {
     ptrace::getregs(pid).unwrap().rip
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn set_breakpoint(_: Pid, _: u64) -> nix::Result<()> {
+    unreachable!("no test is run here")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -200,8 +243,8 @@ fn instruction(_: Pid) -> u64 {
 /// Kills a child after each instruction of `act`, while this process holds the lock in the mode of `held`.
 fn everywhere(what: &str, held: Option<Mode>, act: Act) {
     // The first child is looked at only.
-    let mut todo: Option<Vec<u32>> = None;
-    let mut deaths = 0;
+    let mut todo: Option<Vec<Moment>> = None;
+    let (mut deaths, mut ends) = (0, 0);
     while todo.as_ref().is_none_or(|todo| !todo.is_empty()) {
         let name = Fresh::<PosixShm>::name();
         let object = PosixShm::open(&name, Open::CreateNew { mode: 0o600 }).unwrap();
@@ -215,13 +258,16 @@ fn everywhere(what: &str, held: Option<Mode>, act: Act) {
         let guard = held.map(|mode| Guard::lock(&lock, &object, mode, Wait::Forever).unwrap());
         let at = match &mut todo {
             Some(todo) => {
-                let at = todo.pop().expect("it is not empty");
-                let _ = (0..at).all(|_| step(pid));
-                at
+                let moment = todo.pop().expect("it is not empty");
+                let is_there = run_until(pid, moment);
+                ends += u32::from(!is_there);
+                moment.after
             }
             None => {
-                todo = Some(moments(pid));
-                0
+                let found = moments(pid);
+                let after = found.last().map_or(0, |last| last.after);
+                todo = Some(found);
+                after
             }
         };
         child.kill(9).unwrap();
@@ -236,5 +282,7 @@ fn everywhere(what: &str, held: Option<Mode>, act: Act) {
         assert!((16..48).all(|row| word(row) == 0), "{what}: readers after a death at instruction {at}");
         deaths += 1;
     }
-    println!("  {what}: {deaths} deaths");
+    println!("  {what}: {deaths} deaths, {ends} of them at the end");
+    // Where there is time in it, no two runs are the same.
+    assert!(ends < deaths / 2, "most children were not killed where they should be");
 }
