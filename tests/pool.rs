@@ -411,8 +411,8 @@ fn the_iterator_is_asked_only_as_far_as_there_is_room<P: Platform>() {
         let mut pool = runtime::<P>().pool(&SQUARE).workers(2).batch(1);
         pool.each((0..).inspect(|_| count.set(count.get() + 1)), |_, _| {
             done += 1;
-            // Two workers, with 64 tasks under way each.
-            assert!(taken.get() <= done + 2 * 64, "{} {done}", taken.get());
+            // Two workers, with 256 tasks under way each.
+            assert!(taken.get() <= done + 2 * 256, "{} {done}", taken.get());
             if done == 1000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();

@@ -358,6 +358,13 @@ impl<P: Platform> Jobs<P> {
             self.waits.remove(&id);
             return self.serve_named(id, call);
         }
+        // The task has returned from whatever it waited for.
+        if let Request::Done(done) = request {
+            if self.running.get(&id).is_some_and(|job| job.member) {
+                self.news.push_back(News::Done(id, done));
+            }
+            return Ok(());
+        }
         self.stop_waiting(id)?;
         let reply = match request {
             Request::Watch { id: wanted, blocking } => {
@@ -406,7 +413,7 @@ impl<P: Platform> Jobs<P> {
             }
             Request::Listen => return self.hear_listener(id),
             // Dealt with before.
-            Request::Start { .. } | Request::Named(_) | Request::Told(_) => return Ok(()),
+            Request::Start { .. } | Request::Named(_) | Request::Told(_) | Request::Done(_) => return Ok(()),
             Request::Register { resource } => {
                 Reply::Registered { error: self.directory.register(&resource).err() }
             }
@@ -420,12 +427,6 @@ impl<P: Platform> Jobs<P> {
             Request::Finished { outcome } => {
                 if let Some(job) = self.running.get_mut(&id) {
                     job.outcome = Some(outcome);
-                }
-                return Ok(());
-            }
-            Request::Done(done) => {
-                if self.running.get(&id).is_some_and(|job| job.member) {
-                    self.news.push_back(News::Done(id, done));
                 }
                 return Ok(());
             }

@@ -10,6 +10,8 @@
 use std::num::NonZero;
 use std::time::Duration;
 
+use crate::wire::take_part;
+
 /// How much work may be under way for each worker.
 const UNDER_WAY: Duration = Duration::from_millis(2);
 
@@ -17,7 +19,7 @@ const UNDER_WAY: Duration = Duration::from_millis(2);
 const TASKS_MAX: u32 = 16_384;
 
 /// The most batches under way for each worker, where the program has chosen their size.
-const BATCHES_MAX: u32 = 64;
+const BATCHES_MAX: u32 = 256;
 
 /// Tasks with neighbouring arguments.
 #[derive(Debug, Default)]
@@ -26,8 +28,8 @@ pub(super) struct Batch {
     pub(super) first: usize,
     /// The arguments, in [parts](crate::wire::push_part).
     pub(super) arguments: Vec<u8>,
-    /// Where each of them ends.
-    pub(super) ends: Vec<usize>,
+    /// How many they are.
+    pub(super) count: usize,
     /// How many of them are done.
     pub(super) done: usize,
     /// How often they have failed.
@@ -37,22 +39,34 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
     /// The tasks from the `from`-th on, and before the `to`-th.
     pub(super) fn part(&self, from: usize, to: usize) -> Batch {
-        let start = if from == 0 { 0 } else { self.ends[from - 1] };
-        let end = if to == 0 { 0 } else { self.ends[to - 1] };
-        Batch {
-            first: self.first + from,
-            arguments: self.arguments[start..end.max(start)].to_vec(),
-            ends: self.ends[from.min(to)..to].iter().map(|end| end - start).collect(),
-            done: 0,
-            tries: self.tries,
-            avoid: self.avoid,
-        }
+        let from = from.min(to);
+        let mut rest = &self.arguments[..];
+        let mut next = |count: usize| {
+            let before = rest;
+            for _ in 0..count {
+                let _ = take_part(&mut rest);
+            }
+            &before[..before.len() - rest.len()]
+        };
+        next(from);
+        self.with(from, next(to - from), to - from)
+    }
+
+    /// Each task for itself.
+    pub(super) fn singles(&self) -> impl Iterator<Item = Batch> {
+        let mut rest = &self.arguments[..];
+        (0..self.count).map(move |at| {
+            let before = rest;
+            let _ = take_part(&mut rest);
+            self.with(at, &before[..before.len() - rest.len()], 1)
+        })
+    }
+
+    fn with(&self, from: usize, arguments: &[u8], count: usize) -> Batch {
+        let arguments = arguments.to_vec();
+        Batch { first: self.first + from, arguments, count, done: 0, tries: self.tries, avoid: self.avoid }
     }
 }
 
@@ -96,16 +110,29 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::push_part;
 
     #[test]
     fn a_part_has_the_arguments_of_its_tasks() {
-        let batch =
-            Batch { first: 10, arguments: b"abbccc".to_vec(), ends: vec![1, 3, 6], ..Batch::default() };
-        let part = batch.part(1, 3);
-        assert_eq!((part.first, &part.arguments[..], &part.ends[..]), (11, &b"bbccc"[..], &[2, 5][..]));
-        assert_eq!(batch.part(0, 1).arguments, b"a");
-        assert_eq!(batch.part(3, 3).len(), 0);
-        assert_eq!(batch.part(0, 3).arguments, batch.arguments);
+        let mut arguments = Vec::new();
+        let mut ends = vec![0];
+        for argument in [&b"a"[..], b"bb", b"ccc"] {
+            push_part(&mut arguments, 3, |bytes| {
+                bytes.extend_from_slice(argument);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+            ends.push(arguments.len());
+        }
+        let batch = Batch { first: 10, arguments, count: 3, ..Batch::default() };
+        for (from, to) in [(0, 0), (0, 1), (1, 3), (3, 3), (0, 3)] {
+            let part = batch.part(from, to);
+            assert_eq!((part.first, part.count), (10 + from, to - from));
+            assert_eq!(part.arguments, &batch.arguments[ends[from]..ends[to]]);
+        }
+        let singles: Vec<_> = batch.singles().map(|one| (one.first, one.count, one.arguments)).collect();
+        let expected = (0..3).map(|at| (10 + at, 1, batch.arguments[ends[at]..ends[at + 1]].to_vec()));
+        assert!(singles.into_iter().eq(expected));
     }
 
     #[test]
@@ -119,7 +146,7 @@ mod tests {
         assert_eq!(pace(1_000_000_000).tasks(None), (1, 1));
         assert_eq!(pace(10_000).tasks(None), (200, 100));
         assert_eq!(pace(1).tasks(None), (TASKS_MAX as usize, TASKS_MAX as usize / 2));
-        assert_eq!(pace(10_000).tasks(NonZero::new(1)), (64, 1));
+        assert_eq!(pace(1_000).tasks(NonZero::new(1)), (256, 1));
         assert_eq!(pace(10_000).tasks(NonZero::new(100)), (200, 100));
         assert_eq!(pace(1_000_000_000).tasks(NonZero::new(100)), (100, 100));
     }

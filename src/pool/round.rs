@@ -259,34 +259,36 @@ impl<'round, P: Platform> Round<'round, P> {
             None => size,
         };
         let limit = self.jobs().message_limit();
-        let mut batch = Batch { first: self.taken, ..Batch::default() };
-        while batch.len() < size
+        // A small argument fits.
+        let arguments = Vec::with_capacity(32);
+        let mut batch = Batch { first: self.taken, arguments, ..Batch::default() };
+        while batch.count < size
             && self.taken < self.end.get()
-            && (batch.len() == 0 || batch.arguments.len() < ARGUMENTS_MAX.min(limit))
+            && (batch.count == 0 || batch.arguments.len() < ARGUMENTS_MAX.min(limit))
         {
             let Some(argument) = self.tasks.next_argument(limit, &mut batch.arguments) else {
                 self.exhausted = true;
                 break;
             };
             argument.map_err(|error| PoolError::Argument { index: self.taken, error })?;
-            batch.ends.push(batch.arguments.len());
+            batch.count += 1;
             self.taken += 1;
-            if batch.arguments.len() > limit && batch.len() > 1 {
+            if batch.arguments.len() > limit && batch.count > 1 {
                 // Together they are too many: the last one goes alone.
-                let last = batch.part(batch.len() - 1, batch.len());
-                batch = batch.part(0, batch.len() - 1);
+                let last = batch.part(batch.count - 1, batch.count);
+                batch = batch.part(0, batch.count - 1);
                 self.left_over.push_back(last);
             }
         }
-        Ok((batch.len() > 0).then_some(batch))
+        Ok((batch.count > 0).then_some(batch))
     }
 
     fn give(&mut self, id: u64, batch: Batch) {
         let number = self.pool.next_batch;
         self.pool.next_batch += 1;
-        let count = u32::try_from(batch.len()).expect("a batch has at most 2^32 - 1 tasks");
+        let count = u32::try_from(batch.count).expect("a batch has at most 2^32 - 1 tasks");
         let arguments = ByteBuf::from(batch.arguments.clone());
-        let given = Given { number, tasks: batch.len(), batch: Some(batch) };
+        let given = Given { number, tasks: batch.count, batch: Some(batch) };
         self.pool.members.entry(id).or_default().push(given);
         self.under_way += 1;
         self.jobs().give(id, number, count, arguments);
@@ -311,7 +313,7 @@ impl<'round, P: Platform> Round<'round, P> {
         };
         let mut results = &done.results[..];
         for _ in 0..done.count {
-            let Some(result) = wire::take_part(&mut results).filter(|_| batch.done < batch.len()) else {
+            let Some(result) = wire::take_part(&mut results).filter(|_| batch.done < batch.count) else {
                 self.put_back(id, batch);
                 return self.condemn(id);
             };
@@ -334,7 +336,7 @@ impl<'round, P: Platform> Round<'round, P> {
             }
         }
         // Of the last piece nothing is missing, unless a task has failed.
-        if done.last && (batch.done == batch.len()) == done.failure.is_some() {
+        if done.last && (batch.done == batch.count) == done.failure.is_some() {
             self.put_back(id, batch);
             return self.condemn(id);
         }
@@ -351,8 +353,8 @@ impl<'round, P: Platform> Round<'round, P> {
         let worker = self.worker(id);
         self.finish(id, done);
         let failed = batch.part(batch.done, batch.done + 1);
-        let rest = batch.part(batch.done + 1, batch.len());
-        if rest.len() > 0 {
+        let rest = batch.part(batch.done + 1, batch.count);
+        if rest.count > 0 {
             self.left_over.push_back(rest);
         }
         let again = matches!(failure, Outcome::Failed { .. } | Outcome::Panicked { .. });
@@ -408,7 +410,7 @@ impl<'round, P: Platform> Round<'round, P> {
                 continue;
             };
             self.under_way -= 1;
-            let rest = batch.part(batch.done, batch.len());
+            let rest = batch.part(batch.done, batch.count);
             if std::mem::replace(&mut begun, false) {
                 self.fail(&worker, &rest, true, &ended.outcome)?;
             } else {
@@ -427,16 +429,15 @@ impl<'round, P: Platform> Round<'round, P> {
         outcome: &Outcome,
     ) -> ControlFlow<()> {
         if again && batch.tries < self.pool.settings.retries {
-            self.progress.retried += batch.len();
+            self.progress.retried += batch.count;
             // One by one, so that the culprit fails alone.
-            for at in 0..batch.len() {
-                let one =
-                    Batch { tries: batch.tries + 1, avoid: Some(worker.number), ..batch.part(at, at + 1) };
+            for one in batch.singles() {
+                let one = Batch { tries: batch.tries + 1, avoid: Some(worker.number), ..one };
                 self.left_over.push_back(one);
             }
             return ControlFlow::Continue(());
         }
-        for at in 0..batch.len() {
+        for at in 0..batch.count {
             let error = outcome.clone().into_error(worker.clone());
             self.fail_for_good(batch.first + at, error)?;
         }

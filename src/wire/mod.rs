@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manycore_backends::transport::{BoxError, Message};
+use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -295,8 +296,7 @@ macro_rules! message {
 
             fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
                 out.push(VERSION);
-                postcard::to_io(&self.0, out)?;
-                Ok(())
+                Ok(postcard::serialize_with_flavor(&self.0, Behind(out))?)
             }
 
             fn decode_owned(bytes: Vec<u8>) -> Result<Self, BoxError> {
@@ -317,6 +317,27 @@ macro_rules! message {
 }
 
 message!(ToMaster ToWorker);
+
+/// Has postcard write behind what is there; byte by byte, which std's `Write` makes a slice of each time.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Behind<'_> {
+    type Output = ();
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
 
 /// A message of another version of the protocol.
 #[derive(Debug, thiserror::Error)]

@@ -93,7 +93,8 @@ fn serve(context: &mut Context, workers: &Workers) -> i32 {
         let mut failure = None;
         let began = Instant::now();
         let mut rest = &arguments[..];
-        let mut results = Vec::new();
+        // A small result fits.
+        let mut results = Vec::with_capacity(32);
         let mut done = 0;
         let mut told = 0;
         while done < count {

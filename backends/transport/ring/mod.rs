@@ -7,14 +7,14 @@
 //! | what | goes |
 //! |---|---|
 //! | a message of at most 4 KiB, without descriptors | through the ring, if one is there and has room |
-//! | any other message | over the socket, in the [frame] that [`Socket`] puts it in |
+//! | any other message | over the socket, in the [frame](super::frame) that [`Socket`] puts it in |
 //! | that there is something in the ring, to a peer that is going to sleep | over the socket: the bell |
 //! | the memory of the ring, to the peer | over the socket, as a descriptor |
 //!
 //! # When there is a ring
 //!
 //! Each direction has one of its own, made by who sends: when sixteen messages have gone that could have used it, so that a
-//! link which is used a few times costs what a [`Socket`] link costs. Its memory (64 KiB, [`Memfd`], of which only the pages
+//! link which is used a few times costs what a [`Socket`] link costs. Its memory (64 KiB, [`Memfd`](crate::shm::Memfd), of which only the pages
 //! that are used take storage) is offered over the socket, and used when the peer has taken it up. If it cannot be made, sent
 //! or mapped, the link goes on without; over the loopback device it always does.
 //!

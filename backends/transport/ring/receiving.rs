@@ -258,6 +258,11 @@ impl<S: Message, R: Message> RingEnd<S, R> {
         let mut may_look = timeout.is_none_or(|timeout| timeout > Patience::LIMIT);
         let _leaving = Leaving(self);
         let mut receiving = lock(&self.receiving);
+        if receiving.track.is_some() {
+            if let Some(message) = self.take(&mut receiving, Try::Look)? {
+                return Ok(message);
+            }
+        }
         // Who has just asked something would try in vain.
         let mut reads = self.socket.may_have_more();
         loop {
