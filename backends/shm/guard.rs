@@ -106,6 +106,13 @@ impl Guard {
         compiler_fence(Ordering::SeqCst);
         self.slot.is_some_and(|slot| slot.lost.load(Ordering::Acquire))
     }
+
+    /// A part of the range is gone, as the system says.
+    pub(super) fn lose(&self) {
+        if let Some(slot) = self.slot {
+            slot.lost.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Drop for Guard {

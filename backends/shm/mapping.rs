@@ -116,8 +116,15 @@ impl Mapping {
         Ok(Mapping { guard: None, raw: raw.into(), words: AtomicUsize::new(0), access })
     }
 
-    /// Whether somebody cut the file off, and that was noticed by an access: what was read since may be zeros,
-    /// and what was written may be nowhere.
+    /// Somebody has cut the file off.
+    pub(super) fn lose(&self) {
+        if let Some(guard) = &self.guard {
+            guard.lose();
+        }
+    }
+
+    /// Whether somebody cut the file off, and that was noticed: what was read since may be zeros, and what was written may
+    /// be nowhere.
     #[inline]
     pub(super) fn is_lost(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_lost)

@@ -31,8 +31,8 @@
 //! 8. **Fork.** A handle carried into a forked child refuses with [`ShmError::Forked`], and dropping it there
 //!    closes nothing.
 //! 9. **Truncation.** If somebody makes an object shorter, accesses beyond its new end read zeros and write
-//!    nothing, and [`ShmBackend::intact`] says so from then on: [`ShmError::Truncated`]. (Within the page in which
-//!    the new end lies this goes unnoticed until [`ShmBackend::size`] is asked.)
+//!    nothing, and [`ShmBackend::intact`] says so from then on: [`ShmError::Truncated`]; so it does when
+//!    [`ShmBackend::size`] has found out. (Within the page in which the new end lies nothing else does.)
 //! 10. **Reading only.** A handle opened [`Open::ReadOnly`] reads, writes nothing ([`OutOfBounds`]) and does not
 //!     grow ([`ShmError::ReadOnly`]); other handles of the object in the process write as ever.
 //! 11. **Only plain objects.** What is not a regular object (directory, device, pipe, symbolic link) is
@@ -145,8 +145,8 @@ pub trait ShmBackend: fmt::Debug + Send + Sync + Sized + 'static {
     /// operation.
     ///
     /// # Errors
-    /// [`ShmError::Truncated`] if an access met a part of the object that somebody has cut off; from then on,
-    /// for ever. (Such an access reads zeros, and writes nothing.)
+    /// [`ShmError::Truncated`] if an access met a part of the object that somebody has cut off, or its size was found to
+    /// be less than was known; from then on, for ever. (Such an access reads zeros, and writes nothing.)
     fn intact(&self) -> Result<(), ShmError>;
 
     /// The words.

@@ -188,6 +188,8 @@ impl Handle {
         let stat = fs::fstat(&object.fd).map_err(|errno| ShmError::from_errno("fstat", &self.name, errno))?;
         let found = stat.st_size as u64;
         if found < known {
+            // An access that meets nothing of it would not notice.
+            object.mapping.lose();
             return Err(ShmError::Truncated { name: self.name.clone(), known, found });
         }
         object.mapping.extend_to(found);

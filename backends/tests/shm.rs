@@ -76,7 +76,10 @@ fn a_truncated_object_is_reported() {
     let object = File::open(&name, NEW).unwrap();
     object.grow(8192).unwrap();
     std::fs::OpenOptions::new().write(true).open(&*name).unwrap().set_len(100).unwrap();
+    object.intact().unwrap();
     assert!(matches!(object.size(), Err(ShmError::Truncated { known: 8192, found: 100, .. })));
+    // From then on, also if nothing of it is met.
+    assert!(matches!(object.intact(), Err(ShmError::Truncated { known: 8192, found: 100, .. })));
     assert!(matches!(object.grow(10_000), Err(ShmError::Truncated { .. })));
 }
 
