@@ -74,11 +74,7 @@ fn every_operation_says_so() {
         },
         |table| truncated(table.read_group(|group| (0..2000).try_for_each(|key| group.find(key).map(drop)))),
         |table| truncated(table.retain(|_, _| false)),
-        |table| match table.check() {
-            // It reads on, and lists what it finds.
-            Ok(problems) => assert!(!problems.is_empty()),
-            refused => truncated(refused),
-        },
+        |table| truncated(table.check()),
         |table| truncated(table.stat()),
     ];
     for size in sizes {

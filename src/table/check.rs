@@ -55,6 +55,10 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
             result => view.believe(result)?,
         }
         check.lost();
+        if !check.problems.is_empty() {
+            // What was cut off within a page reads as zeros; only its size tells.
+            self.shared.object.size()?;
+        }
         view.confirm()?;
         Ok(check.problems)
     }
