@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 
-use super::Mapping;
+use super::{Mapping, check_limit};
 
 /// Memory without a name, of a size that nobody can change: as long as it is mapped somewhere or a descriptor of it is
 /// open. It reads as zero at first, and takes storage only where it is touched.
@@ -39,11 +39,12 @@ impl Memfd {
     ///
     /// # Errors
     /// What the system says: [`InvalidInput`](io::ErrorKind::InvalidInput) for no bytes at all, `EMFILE` if it has no
-    /// descriptors left, `ENOMEM` if it has no memory.
+    /// descriptors left, `ENOMEM` if it has no memory, `EFBIG` if this process may have no file as large (`RLIMIT_FSIZE`).
     pub fn new(bytes: u64) -> io::Result<Memfd> {
         if bytes == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
+        check_limit(bytes)?;
         let fd = memfd_create("manycore", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, bytes)?;
         fcntl_add_seals(&fd, SIZE | SealFlags::SEAL)?;

@@ -74,6 +74,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::name::{self, NameError};
 use crate::random;
@@ -536,4 +537,11 @@ impl ShmError {
             errno => ShmError::from_errno(op, name, errno),
         }
     }
+}
+
+/// Whether this process may have a file of so many bytes. Beyond the limit the system would not only refuse, but kill, by
+/// `SIGXFSZ`.
+fn check_limit(bytes: u64) -> Result<(), Errno> {
+    let is_over = getrlimit(Resource::Fsize).current.is_some_and(|limit| bytes > limit);
+    if is_over { Err(Errno::FBIG) } else { Ok(()) }
 }

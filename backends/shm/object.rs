@@ -16,9 +16,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::process::{Resource, getrlimit};
 
-use super::{Mapping, Open, ShmError, Trust, WORD};
+use super::{Mapping, Open, ShmError, Trust, WORD, check_limit};
 use crate::generation::Generation;
 use crate::sync::global::{Arc, Mutex, lock};
 
@@ -319,10 +318,7 @@ fn identity(stat: &Stat) -> Identity {
 
 /// Extends the file from `size` to `bytes` and reserves the storage. Others may do so at the same time.
 fn reserve(fd: BorrowedFd<'_>, size: u64, bytes: u64) -> Result<(), Errno> {
-    // Beyond this limit the system would not only refuse, but kill by SIGXFSZ.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| bytes > limit) {
-        return Err(Errno::FBIG);
-    }
+    check_limit(bytes)?;
     // First the storage, then the end, so that a file system that fills up in the middle (as ext4 does) does
     // not move the end part of the way.
     let allocate = |flags| rustix::io::retry_on_intr(|| fs::fallocate(fd, flags, size, bytes - size));

@@ -6,6 +6,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 use manycore_backends::Spawner;
 use manycore_backends::spawn::{Child, Entry, Exec, Exit, Fork, Thread};
 use manycore_backends::testing::run_tests;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         forked_child_answers
         program_that_is_run_anew_answers
         thread_answers
+        where_no_ring_can_be_made_the_socket_carries_all
         connected_processes_talk
         what_a_killed_peer_has_sent_whole_is_received
         sending_to_a_killed_peer_ends
@@ -90,6 +93,22 @@ fn program_that_is_run_anew_answers() {
 
 fn thread_answers() {
     answered_by(&Thread);
+}
+
+fn where_no_ring_can_be_made_the_socket_carries_all() {
+    let (near, far) = pair();
+    // Beyond this limit the system kills who makes a file longer.
+    let child = Fork.spawn(far, |far: End| {
+        let limit = Rlimit { current: Some(4096), maximum: Some(4096) };
+        setrlimit(Resource::Fsize, limit).expect("it is less than it was");
+        let before = open_descriptors();
+        let code = answer(far);
+        // The parent's ring was taken up, and is gone with it.
+        if open_descriptors().len() < before.len() { code } else { 1 }
+    });
+    ask(&near);
+    drop(near);
+    assert_eq!(child.expect("one thread").wait().expect("it is ours"), Exit::Code(7));
 }
 
 fn connected_processes_talk() {

@@ -780,3 +780,16 @@ fn stranger_cannot_fill_the_table_of_descriptors() {
     drop(end);
     assert_eq!(read_all(&reader), b"", "all are closed");
 }
+
+#[test]
+fn descriptors_of_a_message_whose_decoding_panics_go_with_it() {
+    let (near, far) = Socket::pair::<Fragile, Fragile>(Limits::default()).expect("pair");
+    let (reader, writer) = pipe();
+    near.send_with(Fragile(b'd'), &[writer.as_fd()], None).expect("there is room");
+    drop(writer);
+    near.send(Fragile(b'f'), None).expect("there is room");
+    thread::scope(|scope| assert!(scope.spawn(|| far.receive_with(None)).join().is_err()));
+    let (message, descriptors) = far.receive_with(None).expect("it was sent");
+    assert_eq!((message, descriptors.len()), (Fragile(b'f'), 0));
+    assert_eq!(read_all(&reader), b"", "it is closed");
+}

@@ -6,7 +6,7 @@
 //!
 //! | what | goes |
 //! |---|---|
-//! | a message of at most 4 KiB, without descriptors | through the ring, if one is there and has room |
+//! | a message of at most 4 KiB, without descriptors | through the ring, if one is there and has room, and the peer has not finished |
 //! | any other message | over the socket, in the [frame](super::frame) that [`Socket`] puts it in |
 //! | that there is something in the ring, to a peer that is going to sleep | over the socket: the bell |
 //! | the memory of the ring, to the peer | over the socket, as a descriptor |
@@ -15,8 +15,9 @@
 //!
 //! Each direction has one of its own, made by who sends: when sixteen messages have gone that could have used it, so that a
 //! link which is used a few times costs what a [`Socket`] link costs. Its memory (64 KiB, [`Memfd`](crate::shm::Memfd), of which only the pages
-//! that are used take storage) is offered over the socket, and used when the peer has taken it up. If it cannot be made, sent
-//! or mapped, the link goes on without; over the loopback device it always does.
+//! that are used take storage) is offered over the socket, and used when the peer has taken it up. If it cannot be made (for
+//! want of memory or descriptors, or because the process may have no file as large), sent or mapped, the link goes on
+//! without; over the loopback device it always does.
 //!
 //! So a fresh end is its socket and nothing else. It is one descriptor, can be given to another process by that, and needs no
 //! greeting.
@@ -178,9 +179,9 @@ impl<S, R> fmt::Debug for RingListener<S, R> {
 /// One end of a [`Ring`] link.
 ///
 /// What a [`Message`] does runs while a half of the end is locked: it must not use this end. A thread that sleeps on the
-/// descriptor by its own `poll` is not woken for messages that another thread's receive has read along with its own (law 6);
-/// the blocking [`receive`](Endpoint::receive) is. While one thread sleeps in that, what comes over the socket is for it:
-/// others, who try, find what is in the ring.
+/// descriptor by its own `poll` is woken only for what comes after a receive has found nothing (law 6): if another thread
+/// receives, not before that one has been told `Ok(None)`, or sleeps in [`receive`](Endpoint::receive). While one thread
+/// sleeps in that, what comes over the socket is for it: others, who try, find what is in the ring.
 ///
 /// An end that was used and is carried into a forked child in memory, not as a descriptor, must not be used there: dropping
 /// the parent's tells the peer that it is gone.
@@ -322,7 +323,7 @@ impl<S: Message, R: Message> Endpoint<S, R> for RingEnd<S, R> {
 
     fn is_flushed(&self) -> bool {
         let sending = lock(&self.sending);
-        sending.gone || self.socket.is_flushed() && !sending.owes_bell
+        sending.gone || self.check().is_err() || self.socket.is_flushed() && !sending.owes_bell
     }
 
     fn receive(&self, timeout: Option<Duration>) -> Result<R, TransportError> {

@@ -1,4 +1,6 @@
-//! Every interleaving of a writer and a reader of one track, one of which goes to sleep.
+//! Every interleaving of a writer and of a reader of one track that goes to sleep.
+//!
+//! Not in the models: a reader that looks before it sleeps, and several readers, who take turns by a lock of their end.
 //!
 //! Nobody looks again by himself in the models: a bell that is not rung hangs, which loom reports.
 

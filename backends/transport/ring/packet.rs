@@ -13,6 +13,7 @@
 //! Anything else that begins with the mark is [`Packet::Nonsense`]. This module does not know what any of it does.
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 
 use crate::transport::{BoxError, Message, TransportError, frame};
@@ -31,10 +32,10 @@ const MARKED: u8 = 3;
 pub(super) enum Packet<M> {
     /// A message that has come, and how many bytes it had.
     Message(Result<M, BoxError>, usize),
-    /// A message to be sent, and its encoding, which begins at this byte.
-    Whole(M, Vec<u8>, usize),
-    /// A message to be sent, and what comes before the bytes that it lends.
-    Lent(M, Vec<u8>),
+    /// A message to be sent, and its encoding, which begins at this byte; and the descriptors that were taken out of it.
+    Whole(M, Vec<u8>, usize, Vec<OwnedFd>),
+    /// A message to be sent, and what comes before the bytes that it lends; and the descriptors that were taken out of it.
+    Lent(M, Vec<u8>, Vec<OwnedFd>),
     /// The memory of a ring; `None` if its descriptor was lost, or is on its way.
     Offer(Option<OwnedFd>),
     /// There is something in the ring.
@@ -45,17 +46,21 @@ pub(super) enum Packet<M> {
 
 impl<M: Message> Packet<M> {
     /// A message whose frame this is.
-    pub(super) fn whole(message: M, frame: Vec<u8>) -> Packet<M> {
+    pub(super) fn whole(message: M, frame: Vec<u8>, descriptors: Vec<OwnedFd>) -> Packet<M> {
         let payload = frame.get(frame::HEADER_BYTES..).unwrap_or_default();
         if payload.starts_with(&MARK) {
             let marked = [&MARK[..], &[MARKED], payload].concat();
-            return Packet::Whole(message, marked, 0);
+            return Packet::Whole(message, marked, 0, descriptors);
         }
-        Packet::Whole(message, frame, frame::HEADER_BYTES)
+        Packet::Whole(message, frame, frame::HEADER_BYTES, descriptors)
     }
 
     /// A message that lends its bytes, of which there are not too many.
-    pub(super) fn lent(message: M, limit: usize) -> Result<Packet<M>, TransportError> {
+    pub(super) fn lent(
+        message: M,
+        descriptors: Vec<OwnedFd>,
+        limit: usize,
+    ) -> Result<Packet<M>, TransportError> {
         let mut head = Vec::new();
         message.encode_head(&mut head).map_err(TransportError::Encode)?;
         let bytes = message.as_bytes().unwrap_or_default();
@@ -67,13 +72,18 @@ impl<M: Message> Packet<M> {
         if head.iter().chain(bytes).take(MARK.len()).eq(&MARK) {
             head.splice(0..0, MARK.into_iter().chain([MARKED]));
         }
-        Ok(Packet::Lent(message, head))
+        Ok(Packet::Lent(message, head, descriptors))
     }
 
-    /// The message that was to be sent.
+    /// The message that was to be sent, with all that it had.
     pub(super) fn into_message(self) -> Option<M> {
         match self {
-            Packet::Whole(message, ..) | Packet::Lent(message, _) => Some(message),
+            Packet::Whole(mut message, .., descriptors) | Packet::Lent(mut message, _, descriptors) => {
+                if !descriptors.is_empty() {
+                    message.attach(Ok(descriptors));
+                }
+                Some(message)
+            }
             Packet::Message(message, _) => message.ok(),
             Packet::Offer(_) | Packet::Bell | Packet::Nonsense => None,
         }
@@ -111,14 +121,14 @@ impl<M: Message> Message for Packet<M> {
 
     fn as_bytes(&self) -> Option<&[u8]> {
         match self {
-            Packet::Whole(_, bytes, start) => bytes.get(*start..),
-            Packet::Lent(message, _) => message.as_bytes(),
+            Packet::Whole(_, bytes, start, _) => bytes.get(*start..),
+            Packet::Lent(message, ..) => message.as_bytes(),
             _ => None,
         }
     }
 
     fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), BoxError> {
-        if let Packet::Lent(_, head) = self {
+        if let Packet::Lent(_, head, _) = self {
             out.extend_from_slice(head);
         }
         Ok(())
@@ -134,7 +144,7 @@ impl<M: Message> Message for Packet<M> {
 
     fn detach(&mut self) -> Vec<OwnedFd> {
         match self {
-            Packet::Whole(message, ..) | Packet::Lent(message, _) => message.detach(),
+            Packet::Whole(.., descriptors) | Packet::Lent(.., descriptors) => mem::take(descriptors),
             Packet::Offer(memory) => memory.take().into_iter().collect(),
             _ => Vec::new(),
         }
@@ -142,8 +152,10 @@ impl<M: Message> Message for Packet<M> {
 
     fn attach(&mut self, descriptors: io::Result<Vec<OwnedFd>>) {
         match self {
-            Packet::Whole(message, ..) | Packet::Lent(message, _) | Packet::Message(Ok(message), _) => {
-                message.attach(descriptors);
+            Packet::Message(Ok(message), _) => message.attach(descriptors),
+            // It is given back.
+            Packet::Whole(.., detached) | Packet::Lent(.., detached) => {
+                *detached = descriptors.unwrap_or_default()
             }
             // More than one is as good as another.
             Packet::Offer(memory) => *memory = descriptors.ok().and_then(|mut all| all.pop()),

@@ -20,7 +20,8 @@ use crate::sync::spin_loop;
 use crate::transport::socket::deadline_after;
 use crate::transport::{Endpoint, Message, TransportError};
 
-/// So many bells may be there for an end that had this descriptor before: far more than there ever are.
+/// So many bells may come that were not asked for here, as an end may have that had this descriptor before: far more than
+/// there ever are.
 pub(super) const BELLS_BEFORE: u32 = 1024;
 
 /// Pauses of the processor between two looks at a ring.
@@ -86,7 +87,8 @@ impl Drop for Attached {
 /// What a try to receive may do beside looking at the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Try {
-    /// Nothing, unless the peer says that something went over the socket, or there is no ring.
+    /// Read the socket if there is no ring, or the peer has said there that something went over it: which it does only
+    /// after sending, and a successor of it, made again of its descriptor, not at all.
     Look,
     /// Have the next entry told.
     Arm,
@@ -214,7 +216,7 @@ impl<S: Message, R: Message> RingEnd<S, R> {
                 receiving.held = Some(packet);
                 Ok(true)
             }
-            // Nobody can keep this end busy with them: each was asked for here.
+            // Nobody can keep this end busy with them: but for those, each was asked for here.
             Ok(Some(Packet::Bell)) if receiving.bells > 0 => {
                 receiving.bells -= 1;
                 Ok(true)
@@ -289,7 +291,7 @@ impl<S: Message, R: Message> RingEnd<S, R> {
                     return Ok(message);
                 }
             }
-            if let Some(message) = self.take(&mut receiving, Try::Arm)? {
+            if let Some(message) = self.take_before_sleep(&mut receiving)? {
                 return Ok(message);
             }
             receiving.is_led = true;
@@ -310,6 +312,16 @@ impl<S: Message, R: Message> RingEnd<S, R> {
                 }
             }
         }
+    }
+
+    /// The last step with the lock, whatever other threads have received since the first: has the next entry told, and takes
+    /// what is there and would not wake a sleeper, also if another receive has read it along with its own message.
+    pub(super) fn take_before_sleep(
+        &self,
+        receiving: &mut Receiving<R>,
+    ) -> Result<Option<R>, TransportError> {
+        let how = if self.socket.may_have_more() { Try::Read } else { Try::Arm };
+        self.take(receiving, how)
     }
 
     /// Waits for the thread that looks or sleeps to come back; true if the time is over.

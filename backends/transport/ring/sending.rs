@@ -112,21 +112,17 @@ impl<S: Message, R: Message> RingEnd<S, R> {
             Draft::Packed(packet) => return self.by_socket(sending, packet, false),
         };
         let descriptors = message.detach();
-        let has_descriptors = !descriptors.is_empty();
         let is_lent = message.as_bytes().is_some_and(|bytes| bytes.len() > MESSAGE_MAX);
         frame::recycle(&mut sending.frame);
         if !is_lent {
             frame::append(&message, self.limits.message_bytes, &mut sending.frame)?;
         }
-        if has_descriptors {
-            message.attach(Ok(descriptors));
-        }
         if is_lent {
-            let packet = Packet::lent(message, self.limits.message_bytes)?;
+            let packet = Packet::lent(message, descriptors, self.limits.message_bytes)?;
             return self.by_socket(sending, packet, false);
         }
         let size = sending.frame.len() - frame::HEADER_BYTES;
-        let is_small = size <= MESSAGE_MAX && !has_descriptors;
+        let is_small = size <= MESSAGE_MAX && descriptors.is_empty();
         if is_small && sending.track.is_some() && !self.ended.load(Ordering::Relaxed) {
             match self.by_ring(sending)? {
                 Written::There | Written::Ring => return Ok(Offered::Accepted(self.left(sending))),
@@ -134,7 +130,7 @@ impl<S: Message, R: Message> RingEnd<S, R> {
                 Written::Not | Written::Left | Written::Gone => {}
             }
         }
-        let packet = Packet::whole(message, mem::take(&mut sending.frame));
+        let packet = Packet::whole(message, mem::take(&mut sending.frame), descriptors);
         self.by_socket(sending, packet, is_small)
     }
 
@@ -173,7 +169,12 @@ impl<S: Message, R: Message> RingEnd<S, R> {
         let message = &sending.frame[frame::HEADER_BYTES..];
         let written = track.write(message, sending.by_socket).map_err(|found| self.nonsense(found))?;
         match written {
-            Written::Ring => self.ring(sending)?,
+            Written::Ring => {
+                // Any other error: the message is accepted, and the next flush or send will tell.
+                if let Err(error @ (TransportError::Closed | TransportError::Broken)) = self.ring(sending) {
+                    return Err(error);
+                }
+            }
             Written::Left => {
                 sending.track = None;
                 sending.small = 0;
@@ -187,20 +188,19 @@ impl<S: Message, R: Message> RingEnd<S, R> {
         Ok(written)
     }
 
-    /// Tells the peer that there is something in the ring.
+    /// Tells the peer that there is something in the ring. What the system refuses for reasons of its own is owed.
     pub(super) fn ring(&self, sending: &mut Sending) -> Result<(), TransportError> {
-        sending.owes_bell = false;
-        match self.socket.try_send(Packet::Bell) {
-            Ok(()) => sending.is_left = true,
-            // Then there is something to be read.
-            Err(TrySendError::Full(_)) => {}
-            Err(TrySendError::Failed(error @ (TransportError::Closed | TransportError::Broken))) => {
-                return Err(error);
+        let rung = match self.socket.try_send(Packet::Bell) {
+            Ok(()) => {
+                sending.is_left = true;
+                Ok(())
             }
-            // What was told of is accepted: this is for a later flush.
-            Err(TrySendError::Failed(_)) => sending.owes_bell = true,
-        }
-        Ok(())
+            // Then there is something to be read, or the end of the file.
+            Err(TrySendError::Full(_) | TrySendError::Failed(TransportError::Finished)) => Ok(()),
+            Err(TrySendError::Failed(error)) => Err(error),
+        };
+        sending.owes_bell = matches!(rung, Err(TransportError::Io { .. }));
+        rung
     }
 
     fn by_socket(
@@ -209,7 +209,13 @@ impl<S: Message, R: Message> RingEnd<S, R> {
         packet: Packet<S>,
         is_small: bool,
     ) -> Result<Offered<S>, TransportError> {
-        match self.socket.try_send(packet) {
+        // Should a message panic in there, nobody knows whether it is to be counted: then the link goes on without this ring.
+        let track = sending.track.take();
+        let was_left = mem::replace(&mut sending.is_left, true);
+        let sent = self.socket.try_send(packet);
+        sending.track = track;
+        sending.is_left = was_left;
+        match sent {
             Ok(()) => {}
             Err(TrySendError::Full(packet)) => return Ok(Offered::Full(Draft::Packed(packet))),
             Err(TrySendError::Failed(error)) => return Err(self.of_socket(error)),

@@ -369,6 +369,109 @@ fn an_entry_that_comes_while_the_reader_arms_is_not_slept_over() {
     assert_eq!(far.take(&mut receiving, Try::Read).expect("it was sent"), Some(note(3)));
 }
 
+#[test]
+fn a_message_that_was_read_along_is_not_slept_over() {
+    // By another thread's receive, before the peer has said that it has sent it: as it never says who was made again of a
+    // descriptor.
+    let (near, far) = pair();
+    let mut receiving = lock(&far.receiving);
+    for number in [1, 2] {
+        near.send(Note::sample(number, 5_000), None).expect("there is room");
+    }
+    assert!(far.take(&mut receiving, Try::Read).expect("it was sent") == Some(Note::sample(1, 5_000)));
+    let came = receiving.came;
+    lock(&near.sending).track.as_ref().expect("it was made").set_by_socket(came).expect("it is there");
+    assert_eq!(far.take(&mut receiving, Try::Look).expect("nothing says it"), None);
+    let second = far.take_before_sleep(&mut receiving).expect("it was sent");
+    assert!(second == Some(Note::sample(2, 5_000)));
+    assert_eq!(far.take_before_sleep(&mut receiving).expect("nothing is there"), None);
+}
+
+#[test]
+fn a_bell_that_is_owed_is_not_owed_for_ever() {
+    let owing = || {
+        let (near, far) = pair();
+        assert_eq!(lock(&far.receiving).bells - BELLS_BEFORE, 1);
+        near.send(note(1), None).expect("there is room");
+        // As if the system had refused to ring it.
+        lock(&near.sending).owes_bell = true;
+        assert!(!near.is_flushed());
+        (near, far)
+    };
+    let (near, far) = owing();
+    assert!(near.flush().expect("there is room") && near.is_flushed());
+    assert_eq!(far.receive(None).expect("it was sent"), note(1));
+    assert!(far.try_receive().expect("two bells").is_none());
+
+    // Who has finished rings no more: the end of the file wakes.
+    let (near, far) = owing();
+    near.finish().expect("the link is there");
+    assert!(near.flush().expect("there is nothing to write") && near.is_flushed());
+    assert_eq!(far.receive(None).expect("it was sent"), note(1));
+    assert!(matches!(far.receive(None), Err(TransportError::Closed)));
+
+    let (near, far) = owing();
+    drop(far);
+    assert!(matches!(near.flush(), Err(TransportError::Closed)));
+    assert!(near.is_flushed());
+
+    let (near, _far) = owing();
+    near.give_up();
+    assert!(near.is_flushed());
+}
+
+/// Ends of one link between which messages of different types go.
+fn ends<A, B>() -> (A, B)
+where
+    A: TryFrom<OwnedFd, Error: fmt::Debug>,
+    B: TryFrom<OwnedFd, Error: fmt::Debug>,
+{
+    let (one, other) = UnixStream::pair().expect("a pair can be made");
+    let one = A::try_from(OwnedFd::from(one)).expect("a stream socket");
+    (one, B::try_from(OwnedFd::from(other)).expect("a stream socket"))
+}
+
+/// Has descriptors when it is sent, and does not take any back.
+#[derive(Debug)]
+struct Carrier(Vec<OwnedFd>, usize);
+
+impl Message for Carrier {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), crate::transport::BoxError> {
+        out.resize(out.len() + self.1, 7);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Carrier, crate::transport::BoxError> {
+        Ok(Carrier(Vec::new(), bytes.len()))
+    }
+
+    fn detach(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[test]
+fn descriptors_of_a_message_that_takes_none_back_arrive() {
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe can be made");
+    let carrier = |length| Carrier(vec![writer.try_clone().expect("a number is free")], length);
+    let (near, far) = ends::<RingEnd<Carrier, Note>, RingEnd<Note, Parcel>>();
+    near.offer_ring(&mut lock(&near.sending));
+    for length in [0, 100, 100_000] {
+        let sent = thread::scope(|scope| {
+            let sending = scope.spawn(|| near.send(carrier(length), None));
+            assert_eq!(far.receive(None).expect("receive").descriptors.len(), 1);
+            sending.join().expect("it does not panic")
+        });
+        sent.expect("somebody receives");
+        near.try_send(carrier(length.min(1_000))).expect("there is room");
+        assert_eq!(far.receive(None).expect("receive").descriptors.len(), 1);
+    }
+    let (near, far) = ends::<SocketEnd<Carrier, Note>, SocketEnd<Note, Parcel>>();
+    near.try_send_more(carrier(10)).expect("there is room");
+    assert_eq!(far.receive(None).expect("receive").descriptors.len(), 1);
+    drop(reader);
+}
+
 /// Panics when it is decoded, if it says so.
 #[derive(Debug, PartialEq)]
 struct Fragile(Vec<u8>);
@@ -397,4 +500,55 @@ fn a_panic_of_a_message_leaves_the_link_usable() {
             assert_eq!(far.receive(None).expect("it was sent"), Fragile(vec![b'f'; length]));
         }
     });
+}
+
+/// Bytes that are sent from where they lie, and panic when they are dropped after that.
+#[derive(Debug)]
+struct Falling(Vec<u8>);
+
+impl Message for Falling {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), crate::transport::BoxError> {
+        out.extend_from_slice(&self.0);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Falling, crate::transport::BoxError> {
+        Ok(Falling(bytes.to_vec()))
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+}
+
+impl Drop for Falling {
+    fn drop(&mut self) {
+        assert_ne!(self.0.first(), Some(&b'd'), "as asked");
+    }
+}
+
+#[test]
+fn a_message_that_panics_when_it_is_sent_does_not_confuse_the_order() {
+    let (near, far) = ends::<RingEnd<Falling, Note>, RingEnd<Note, Note>>();
+    for round in 0..3 {
+        let send = |first: u8, length: usize| {
+            let bytes = [vec![first], Note::sample(round, length).0].concat();
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| near.send(Falling(bytes), None)))
+        };
+        // Small ones before and behind it go through the ring, if there is one.
+        for _ in 0..OFFER_AFTER + 1 {
+            send(b'a', 10).expect("it does not panic").expect("there is room");
+            assert_eq!(far.receive(None).expect("it was sent").0[0], b'a');
+        }
+        assert!(lock(&near.sending).track.is_some());
+        send(b'a', 10).expect("it does not panic").expect("there is room");
+        assert!(send(b'd', 70_000).is_err());
+        assert!(lock(&near.sending).track.is_none());
+        send(b'b', 10).expect("it does not panic").expect("there is room");
+        let received = [(); 3].map(|()| far.receive(None).expect("it was sent"));
+        assert_eq!(
+            received.each_ref().map(|note| (note.0[0], note.0.len())),
+            [(b'a', 11), (b'd', 70_001), (b'b', 11)]
+        );
+    }
 }

@@ -287,25 +287,19 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
     /// Whether so many can travel with one message.
     fn check_descriptors(&self, count: usize) -> Result<(), TransportError> {
+        if count == 0 {
+            return Ok(());
+        }
         let limit = DESCRIPTORS_MAX;
         if count > limit {
             return Err(TransportError::TooManyDescriptors { count, limit });
         }
         // Over others they would be lost without a word.
         let domain = sockopt::socket_domain(&self.fd).map_err(|errno| failed("getsockopt", errno))?;
-        if domain != AddressFamily::UNIX && count > 0 {
+        if domain != AddressFamily::UNIX {
             return Err(failed("sendmsg", Errno::INVAL));
         }
         Ok(())
-    }
-
-    /// Takes out of the message what is to be sent beside its bytes.
-    fn detach(&self, message: &mut S) -> Result<Vec<OwnedFd>, TransportError> {
-        let descriptors = message.detach();
-        if !descriptors.is_empty() {
-            self.check_descriptors(descriptors.len())?;
-        }
-        Ok(descriptors)
     }
 
     /// Receives a message with the descriptors that were sent with it, close-on-exec. Where messages are received by
@@ -449,20 +443,21 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
     /// Takes a message that is held or has arrived, with the descriptors that have come along.
     fn take(&self, receiving: &mut Receiving) -> Result<Option<(R, Batch)>, TransportError> {
         loop {
+            let held = receiving.frames.held();
             match receiving.frames.take() {
                 Ok(Some(payload)) => {
-                    let message = match payload {
-                        Cow::Borrowed(bytes) => R::decode(bytes),
-                        Cow::Owned(bytes) => R::decode_owned(bytes),
-                    };
-                    let message = message.map_err(TransportError::Decode);
-                    let batch = receiving.arrived.take(receiving.frames.held());
-                    receiving.frames.trim();
+                    // First: should decoding panic, they go with this message, not with the next.
+                    let batch = receiving.arrived.take(held - frame::HEADER_BYTES - payload.len());
                     if batch.descriptors.len() > DESCRIPTORS_MAX {
                         self.end(BROKEN);
                         return Err(TransportError::Broken);
                     }
-                    return message.map(|message| Some((message, batch)));
+                    let message = match payload {
+                        Cow::Borrowed(bytes) => R::decode(bytes),
+                        Cow::Owned(bytes) => R::decode_owned(bytes),
+                    };
+                    receiving.frames.trim();
+                    return message.map(|message| Some((message, batch))).map_err(TransportError::Decode);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -553,6 +548,25 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
         Ok(())
     }
 
+    /// What [`Endpoint::try_send`] promises, of a message out of which its descriptors may have been taken.
+    fn try_send_all(&self, mut message: S, descriptors: Option<Vec<OwnedFd>>) -> Result<(), TrySendError<S>> {
+        let mut sending = lock(&self.sending);
+        if !self.make_way(&mut sending)? {
+            return Err(full(message, descriptors.unwrap_or_default()));
+        }
+        let descriptors = descriptors.unwrap_or_else(|| message.detach());
+        self.check_descriptors(descriptors.len())?;
+        let mut message = Some(message);
+        sending.put(&mut message, self.limits)?;
+        if self.offer(&mut sending, &borrowed(&descriptors))? {
+            return Ok(());
+        }
+        let body = sending.frame.body.take();
+        sending.discard();
+        let message = message.or(body.map(|body| body.message));
+        Err(full(message.expect("it is here or was taken into the frame"), descriptors))
+    }
+
     /// The number of the last message that was accepted, if a part of it is left to flush.
     pub(super) fn unflushed(&self) -> Option<u64> {
         let sending = lock(&self.sending);
@@ -634,36 +648,19 @@ impl<S: Message, R: Message> SocketEnd<S, R> {
 
 impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     fn send(&self, mut message: S, timeout: Option<Duration>) -> Result<(), TransportError> {
-        let descriptors = self.detach(&mut message)?;
+        let descriptors = message.detach();
+        self.check_descriptors(descriptors.len())?;
         self.send_all(message, &borrowed(&descriptors), timeout)
     }
 
-    fn try_send(&self, mut message: S) -> Result<(), TrySendError<S>> {
-        let mut sending = lock(&self.sending);
-        if !self.make_way(&mut sending)? {
-            return Err(TrySendError::Full(message));
-        }
-        let descriptors = self.detach(&mut message)?;
-        let mut message = Some(message);
-        sending.put(&mut message, self.limits)?;
-        if self.offer(&mut sending, &borrowed(&descriptors))? {
-            return Ok(());
-        }
-        let body = sending.frame.body.take();
-        sending.discard();
-        let message = message.or(body.map(|body| body.message));
-        let mut message = message.expect("it is here or was taken into the frame");
-        if !descriptors.is_empty() {
-            message.attach(Ok(descriptors));
-        }
-        Err(TrySendError::Full(message))
+    fn try_send(&self, message: S) -> Result<(), TrySendError<S>> {
+        self.try_send_all(message, None)
     }
 
     fn try_send_more(&self, mut message: S) -> Result<(), TrySendError<S>> {
         let descriptors = message.detach();
         if !descriptors.is_empty() {
-            message.attach(Ok(descriptors));
-            return self.try_send(message);
+            return self.try_send_all(message, Some(descriptors));
         }
         if message.as_bytes().is_some_and(|bytes| bytes.len() >= LARGE_BYTES) {
             return self.try_send(message);
@@ -707,6 +704,14 @@ impl<S: Message, R: Message> Endpoint<S, R> for SocketEnd<S, R> {
     fn descriptor(&self) -> Result<BorrowedFd<'_>, TransportError> {
         Ok(self.fd.as_fd())
     }
+}
+
+/// The message is given back, with what was taken out of it.
+fn full<S: Message>(mut message: S, descriptors: Vec<OwnedFd>) -> TrySendError<S> {
+    if !descriptors.is_empty() {
+        message.attach(Ok(descriptors));
+    }
+    TrySendError::Full(message)
 }
 
 fn borrowed(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
