@@ -175,6 +175,7 @@ fn fork_all(units: Vec<Planned<'_>>) -> Vec<Result<ChildProcess, SpawnError>> {
     handled.remove(libc::SIGSEGV);
     handled.remove(libc::SIGBUS);
 
+    let is_standard = standard_descriptors_are_open();
     // All that needs memory is made before.
     let mut units = units;
     let mut begun = Vec::with_capacity(count);
@@ -190,7 +191,7 @@ fn fork_all(units: Vec<Planned<'_>>) -> Vec<Result<ChildProcess, SpawnError>> {
                 let (keep, run) = units.swap_remove(at);
                 // What the others are given is not this unit's to close.
                 mem::forget(units);
-                run_unit(parent, handled, &keep, run)
+                run_unit(parent, is_standard, handled, &keep, run)
             }
             pid => begun.push(pid),
         }
@@ -297,10 +298,22 @@ fn is_exiting(stat: &str) -> bool {
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
+/// Whether 0, 1 and 2 are open, as they are then in each unit.
+fn standard_descriptors_are_open() -> bool {
+    // SAFETY: takes integers and changes nothing.
+    (0..FIRST).all(|fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
+}
+
 // What follows runs in the child.
 
-/// The life of a unit. Whatever happens, it ends here.
-fn run_unit(parent: Pid, handled: Signals, keep: &[RawFd], run: Box<dyn FnOnce() -> i32 + '_>) -> ! {
+/// The life of a unit, whose standard descriptors are open or not. Whatever happens, it ends here.
+fn run_unit(
+    parent: Pid,
+    is_standard: bool,
+    handled: Signals,
+    keep: &[RawFd],
+    run: Box<dyn FnOnce() -> i32 + '_>,
+) -> ! {
     let mut end = End(PANICKED);
     IS_UNIT.store(true, Ordering::Relaxed);
     let code = catch_unwind(AssertUnwindSafe(|| {
@@ -309,7 +322,9 @@ fn run_unit(parent: Pid, handled: Signals, keep: &[RawFd], run: Box<dyn FnOnce()
         signal::drop_handlers(handled);
         signal::set_mask(&signal::empty_set());
         close_all_but(FIRST, keep).expect("a unit must be able to close what it was not given");
-        open_standard_descriptors();
+        if !is_standard {
+            open_standard_descriptors();
+        }
         post_fork::run();
         run()
     }));

@@ -50,7 +50,7 @@ impl<'run> Finished<'run> {
         let limit = jobs.message_limit();
         let (ended, named) = jobs.what_is_left();
         Finished {
-            ended: Box::new(|id| ended.get(&id).cloned()),
+            ended: Box::new(|id| ended.get(id)),
             named,
             limit,
             calls: 0,

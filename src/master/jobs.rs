@@ -31,7 +31,7 @@ use super::{Options, RunError};
 use crate::named::Registry;
 use crate::platform::{Platform, WorkerEnd};
 use crate::trace::event;
-use crate::wire::{Done, Ended, Reply, Request, ToMaster, ToWorker};
+use crate::wire::{Done, Ended, Ends, Reply, Request, ToMaster, ToWorker};
 use crate::worker::{CancelledBy, Outcome, Workers};
 
 pub(super) type Link<P> = <<P as Platform>::Transport as Transport>::End<ToWorker, ToMaster>;
@@ -59,7 +59,7 @@ pub(crate) struct Jobs<P: Platform> {
     pub(super) spawner: P::Spawn,
     /// Each in memory of its own: who starts many touches no more of it than must be.
     pub(super) running: BTreeMap<u64, Box<Job<P>>>,
-    ended: BTreeMap<u64, Arc<Ended>>,
+    ended: Ends,
     /// Workers that may have said more than was listened to.
     unheard: BTreeSet<u64>,
     /// Who waits for whose end, and for nothing else.
@@ -181,7 +181,7 @@ impl<P: Platform> Jobs<P> {
             poller,
             spawner: P::Spawn::default(),
             running: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            ended: Ends::default(),
             unheard: BTreeSet::new(),
             waits: BTreeMap::new(),
             named: Registry::new(options.object_limit),
@@ -284,7 +284,7 @@ impl<P: Platform> Jobs<P> {
     }
 
     /// How workers ended, and the named objects.
-    pub(super) fn what_is_left(&mut self) -> (&BTreeMap<u64, Arc<Ended>>, &mut Registry) {
+    pub(super) fn what_is_left(&mut self) -> (&Ends, &mut Registry) {
         (&self.ended, &mut self.named)
     }
 
@@ -400,7 +400,7 @@ impl<P: Platform> Jobs<P> {
             Request::Ask { id: wanted } => self.say_ended(wanted),
             Request::Forget { id: wanted } => {
                 if self.first != Some(wanted) {
-                    self.ended.remove(&wanted);
+                    self.ended.remove(wanted);
                 }
                 return Ok(());
             }
@@ -443,8 +443,8 @@ impl<P: Platform> Jobs<P> {
     }
 
     fn say_ended(&self, id: u64) -> Reply {
-        match self.ended.get(&id) {
-            Some(ended) => Reply::Ended { ended: Arc::clone(ended) },
+        match self.ended.get(id) {
+            Some(ended) => Reply::Ended { ended },
             None => Reply::Unknown { id },
         }
     }
@@ -570,7 +570,7 @@ impl<P: Platform> Jobs<P> {
             self.news.push_back(News::Ended(ended));
             return Ok(());
         }
-        self.ended.insert(id, ended);
+        self.ended.insert(ended);
         if self.first == Some(id) { self.begin_to_end() } else { Ok(()) }
     }
 }

@@ -16,12 +16,14 @@
 //! | file | concern |
 //! |---|---|
 //! | `mod` | what workers and their master say, and values as bytes |
+//! | `ends` | how workers have ended, kept in little memory |
 //! | `named` | what they say of named objects |
 //! | `facts` | what there is to know of a run |
 //! | `visit` | what visitors of a running master and it say, in CBOR, as they may be another program |
 //!
 //! This module gives no meaning to the messages: `worker` and `master` do.
 
+mod ends;
 pub(crate) mod facts;
 pub(crate) mod named;
 pub(crate) mod visit;
@@ -39,6 +41,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+pub(crate) use self::ends::Ends;
 use self::named::{Answer, Bytes, Call, Told, value_of_answer, value_of_operation};
 use crate::resource::{Resource, ResourceError};
 use crate::worker::{Level, Outcome};

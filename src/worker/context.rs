@@ -4,7 +4,7 @@
 //! This module decides nothing about other workers: it asks the master, and keeps what that tells.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
 use std::mem;
@@ -22,7 +22,7 @@ use super::line::{Line, Link, Tell};
 use super::{MasterGone, WorkerId};
 use crate::resource::{Resource, ResourceError};
 use crate::wire::named::Told;
-use crate::wire::{Ended, Identity, Refusal, Reply, Request, Whom};
+use crate::wire::{Ends, Identity, Refusal, Reply, Request, Whom};
 
 /// Signals that ask a process to end, the same numbers everywhere: `SIGINT` and `SIGTERM`.
 pub(crate) const ASKING: [i32; 2] = [2, 15];
@@ -42,7 +42,7 @@ pub struct Context {
     /// What was heard while something was said.
     heard: VecDeque<Reply>,
     /// Ends that the master has told of.
-    pub(super) ended: BTreeMap<u64, Arc<Ended>>,
+    pub(super) ended: Ends,
     /// Workers whose end the master was asked to tell.
     pub(super) watched: BTreeSet<u64>,
     /// Workers that were watched for [`next_ended`](Context::next_ended), of which it has not told yet.
@@ -101,7 +101,7 @@ impl Context {
             line: Arc::new(Line::new(link)),
             unsaid: OnceCell::new(),
             heard: VecDeque::new(),
-            ended: BTreeMap::new(),
+            ended: Ends::default(),
             watched: BTreeSet::new(),
             awaited: BTreeSet::new(),
             stop: Stop::default(),
@@ -410,7 +410,7 @@ impl Context {
         match reply {
             Reply::Ended { ended } => {
                 self.watched.remove(&ended.id);
-                self.ended.insert(ended.id, ended);
+                self.ended.insert(ended);
             }
             Reply::Unknown { id } => {
                 self.watched.remove(&id);

@@ -51,8 +51,7 @@ impl Context {
         workers: impl IntoIterator<Item = &'a WorkerId<R>>,
     ) -> Result<(), JoinError> {
         let ids = workers.into_iter().map(|worker| worker.id);
-        let ids: Vec<u64> =
-            ids.filter(|id| !self.ended.contains_key(id) && self.watched.insert(*id)).collect();
+        let ids: Vec<u64> = ids.filter(|id| !self.ended.contains(*id) && self.watched.insert(*id)).collect();
         for ids in ids.chunks(WATCHED_AT_ONCE) {
             self.ask(Request::WatchAll { ids: ids.to_vec() }).map_err(master_gone)?;
         }
@@ -77,7 +76,7 @@ impl Context {
     /// As [`join`](Context::join).
     #[doc(alias("join_nowait", "WNOHANG"))]
     pub fn try_join<R: DeserializeOwned>(&mut self, worker: WorkerId<R>) -> Result<Option<R>, JoinError> {
-        if let Some(ended) = self.ended.get(&worker.id) {
+        if let Some(ended) = self.ended.get(worker.id) {
             return ended.result().map(Some);
         }
         self.ask(Request::Ask { id: worker.id }).map_err(master_gone)?;
@@ -87,7 +86,7 @@ impl Context {
                 Reply::Unknown { id } if id == worker.id => return Err(JoinError::Unknown { number: id }),
                 reply => self.keep(reply),
             }
-            if let Some(ended) = self.ended.get(&worker.id) {
+            if let Some(ended) = self.ended.get(worker.id) {
                 return ended.result().map(Some);
             }
         }
@@ -103,7 +102,7 @@ impl Context {
         let blocking = timeout.is_none();
         let mut said = false;
         loop {
-            if let Some(ended) = self.ended.get(&worker.id) {
+            if let Some(ended) = self.ended.get(worker.id) {
                 return ended.result().map(Some);
             }
             if self.is_told_to_stop() {
@@ -171,7 +170,7 @@ impl Context {
         }
         loop {
             for (index, worker) in workers.iter().enumerate() {
-                if let Some(ended) = self.ended.get(&worker.id) {
+                if let Some(ended) = self.ended.get(worker.id) {
                     return Ok(Some((index, ended.result())));
                 }
             }
@@ -197,7 +196,7 @@ impl Context {
     /// # Errors
     /// [`JoinError::MasterGone`]. That there is no such worker is not told.
     pub fn watch<R>(&mut self, worker: WorkerId<R>) -> Result<(), JoinError> {
-        if !self.ended.contains_key(&worker.id) && self.watched.insert(worker.id) {
+        if !self.ended.contains(worker.id) && self.watched.insert(worker.id) {
             self.ask(Request::Watch { id: worker.id, blocking: false }).map_err(master_gone)?;
         }
         self.awaited.insert(worker.id);
@@ -211,7 +210,7 @@ impl Context {
     /// [`JoinError::MasterGone`].
     pub fn next_ended(&mut self) -> Result<Option<u64>, JoinError> {
         loop {
-            let found = self.awaited.iter().find(|id| self.ended.contains_key(id)).copied();
+            let found = self.awaited.iter().find(|id| self.ended.contains(**id)).copied();
             if let Some(id) = found {
                 self.awaited.remove(&id);
                 return Ok(Some(id));
@@ -231,7 +230,7 @@ impl Context {
     /// [`JoinError::MasterGone`].
     #[doc(alias = "release")]
     pub fn forget<R>(&mut self, worker: WorkerId<R>) -> Result<(), JoinError> {
-        self.ended.remove(&worker.id);
+        self.ended.remove(worker.id);
         self.awaited.remove(&worker.id);
         self.ask(Request::Forget { id: worker.id }).map_err(master_gone)
     }
