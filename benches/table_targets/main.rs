@@ -20,6 +20,9 @@
 //! that clone; beside them stands what the anchor does under one lock for all keys, which for `get_many` means
 //! without copying the values.
 //!
+//! What the targets were taken from stands beside ours: a [`sketch`] of such a table, which can do next to nothing, but costs
+//! what no table of its kind can do without. Where its ratio misses a target, it is one of another machine.
+//!
 //! ```sh
 //! cargo bench --bench table_targets                      # all of it, in less than three minutes
 //! cargo bench --bench table_targets -- "two at once"     # the sections whose title contains this
@@ -36,6 +39,7 @@ mod machine;
 #[path = "../report/mod.rs"]
 mod report;
 mod single;
+mod sketch;
 #[allow(dead_code, reason = "the bench `table` uses the rest")]
 mod store;
 mod together;

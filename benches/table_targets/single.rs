@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{cores, pin};
 use crate::report::{Judged, Limit, Report, Row, median};
+use crate::sketch::Sketch;
 use crate::store::{Anchor, Store, Subject, Table, keys, shuffled};
 
 /// Single lookups, replacements and, if there are so many keys, removals per measurement.
@@ -84,6 +85,12 @@ fn limit(ours: Operation, anchor: Operation, size: usize, words: usize) -> Optio
 }
 
 impl Operation {
+    /// Whether the sketch does it in a way of its own.
+    fn is_of_sketch(self) -> bool {
+        use Operation::*;
+        matches!(self, Insert | Find | FindInto | Miss | Replace | Remove | Iterate)
+    }
+
     /// Whether it takes a write lock of its own.
     fn is_single_write(self) -> bool {
         matches!(self, Operation::Insert | Operation::Replace | Operation::Remove)
@@ -93,20 +100,22 @@ impl Operation {
 /// Nanoseconds per operation, or per key.
 type Times = Vec<(Operation, f64)>;
 
-/// Measures one party once, in a process of its own: a memory that nothing has used before.
-const LIFE: Worker<(Subject, usize, usize), Times> = Worker::new("life", |_, (subject, size, words)| {
-    pin(0, &cores());
-    match subject {
-        Subject::Anchor => life::<Anchor>(size, words),
-        Subject::SharedFutex => life::<Table<PosixShm, Futex>>(size, words),
-        Subject::SharedNoLock => life::<Table<PosixShm, NoLock>>(size, words),
-        Subject::SharedFcntl => {
-            let mut times = life::<Table<PosixShm, Fcntl>>(size, words);
-            times.push((Operation::RawPair, raw_pair()));
-            times
+/// Measures one party, or the sketch, once, in a process of its own: a memory that nothing has used before.
+const LIFE: Worker<(Option<Subject>, usize, usize), Times> =
+    Worker::new("life", |_, (subject, size, words)| {
+        pin(0, &cores());
+        match subject {
+            None => life::<Sketch>(size, words),
+            Some(Subject::Anchor) => life::<Anchor>(size, words),
+            Some(Subject::SharedFutex) => life::<Table<PosixShm, Futex>>(size, words),
+            Some(Subject::SharedNoLock) => life::<Table<PosixShm, NoLock>>(size, words),
+            Some(Subject::SharedFcntl) => {
+                let mut times = life::<Table<PosixShm, Fcntl>>(size, words);
+                times.push((Operation::RawPair, raw_pair()));
+                times
+            }
         }
-    }
-});
+    });
 
 fn life<S: Store>(size: usize, words: usize) -> Times {
     let keys = keys(2 * size);
@@ -117,7 +126,7 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
     let mut times = Times::new();
     let [mut insert, mut remove, mut group_insert, mut add_many] = [Duration::ZERO; 4];
     for life in 0..lives {
-        let store = S::empty();
+        let store = S::for_size(size);
         insert += timed(|| {
             for key in present {
                 value[0] = *key;
@@ -131,10 +140,10 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
         remove += timed(|| removed.for_each(|key| assert!(store.remove(*key))));
     }
     for _ in 0..lives {
-        let store = S::empty();
+        let store = S::for_size(size);
         group_insert += timed(|| present.chunks(GROUP).for_each(|keys| store.add_group(keys, &mut value)));
         drop(store);
-        let store = S::empty();
+        let store = S::for_size(size);
         add_many += timed(|| present.chunks(GROUP).for_each(|keys| store.add_many(keys, &mut value)));
     }
     let each = |total: Duration, keys: usize| total.as_nanos() as f64 / (lives * keys) as f64;
@@ -206,23 +215,29 @@ fn raw_pair() -> f64 {
 
 /// Measures all parties `rounds` times, each after the others.
 pub(crate) fn measure(report: &mut Report, size: usize, words: usize, rounds: usize) {
-    let mut rounds_of = [const { Vec::<Times>::new() }; Subject::ALL.len()];
+    let mut parties: Vec<Option<Subject>> = Subject::ALL.map(Some).into();
+    // It knows values of one word only.
+    if words == 1 {
+        parties.push(None);
+    }
+    let mut rounds_of = vec![Vec::<Times>::new(); parties.len()];
     for round in 0..rounds {
-        let mut turns: Vec<usize> = (0..Subject::ALL.len()).collect();
+        let mut turns: Vec<usize> = (0..parties.len()).collect();
         // Nobody is always the one after a certain other.
         if round % 2 == 1 {
             turns.reverse();
         }
         for turn in turns {
-            let times = Runtime::new().run(&LIFE, (Subject::ALL[turn], size, words)).unwrap();
+            let times = Runtime::new().run(&LIFE, (parties[turn], size, words)).unwrap();
             rounds_of[turn].push(times);
         }
     }
-    let times = |subject: Subject, operation: Operation| -> Vec<f64> {
-        let rounds = &rounds_of[subject as usize];
+    let times_at = |party: usize, operation: Operation| -> Vec<f64> {
+        let rounds = &rounds_of[party];
         let of_operation = |times: &Times| times.iter().find(|(name, _)| *name == operation).unwrap().1;
         rounds.iter().map(of_operation).collect()
     };
+    let times = |subject: Subject, operation| times_at(subject as usize, operation);
     for (what, operation, anchors) in COMPARISONS {
         let against = times(Subject::Anchor, anchors);
         for subject in &Subject::ALL[1..] {
@@ -236,6 +251,10 @@ pub(crate) fn measure(report: &mut Report, size: usize, words: usize, rounds: us
                 _ => Judged::Nothing,
             };
             report.row(&Row::compared(what, subject.name(), &ours, &against, judged));
+        }
+        if words == 1 && operation.is_of_sketch() {
+            let sketched = times_at(Subject::ALL.len(), operation);
+            report.row(&Row::compared(what, "(bare sketch)", &sketched, &against, Judged::Nothing));
         }
     }
     let pair = times(Subject::SharedFcntl, Operation::RawPair);

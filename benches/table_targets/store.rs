@@ -45,6 +45,14 @@ pub(crate) trait Store: Sync {
     where
         Self: Sized;
 
+    /// The same, for so many keys, where it cannot grow.
+    fn for_size(_: usize) -> Self
+    where
+        Self: Sized,
+    {
+        Self::empty()
+    }
+
     fn add(&self, key: i32, value: &[i32]);
     fn replace(&self, key: i32, value: &[i32]);
     fn remove(&self, key: i32) -> bool;
