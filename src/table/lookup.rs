@@ -213,6 +213,12 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
         self.read(|view| Ok(copy(view, &view.bucket_of_key(key)?)?))
     }
 
+    /// The newest binding of a key whose bucket by itself does not tell it.
+    #[inline(never)]
+    pub(super) fn find_long(&self, key: i32) -> Result<Option<Vec<i32>>> {
+        self.look(key, |view, bucket| view.find_in(bucket, key))
+    }
+
     /// The number of bindings, without the lock if that is possible.
     pub(super) fn glance_at_length(&self) -> Option<u32> {
         let view = View::glance(&self.shared.object);

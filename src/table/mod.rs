@@ -110,7 +110,7 @@ use manycore_backends::lock::Wait;
 use manycore_backends::shm::Trust;
 use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
-use bindings::Route;
+use bindings::{Glimpse, Route};
 use error::{Result, Work};
 use journal::{Scope, Transaction};
 use layout::*;
@@ -324,7 +324,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
     /// As all lookups: [`TableError::Corrupt`], and [`TableError::Lock`] if it comes to the lock.
     #[doc(alias = "get")]
     pub fn find(&self, key: i32) -> Result<Option<Vec<i32>>> {
-        self.look(key, |view, bucket| view.find_in(bucket, key))
+        match self.look(key, |view, bucket| view.glimpse(bucket))? {
+            Glimpse::Nothing => Ok(None),
+            Glimpse::Word(word) => Ok(Some(vec![word as i32])),
+            _ => self.find_long(key),
+        }
     }
 
     /// Copies the newest binding of the key into `value`, whose memory is used again. Returns whether there is one;
