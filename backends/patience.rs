@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use crate::sync::global::{Mutex, lock};
+
 /// How many receives go to sleep at once, as a power of two, at most.
 const FAILURES_MAX: u32 = 10;
 
@@ -48,6 +50,22 @@ impl Patience {
             self.pass = 1 << self.failures;
             self.failures = (self.failures + 1).min(FAILURES_MAX);
         }
+    }
+}
+
+/// The same for several threads that look for the same thing: what one of them learns holds for all.
+#[derive(Debug, Default)]
+pub struct CommonPatience(Mutex<Patience>);
+
+impl CommonPatience {
+    /// As [`Patience::is_there`].
+    pub fn is_there(&self) -> bool {
+        lock(&self.0).is_there()
+    }
+
+    /// As [`Patience::learn`].
+    pub fn learn(&self, came: bool) {
+        lock(&self.0).learn(came);
     }
 }
 

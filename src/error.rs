@@ -22,6 +22,7 @@ use crate::master::{DirectoryError, RunError};
 use crate::named::NamedError;
 use crate::pool::PoolError;
 use crate::resource::ResourceError;
+use crate::shared::SharedError;
 use crate::table::TableError;
 use crate::worker::{JoinError, MasterGone, StartError};
 
@@ -56,6 +57,8 @@ pub enum Error {
     Map(#[from] MapError),
     /// An array could not be used.
     Array(#[from] ArrayError),
+    /// A queue, mutex or semaphore in shared memory could not be used.
+    Shared(#[from] SharedError),
     /// A value has no encoding, or words are no value.
     Codec(#[from] CodecError),
     /// A name of an object was refused.

@@ -12,6 +12,7 @@ pub mod named;
 pub mod platform;
 pub mod pool;
 pub mod resource;
+pub mod shared;
 pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -36,5 +37,6 @@ pub use named::{Mailbox, NamedError, SharedVar};
 pub use platform::{Execed, Forked, Platform, Threaded, With};
 pub use pool::{Pool, PoolError, Progress};
 pub use resource::{Resource, ResourceError};
+pub use shared::{SharedError, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore};
 pub use table::{ShmTable, TableError, TableOptions};
 pub use worker::{Context, Failure, JoinError, Level, MasterGone, StartError, Worker, WorkerId, Workers};

@@ -66,6 +66,7 @@ pub mod futex;
 mod gate;
 mod none;
 mod ofd;
+mod presence;
 mod record;
 
 use std::fmt;
@@ -79,6 +80,7 @@ pub use fcntl::Fcntl;
 pub use futex::{Futex, FutexLockable};
 pub use none::NoLock;
 pub use ofd::Ofd;
+pub use presence::{Presence, USERS};
 
 /// A way to lock objects of the backend `B`. The laws are on the [module page](self).
 #[doc(alias("locking_method", "flock", "fcntl"))]

@@ -1,5 +1,5 @@
 //! For the tests of backends, ours and yours (feature `testing`): a conformance suite per contract,
-//! the fault injector and the crash recorder.
+//! the fault injector, the crash recorder and the executioner.
 //!
 //! Each suite is a list of functions, generic over the implementation, that panic when a law is broken;
 //! the function's comment cites the law.
@@ -21,6 +21,7 @@
 pub mod anchor;
 pub mod faulty;
 pub mod lock;
+pub mod mortal;
 pub mod poll;
 pub mod recorder;
 pub mod shm;

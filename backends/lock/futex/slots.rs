@@ -3,16 +3,15 @@
 //! This module does not lock anything.
 
 use std::fmt;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
-
-use rustix::fs::{Mode as FileMode, OFlags};
 
 use super::waiter::STEPS;
 use super::word::Place;
 use super::{LockWords, SLOTS};
 use crate::generation::{Generation, PrivateFd};
 use crate::lock::LockError;
+use crate::lock::presence::open_again;
 use crate::lock::record::{self, Kind};
 use crate::sync::global::{AtomicU64, Mutex, Ordering, lock};
 
@@ -76,18 +75,14 @@ impl Slots {
     }
 }
 
-/// Opens the same file once more, for its locks. Where that is not allowed (the file belongs to somebody else by now), or
-/// `/proc` is not there, a copy of the descriptor must do: then a child that is forked without closing it keeps its
+/// What has the bytes of this process. Where the file cannot be opened once more (it belongs to somebody else by now, or
+/// `/proc` is not there), a copy of the descriptor must do: then a child that is forked without closing it keeps its
 /// parent alive, as far as others can tell, until it ends or runs another program.
-fn open_again(fd: BorrowedFd<'_>) -> Result<PrivateFd, LockError> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, FileMode::empty()) {
+fn liveness_of(fd: BorrowedFd<'_>) -> Result<PrivateFd, LockError> {
+    open_again(fd).or_else(|_| match fd.try_clone_to_owned() {
         Ok(fd) => Ok(PrivateFd::new(fd)),
-        Err(_) => match fd.try_clone_to_owned() {
-            Ok(fd) => Ok(PrivateFd::new(fd)),
-            Err(source) => Err(LockError::Io { op: "copying the object's descriptor", source }),
-        },
-    }
+        Err(source) => Err(LockError::Io { op: "copying the object's descriptor", source }),
+    })
 }
 
 impl Shared {
@@ -97,7 +92,7 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             identity: object.identity(),
             generation,
-            liveness: object.liveness()?.map(open_again).transpose()?,
+            liveness: object.liveness()?.map(liveness_of).transpose()?,
             words: object.again()?,
             slots: Mutex::new(Some(Slots(Vec::new()))),
             turn_met: Mutex::new(None),

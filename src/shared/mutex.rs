@@ -1,0 +1,335 @@
+//! [`ShmMutex`]: a value in shared memory that one thread of all processes can change at a time.
+//!
+//! | word | content |
+//! |---|---|
+//! | 512 | current: 2 x the number of changes, modulo 2^31, + which of two rooms has the value |
+//! | 514, 515 | room 0: where it begins, and how many words it has |
+//! | 516, 517 | room 1 |
+//! | 528 + 16 c, 529 + 16 c | condition c: how often it was notified, and how many wait for it; c < 8 |
+//! | 656 .. | the rooms: the length of the value in words, and the value |
+//!
+//! Whoever has the lock writes a new value into the room that has it not, and makes it the value by storing word 512: a death
+//! before that leaves the old one, and nothing is ever poisoned. A value that is too long for its room gets a new one at the
+//! end of the object, twice as long as the value; the old one is left behind.
+//!
+//! Who only reads takes no lock: it copies the value, and believes it if word 512 is the same before and after.
+//!
+//! This module does not lock: the [`LockMethod`] does.
+
+use std::fmt;
+use std::hint::spin_loop;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::time::Duration;
+
+use manycore_backends::generation::Generation;
+use manycore_backends::lock::{FutexLockable, Guard, Mode, Protocol, Wait};
+use manycore_backends::shm::{Memory, Window};
+use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
+
+use super::condvar::ShmCondvar;
+use super::error::{Result, SharedError};
+use super::object::{ASKED, BODY, Kind, Plan, Sealed, Shared, forked, opening};
+use crate::codec::{Value, decode_all};
+
+const CURRENT: usize = BODY;
+const ROOMS: usize = BODY + 2;
+pub(super) const CONDITIONS: usize = BODY + 16;
+/// Conditions of a mutex.
+pub(super) const CONDITIONS_MAX: usize = 8;
+const FIRST_ROOM: usize = CONDITIONS + 16 * CONDITIONS_MAX;
+
+/// Words that a new room has beyond its first value.
+const SPARE: usize = 16;
+
+/// How often a reader looks before it takes the lock.
+const ATTEMPTS: u32 = 100;
+
+/// A value of type `T` in shared memory, with its lock. What a change means for others is on the [module page](self).
+///
+/// The value is a copy: [`MutexGuard::set`] makes another one the value of the mutex, whole or not at all, and at once. A
+/// process that is killed, or a thread that panics, with the mutex locked leaves it as it last set it, and unlocked; so
+/// whatever must change together is set together.
+///
+/// ```
+/// use manycore::shared::ShmMutex;
+///
+/// let account: ShmMutex<(i64, String)> =
+///     ShmMutex::create_unique("/manycore-doc-mutex-XXXXXX", &(100, "opened".to_owned()))?;
+/// account.update(|(balance, last)| {
+///     *balance -= 30;
+///     *last = "withdrawn".to_owned();
+/// })?;
+/// let mut locked = account.lock()?;
+/// let (balance, _) = &*locked;
+/// let doubled = balance * 2;
+/// locked.set((doubled, "doubled".to_owned()))?;
+/// drop(locked);
+/// assert_eq!(account.get()?, (140, "doubled".to_owned()));
+/// # account.unlink()?;
+/// # Ok::<(), manycore::shared::SharedError>(())
+/// ```
+#[doc(alias("Netmcore_mutex", "pthread_mutex_t", "PTHREAD_MUTEX_ROBUST", "Netmcore_ref"))]
+pub struct ShmMutex<T, B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
+    pub(super) object: B,
+    method: L,
+    generation: Generation,
+    value: PhantomData<fn(T) -> T>,
+}
+
+impl<T, B: ShmBackend, L: LockMethod<B>> fmt::Debug for ShmMutex<T, B, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmMutex").field("object", &self.object).finish_non_exhaustive()
+    }
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> Shared for ShmMutex<T, B, L> {
+    type Backend = B;
+    type Asked = T;
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> Sealed<B, T> for ShmMutex<T, B, L> {
+    const KIND: Kind = Kind::Mutex;
+    const PROTOCOL: Protocol = L::PROTOCOL;
+
+    fn plan(value: &T) -> Result<Plan> {
+        let mut words = Vec::new();
+        value.encode(&mut words)?;
+        let room = words.len() + 1 + SPARE;
+        let mut body = vec![0; FIRST_ROOM - BODY];
+        let [first, second] = [FIRST_ROOM, FIRST_ROOM + room];
+        body[ROOMS - BODY..][..4].copy_from_slice(&[first as u32, room as u32, second as u32, room as u32]);
+        body.push(words.len() as u32);
+        body.extend(words);
+        Ok(Plan { asked: [0; ASKED], words: (second + room) as u64, body })
+    }
+
+    fn attach(object: B, _asked: [u32; ASKED]) -> Result<Self> {
+        if object.memory().words() < FIRST_ROOM {
+            return Err(SharedError::Corrupt { at: BODY, what: "a mutex that is longer than its object" });
+        }
+        let method = L::attach(&object)?;
+        Ok(ShmMutex { object, method, generation: Generation::current(), value: PhantomData })
+    }
+
+    fn check(&self, _value: &T) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L> {
+    opening!(&T, "mutex", value);
+
+    /// Locks the mutex; waits until nobody else has it.
+    ///
+    /// # Errors
+    /// [`SharedError::Lock`] with [`LockedByCaller`](manycore_backends::lock::LockError::LockedByCaller) if this thread has locked it already, with
+    /// [`Deadlock`](manycore_backends::lock::LockError::Deadlock) if others wait for what this thread has, and whatever else the method says;
+    /// [`SharedError::Codec`] if the value is of another type; [`SharedError::Shm`] if the object was cut off, or this is a
+    /// child of who opened it; [`SharedError::Corrupt`].
+    pub fn lock(&self) -> Result<MutexGuard<'_, T, B, L>> {
+        self.lock_waiting(Wait::Forever)
+    }
+
+    /// Locks the mutex if nobody has it.
+    ///
+    /// # Errors
+    /// [`SharedError::Lock`] with [`Busy`](manycore_backends::lock::LockError::Busy) if somebody has; else as [`lock`](ShmMutex::lock).
+    pub fn try_lock(&self) -> Result<MutexGuard<'_, T, B, L>> {
+        self.lock_waiting(Wait::Try)
+    }
+
+    /// Locks the mutex; waits for so long.
+    ///
+    /// # Errors
+    /// [`SharedError::Lock`] with [`TimedOut`](manycore_backends::lock::LockError::TimedOut) if somebody had it all the time; else as
+    /// [`lock`](ShmMutex::lock).
+    pub fn lock_timeout(&self, limit: Duration) -> Result<MutexGuard<'_, T, B, L>> {
+        self.lock_waiting(Wait::AtMost(limit))
+    }
+
+    pub(super) fn lock_waiting(&self, wait: Wait) -> Result<MutexGuard<'_, T, B, L>> {
+        let lock = Guard::lock(&self.method, &self.object, Mode::Write, wait)?;
+        // Not every lock method notices.
+        self.check_generation()?;
+        Ok(MutexGuard { mutex: self, value: self.read_locked()?, lock })
+    }
+
+    /// The value, without locking, as somebody has set it last.
+    ///
+    /// # Errors
+    /// As [`lock`](ShmMutex::lock); the lock is taken, and waited for, only if the value changes all the time.
+    #[doc(alias = "load")]
+    pub fn get(&self) -> Result<T> {
+        self.check_generation()?;
+        let mut words = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let before = self.object.memory().load(CURRENT)?;
+            words.clear();
+            // Anything may go wrong if somebody writes meanwhile.
+            let read = self.read_room(before, &mut words);
+            if self.object.memory().load(CURRENT)? == before {
+                read?;
+                self.object.intact()?;
+                return Ok(decode_all(&words)?);
+            }
+            spin_loop();
+        }
+        Ok(self.lock()?.into_value())
+    }
+
+    /// Makes this the value.
+    ///
+    /// # Errors
+    /// As [`lock`](ShmMutex::lock) and [`MutexGuard::set`].
+    #[doc(alias = "store")]
+    pub fn set(&self, value: T) -> Result<()> {
+        self.lock()?.set(value)
+    }
+
+    /// Changes the value, with the mutex locked. If `change` panics nothing has changed.
+    ///
+    /// # Errors
+    /// As [`lock`](ShmMutex::lock) and [`MutexGuard::set`]; then nothing has changed.
+    pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
+        self.lock()?.update(change)
+    }
+
+    /// A condition of this mutex that threads can wait for.
+    ///
+    /// # Panics
+    /// If `number` is not below 8.
+    pub fn condvar(&self, number: usize) -> ShmCondvar<'_, T, B, L> {
+        assert!(number < CONDITIONS_MAX, "a mutex has 8 conditions");
+        ShmCondvar::new(self, CONDITIONS + 16 * number)
+    }
+
+    #[inline]
+    pub(super) fn check_generation(&self) -> Result<()> {
+        if self.generation.is_current() { Ok(()) } else { Err(forked(&self.object)) }
+    }
+
+    fn read_locked(&self) -> Result<T> {
+        let mut words = Vec::new();
+        self.read_room(self.object.memory().load(CURRENT)?, &mut words)?;
+        self.object.intact()?;
+        Ok(decode_all(&words)?)
+    }
+
+    fn room(&self, number: u32) -> Result<[u32; 2]> {
+        Ok(self.object.memory().window().read_array(ROOMS + 2 * number as usize)?)
+    }
+
+    fn read_room(&self, current: u32, words: &mut Vec<u32>) -> Result<()> {
+        let [place, room] = self.room(current & 1)?;
+        let end = place as usize + room as usize;
+        if end > self.object.memory().words() {
+            // Others may have made it longer.
+            self.object.size()?;
+        }
+        let window = self.object.memory().window();
+        let length = window.load(place as usize)?;
+        if length >= room || end > window.words() || (place as usize) < FIRST_ROOM {
+            return Err(SharedError::Corrupt { at: ROOMS, what: "a value outside of its room" });
+        }
+        Ok(window.append(place as usize + 1, length as usize, words)?)
+    }
+
+    /// Makes these words the value. The mutex is locked.
+    fn write_locked(&self, words: &[u32]) -> Result<()> {
+        let current = self.object.memory().load(CURRENT)?;
+        let other = (current & 1) ^ 1;
+        let [mut place, room] = self.room(other)?;
+        let fits = words.len() < room as usize && place as usize >= FIRST_ROOM;
+        if !fits || place as usize + room as usize > self.object.memory().words() {
+            place = self.move_room(other, words.len())?;
+        }
+        let window = self.object.memory().window();
+        window.store(place as usize, words.len() as u32)?;
+        window.write(place as usize + 1, words)?;
+        self.object.intact()?;
+        Ok(window.store(CURRENT, current.wrapping_add(2) ^ 1)?)
+    }
+
+    /// Gives the room which has not the value a new place, for so many words and as many again.
+    #[cold]
+    fn move_room(&self, number: u32, words: usize) -> Result<u32> {
+        self.object.size()?;
+        let place = self.object.memory().words();
+        let room = words.saturating_mul(2).saturating_add(1 + SPARE);
+        let end = place.saturating_add(room);
+        if end > u32::MAX as usize {
+            return Err(SharedError::Impossible("a mutex is not longer than 16 GiB"));
+        }
+        self.object.grow(4 * end as u64)?;
+        // A death in between leaves no room that is longer than it is.
+        let window = self.object.memory().window();
+        let at = ROOMS + 2 * number as usize;
+        window.store(at + 1, 0)?;
+        window.store(at, place as u32)?;
+        window.store(at + 1, room as u32)?;
+        Ok(place as u32)
+    }
+}
+
+/// A locked mutex, and a copy of its value. It is unlocked when this is dropped; it stays in the thread that locked it.
+#[must_use = "the mutex is unlocked at once if this is not kept"]
+pub struct MutexGuard<'m, T, B: ShmBackend = PosixShm, L: LockMethod<B> = Futex> {
+    pub(super) mutex: &'m ShmMutex<T, B, L>,
+    value: T,
+    #[allow(dead_code, reason = "held")]
+    lock: Guard<'m, B, L>,
+}
+
+impl<T: fmt::Debug, B: ShmBackend, L: LockMethod<B>> fmt::Debug for MutexGuard<'_, T, B, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MutexGuard").field("value", &self.value).finish_non_exhaustive()
+    }
+}
+
+impl<T, B: ShmBackend, L: LockMethod<B>> Deref for MutexGuard<'_, T, B, L> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> MutexGuard<'_, T, B, L> {
+    /// Makes this the value of the mutex, for all, at once, and whatever happens then.
+    ///
+    /// # Errors
+    /// [`SharedError::Codec`] if it has no encoding; [`SharedError::Shm`] if there is no room for it, the object was cut off,
+    /// or this is a child of who locked the mutex. Then the value is as it was.
+    pub fn set(&mut self, value: T) -> Result<()> {
+        self.write(&value)?;
+        self.value = value;
+        Ok(())
+    }
+
+    /// Changes the value, and makes it that of the mutex. If `change` panics, the mutex keeps the one that it had.
+    ///
+    /// # Errors
+    /// As [`set`](MutexGuard::set).
+    pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
+        let outcome = change(&mut self.value);
+        if let Err(error) = self.write(&self.value) {
+            // What this guard shows is what the mutex has.
+            self.value = self.mutex.read_locked()?;
+            return Err(error);
+        }
+        Ok(outcome)
+    }
+
+    /// Unlocks the mutex; what the value was.
+    pub fn into_value(self) -> T {
+        self.value
+    }
+
+    fn write(&self, value: &T) -> Result<()> {
+        self.mutex.check_generation()?;
+        let mut words = Vec::new();
+        value.encode(&mut words)?;
+        self.mutex.write_locked(&words)
+    }
+}

@@ -1,0 +1,422 @@
+//! The cells of a queue: how messages get in and out, and what is left of those who died meanwhile.
+//!
+//! Messages have *positions*, counted from 0 modulo 2^32. With 2^k cells, position p is in cell `p mod 2^k`, in *lap*
+//! `p / 2^k`, of which as many bits are kept as there are, up to 20.
+//!
+//! | word of a cell | content |
+//! |---|---|
+//! | 0 | state |
+//! | 1 | length of the message in words |
+//! | 2 | how often it was taken out |
+//! | 3 .. | the message |
+//!
+//! | bits of the state | content |
+//! |---|---|
+//! | 1, 0 | phase: 0 empty, 1 being written, 2 full, 3 being read |
+//! | 11 .. 2 | number of who writes or reads, else 0 |
+//! | 31 .. 12 | lap: of the message; of an empty cell, of the message that comes next |
+//!
+//! The state is the only word that decides anything, and each change of it is one compare-and-exchange:
+//!
+//! | from | to | who |
+//! |---|---|---|
+//! | empty, lap l | being written by n, l | user n, who then writes the message |
+//! | being written by n, l | full, l | user n: the message is sent |
+//! | | empty, l + 1 | user n, who finds that the queue is closed; or whoever has found that n is dead: there was no message |
+//! | full, l | being read by n, l | user n, who then reads the message |
+//! | being read by n, l | empty, l + 1 | user n: the message is received |
+//! | | full, l | user n, who gives it back; or whoever has found that n is dead: it is there for another |
+//!
+//! Two words help to find the cells, one line of memory each:
+//!
+//! * `tail`: all positions before it were taken by somebody who writes. Who writes begins there and takes the first that is
+//!   empty, in its lap. Whoever finds that `tail` is taken raises it by one.
+//! * `head`: all positions before it were received. Who reads begins there, passes those that others are reading, and
+//!   takes the first that is full. Whoever finds that `head` was received raises it by one.
+//!
+//! So a user that dies, wherever it is, holds up nobody but for the one position that has its mark; and a message that was
+//! taken and not received comes before all others when its reader dies. Two messages that one user sends are received in
+//! this order. A writer that is stopped (`SIGSTOP`) in the middle of a message holds up all that come after it.
+//!
+//! A user that is held up during 2^20 laps between two instructions could take a position of a later lap, whose message
+//! would come too late by so much; it would be lost for nobody.
+//!
+//! **Closing** is one word. Who writes looks at it once more after it has taken a position, and gives that up if it is set;
+//! who reads looks at it before it looks for messages. So if both see what they must to go on, the message that the one
+//! sends is seen by the other, and nothing that was sent is left behind.
+//!
+//! This module does not wait, and does not know what messages mean.
+
+use manycore_backends::lock::{Presence, USERS};
+use manycore_backends::shm::Window;
+
+use super::super::error::{Result, SharedError};
+use super::super::object::BODY;
+
+/// All positions before this were taken by who writes.
+const TAIL: usize = BODY;
+/// All positions before this were received.
+const HEAD: usize = BODY + 16;
+/// Who waits for a message.
+pub(super) const RECEIVERS: usize = BODY + 32;
+/// Who waits for room.
+pub(super) const SENDERS: usize = BODY + 48;
+/// 1 if nothing can be sent any more.
+const CLOSED: usize = BODY + 64;
+/// The first cell.
+pub(super) const FIRST: usize = BODY + 80;
+
+/// Words of a cell before the message.
+const CELL_HEAD: usize = 3;
+const LENGTH: usize = 1;
+const DELIVERIES: usize = 2;
+
+const LAP_SHIFT: u32 = 12;
+const LAP_BITS: u32 = 32 - LAP_SHIFT;
+const USER_SHIFT: u32 = 2;
+const USER_MASK: u32 = (1 << 10) - 1;
+const _: () = assert!(USERS <= USER_MASK + 1);
+
+/// The most cells there can be, as a power of two.
+pub(super) const LOG_MAX: u32 = 24;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Empty = 0,
+    Writing = 1,
+    Full = 2,
+    Reading = 3,
+}
+
+/// The first word of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State(u32);
+
+impl State {
+    fn new(phase: Phase, user: u32, lap: u32) -> State {
+        State(phase as u32 | user << USER_SHIFT | lap << LAP_SHIFT)
+    }
+
+    fn phase(self) -> Phase {
+        match self.0 & 3 {
+            0 => Phase::Empty,
+            1 => Phase::Writing,
+            2 => Phase::Full,
+            _ => Phase::Reading,
+        }
+    }
+
+    fn user(self) -> u32 {
+        self.0 >> USER_SHIFT & USER_MASK
+    }
+
+    fn lap(self) -> u32 {
+        self.0 >> LAP_SHIFT
+    }
+}
+
+/// How many cells there are, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// As a power of two.
+    pub(super) log: u32,
+    /// Words in the longest message.
+    pub(super) words: usize,
+}
+
+impl Shape {
+    pub(super) fn cells(self) -> usize {
+        1 << self.log
+    }
+
+    /// Words from one cell to the next: so that short ones do not cross lines of memory.
+    fn stride(self) -> usize {
+        let words = CELL_HEAD + self.words;
+        if words <= 8 { words.next_power_of_two() } else { words.next_multiple_of(16) }
+    }
+
+    /// Words of the whole object.
+    pub(super) fn object_words(self) -> Option<u64> {
+        let words = (self.stride() as u64).checked_mul(self.cells() as u64)?.checked_add(FIRST as u64)?;
+        (words <= u64::from(u32::MAX)).then_some(words)
+    }
+}
+
+/// What came of trying.
+#[derive(Debug)]
+pub(super) enum Tried<T> {
+    Done(T),
+    /// It cannot be done now; if this is a user's number, because of that one.
+    NotNow(Option<u32>),
+    /// The queue is closed, and nothing is in it.
+    Closed,
+}
+
+/// A message that is being read: by its position.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    position: u32,
+    state: State,
+}
+
+/// The cells, as one user sees them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cells<W> {
+    pub(super) window: W,
+    pub(super) shape: Shape,
+    /// Of this user.
+    pub(super) number: u32,
+}
+
+impl<W: Window> Cells<W> {
+    fn place_of(&self, position: u32) -> usize {
+        FIRST + (position as usize & (self.shape.cells() - 1)) * self.shape.stride()
+    }
+
+    fn lap_mask(&self) -> u32 {
+        u32::MAX >> (32 - LAP_BITS.min(32 - self.shape.log))
+    }
+
+    fn lap_of(&self, position: u32) -> u32 {
+        position >> self.shape.log & self.lap_mask()
+    }
+
+    fn next_lap(&self, lap: u32) -> u32 {
+        lap.wrapping_add(1) & self.lap_mask()
+    }
+
+    /// The lap of the state, counted from that of the position.
+    fn laps_ahead(&self, state: State, position: u32) -> u32 {
+        state.lap().wrapping_sub(self.lap_of(position)) & self.lap_mask()
+    }
+
+    fn state_at(&self, place: usize) -> Result<State> {
+        Ok(State(self.window.load(place)?))
+    }
+
+    #[inline(always)]
+    fn change(&self, place: usize, from: State, to: State) -> Result<bool> {
+        Ok(self.window.compare_exchange(place, from.0, to.0)?.is_ok())
+    }
+
+    /// Raises `tail` or `head` by one, if it is still at this position.
+    #[inline(always)]
+    fn pass(&self, at: usize, position: u32) -> Result<()> {
+        self.window.compare_exchange(at, position, position.wrapping_add(1))?.map(drop).or(Ok(()))
+    }
+
+    pub(super) fn is_closed(&self) -> Result<bool> {
+        Ok(self.window.load(CLOSED)? != 0)
+    }
+
+    pub(super) fn close(&self) -> Result<()> {
+        self.window.compare_exchange(CLOSED, 0, 1)?.map(drop).or(Ok(()))
+    }
+
+    /// Positions from the first that was not received to the first that was not taken by who writes.
+    pub(super) fn length(&self) -> Result<usize> {
+        let mut head = self.window.load(HEAD)?;
+        // What was received in another order than it was sent.
+        for _ in 0..self.shape.cells() {
+            if self.laps_ahead(self.state_at(self.place_of(head))?, head) != 1 {
+                break;
+            }
+            self.pass(HEAD, head)?;
+            head = head.wrapping_add(1);
+        }
+        let length = self.window.load(TAIL)?.wrapping_sub(head) as usize;
+        // Others may have gone on between the two.
+        Ok(if length > 2 * self.shape.cells() { 0 } else { length.min(self.shape.cells()) })
+    }
+
+    /// Whether there is a message for who looks for one.
+    pub(super) fn has_message(&self) -> Result<bool> {
+        let mut position = self.window.load(HEAD)?;
+        for _ in 0..self.shape.cells() {
+            let state = self.state_at(self.place_of(position))?;
+            match (self.laps_ahead(state, position), state.phase()) {
+                (0, Phase::Full) => return Ok(true),
+                (0, Phase::Reading) | (1, _) => position = position.wrapping_add(1),
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is room for who wants to send.
+    pub(super) fn has_room(&self) -> Result<bool> {
+        let position = self.window.load(TAIL)?;
+        let state = self.state_at(self.place_of(position))?;
+        Ok(self.laps_ahead(state, position) <= 1)
+    }
+
+    /// Sends a message, which is not too long.
+    #[inline(always)]
+    pub(super) fn send(&self, message: &[u32]) -> Result<Tried<()>> {
+        let (place, writing) = match self.take_room()? {
+            Ok(taken) => taken,
+            Err(_) if self.is_closed()? => return Ok(Tried::Closed),
+            Err(owner) => return Ok(Tried::NotNow(owner)),
+        };
+        // After the position was taken: see above.
+        if self.is_closed()? {
+            let next = State::new(Phase::Empty, 0, self.next_lap(writing.lap()));
+            self.change_own(place, writing, next)?;
+            return Ok(Tried::Closed);
+        }
+        self.window.write(place + LENGTH, &[message.len() as u32, 0])?;
+        self.window.write(place + CELL_HEAD, message)?;
+        self.change_own(place, writing, State::new(Phase::Full, 0, writing.lap()))?;
+        Ok(Tried::Done(()))
+    }
+
+    /// The cell of the first position that nobody has taken; else who is in the way, if that is a user.
+    #[inline(always)]
+    fn take_room(&self) -> Result<Result<(usize, State), Option<u32>>> {
+        let mut position = self.window.load(TAIL)?;
+        let mut met = None;
+        loop {
+            let place = self.place_of(position);
+            let state = self.state_at(place)?;
+            match (self.laps_ahead(state, position), state.phase()) {
+                (0, Phase::Empty) => {
+                    let writing = State::new(Phase::Writing, self.number, state.lap());
+                    if self.change(place, state, writing)? {
+                        self.pass(TAIL, position)?;
+                        return Ok(Ok((place, writing)));
+                    }
+                }
+                // It was taken, in this lap, or so long ago that the next has begun.
+                (0 | 1, _) => {
+                    self.pass(TAIL, position)?;
+                    position = position.wrapping_add(1);
+                }
+                (behind, _) if behind == self.lap_mask() && state.phase() != Phase::Empty => {
+                    // Of the lap before: the queue is full.
+                    return Ok(Err(owner(state)));
+                }
+                _ => {
+                    // Others have gone on by laps meanwhile, and `tail` with them; or it is nothing that can be.
+                    if met.replace((position, state)) == Some((position, state)) {
+                        return Err(SharedError::Corrupt { at: place, what: "a cell of an impossible lap" });
+                    }
+                    position = self.window.load(TAIL)?;
+                }
+            }
+        }
+    }
+
+    /// Changes the state of a cell that has this user's mark, as nobody else does while it lives.
+    #[inline(always)]
+    fn change_own(&self, place: usize, from: State, to: State) -> Result<()> {
+        if self.change(place, from, to)? {
+            Ok(())
+        } else {
+            Err(SharedError::Corrupt {
+                at: place,
+                what: "a cell that this user was using was changed by another",
+            })
+        }
+    }
+
+    /// Takes the first message that nobody is reading.
+    #[inline(always)]
+    pub(super) fn take(&self) -> Result<Tried<Taken>> {
+        // Before looking for messages: see above.
+        let is_closed = self.is_closed()?;
+        let mut position = self.window.load(HEAD)?;
+        let (mut met, mut first_reader) = (None, None);
+        loop {
+            let place = self.place_of(position);
+            let state = self.state_at(place)?;
+            match (self.laps_ahead(state, position), state.phase()) {
+                (0, Phase::Full) => {
+                    let reading = State::new(Phase::Reading, self.number, state.lap());
+                    if self.change(place, state, reading)? {
+                        return Ok(Tried::Done(Taken { position, state: reading }));
+                    }
+                }
+                (0, Phase::Reading) => {
+                    first_reader = first_reader.or(owner(state));
+                    position = position.wrapping_add(1);
+                }
+                (0, Phase::Writing) => return Ok(Tried::NotNow(owner(state))),
+                // What is being read may come back.
+                (0, Phase::Empty) if is_closed && first_reader.is_none() => return Ok(Tried::Closed),
+                (0, Phase::Empty) => return Ok(Tried::NotNow(first_reader)),
+                // It was received, perhaps so long ago that there is another message.
+                (1, _) => {
+                    self.pass(HEAD, position)?;
+                    position = position.wrapping_add(1);
+                }
+                (behind, phase) if behind == self.lap_mask() && phase != Phase::Empty => {
+                    // Once around, back at the one that others are reading.
+                    return Ok(Tried::NotNow(first_reader.or(owner(state))));
+                }
+                _ => {
+                    if met.replace((position, state)) == Some((position, state)) {
+                        return Err(SharedError::Corrupt { at: place, what: "a cell of an impossible lap" });
+                    }
+                    (position, first_reader) = (self.window.load(HEAD)?, None);
+                }
+            }
+        }
+    }
+
+    /// Copies a message that was taken; how often it was taken before this time.
+    #[inline(always)]
+    pub(super) fn read(&self, taken: &Taken, message: &mut Vec<u32>) -> Result<u32> {
+        let place = self.place_of(taken.position);
+        let [length, deliveries] = self.window.read_array(place + LENGTH)?;
+        if length as usize > self.shape.words {
+            return Err(SharedError::Corrupt { at: place + LENGTH, what: "a message longer than its cell" });
+        }
+        self.window.append(place + CELL_HEAD, length as usize, message)?;
+        self.window.store(place + DELIVERIES, deliveries.saturating_add(1))?;
+        Ok(deliveries)
+    }
+
+    /// The message was received: there is room for another.
+    #[inline(always)]
+    pub(super) fn finish(&self, taken: &Taken) -> Result<()> {
+        let lap = self.next_lap(taken.state.lap());
+        self.change_own(self.place_of(taken.position), taken.state, State::new(Phase::Empty, 0, lap))?;
+        self.pass(HEAD, taken.position)
+    }
+
+    /// The message was not received: it is there for another.
+    pub(super) fn give_back(&self, taken: &Taken) -> Result<()> {
+        let full = State::new(Phase::Full, 0, taken.state.lap());
+        self.change_own(self.place_of(taken.position), taken.state, full)
+    }
+
+    /// Takes away all marks of a user who is dead, and whose number nobody can get meanwhile.
+    pub(super) fn forget(&self, number: u32) -> Result<()> {
+        for position in 0..self.shape.cells() {
+            let place = FIRST + position * self.shape.stride();
+            let state = self.state_at(place)?;
+            if owner(state) != Some(number) {
+                continue;
+            }
+            let after = match state.phase() {
+                Phase::Writing => State::new(Phase::Empty, 0, self.next_lap(state.lap())),
+                _ => State::new(Phase::Full, 0, state.lap()),
+            };
+            self.change(place, state, after)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a user is dead; if so, its marks are gone.
+    pub(super) fn bury(&self, presence: &Presence, number: u32) -> Result<bool> {
+        let mut forgotten = Ok(());
+        let is_dead = presence.is_dead(number, || forgotten = self.forget(number))?;
+        forgotten?;
+        Ok(is_dead)
+    }
+}
+
+/// Whose mark is in a cell.
+fn owner(state: State) -> Option<u32> {
+    matches!(state.phase(), Phase::Writing | Phase::Reading).then(|| state.user())
+}

@@ -1,0 +1,534 @@
+//! [`ShmQueue`]: messages from any number of processes to any number of processes, in shared memory.
+//!
+//! It takes no lock: a sender writes into a cell that nobody else uses, and a receiver reads it there. Without anybody who
+//! waits there is no system call. What is in the object, and how it changes, is drawn in `cells.rs`.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `mod` | typed messages, waiting |
+//! | `cells` | the words of the object |
+//!
+//! # What can be relied on
+//!
+//! * Messages of one sender are received in the order in which they were sent.
+//! * A message is sent as a whole or not at all, also if its sender is killed in the middle of it.
+//! * A message that was [taken](ShmQueue::take), and not [finished](Taken::finish) when its receiver is killed or panics, is
+//!   there again, before all others, for whoever receives next. So work that must be done is done, if need be more than
+//!   once: [`Taken::deliveries`] tells. What [`receive`](ShmQueue::receive) returns is finished before it returns.
+//! * Others who wait for somebody who was killed go on within 50 ms.
+//!
+//! A user that is stopped (`SIGSTOP`) in the middle of sending holds up all messages after its own, and one in the middle of
+//! receiving its cell, until it goes on: it is alive.
+
+mod cells;
+
+use std::fmt;
+use std::iter;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::time::Duration;
+
+use manycore_backends::lock::{FutexLockable, Presence, Protocol, Wait};
+use manycore_backends::patience::CommonPatience;
+use manycore_backends::shm::Memory;
+use manycore_backends::{PosixShm, ShmBackend};
+
+use self::cells::{Cells, Shape, Tried};
+use super::error::{Result, SharedError};
+use super::event::{Awaited, Ended, Event, wait_for};
+use super::object::{ASKED, Kind, Plan, Sealed, Shared, forked, opening};
+use crate::codec::{Value, decode_all};
+
+const RECEIVERS: Event = Event(cells::RECEIVERS);
+const SENDERS: Event = Event(cells::SENDERS);
+
+/// How much a queue has room for. All of it is reserved when the queue is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// So many messages, at least: it becomes a power of two. At most 2^24.
+    pub messages: usize,
+    /// Words (of four bytes) in the longest message, as [`codec`](crate::codec) says.
+    pub words: usize,
+}
+
+impl Capacity {
+    fn shape(self) -> Result<Shape> {
+        if !(1..=1 << cells::LOG_MAX).contains(&self.messages) {
+            return Err(SharedError::Impossible("a queue has room for 1 to 2^24 messages"));
+        }
+        let shape = Shape { log: self.messages.next_power_of_two().ilog2(), words: self.words };
+        if self.words > u32::MAX as usize / 2 || shape.object_words().is_none() {
+            return Err(SharedError::Impossible("a queue is not longer than 16 GiB"));
+        }
+        Ok(shape)
+    }
+}
+
+/// A queue of messages of type `T` in shared memory; what can be relied on is on the [module page](self).
+///
+/// A handle may be used by several threads at once. Each process opens the queue by itself: a handle that was carried
+/// through a fork is refused. `T` is any [`Value`]; a [`Cbor`](crate::codec::Cbor) of any serde type is one.
+///
+/// ```
+/// use manycore::shared::{Capacity, ShmQueue};
+///
+/// let queue: ShmQueue<(u32, String)> =
+///     ShmQueue::create_unique("/manycore-doc-queue-XXXXXX", &Capacity { messages: 100, words: 20 })?;
+/// queue.send(&(1, "one".to_owned()))?;
+/// assert_eq!(queue.receive()?, (1, "one".to_owned()));
+///
+/// // Work that is done even if who took it is killed: then it is there for another.
+/// queue.send(&(2, "two".to_owned()))?;
+/// let task = queue.take()?;
+/// assert_eq!((task.0, task.deliveries()), (2, 0));
+/// task.finish()?;
+/// # queue.unlink()?;
+/// # Ok::<(), manycore::shared::SharedError>(())
+/// ```
+#[doc(alias("Netmcore_queue", "Netcamlbox", "mailbox", "mq_open", "channel"))]
+pub struct ShmQueue<T, B: ShmBackend = PosixShm> {
+    object: B,
+    presence: Presence,
+    shape: Shape,
+    sending: CommonPatience,
+    receiving: CommonPatience,
+    message: PhantomData<fn(T) -> T>,
+}
+
+impl<T, B: ShmBackend> fmt::Debug for ShmQueue<T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmQueue")
+            .field("object", &self.object)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, B: ShmBackend + FutexLockable> Shared for ShmQueue<T, B> {
+    type Backend = B;
+    type Asked = Capacity;
+}
+
+impl<T, B: ShmBackend + FutexLockable> Sealed<B, Capacity> for ShmQueue<T, B> {
+    const KIND: Kind = Kind::Queue;
+    const PROTOCOL: Protocol = Protocol::NONE;
+
+    fn plan(asked: &Capacity) -> Result<Plan> {
+        let shape = asked.shape()?;
+        let mut words = [0; ASKED];
+        (words[0], words[1]) = (shape.log, shape.words as u32);
+        let length = shape.object_words().expect("it was checked with the capacity");
+        Ok(Plan { asked: words, words: length, body: Vec::new() })
+    }
+
+    fn attach(object: B, asked: [u32; ASKED]) -> Result<Self> {
+        let shape = Shape { log: asked[0], words: asked[1] as usize };
+        let words = object.memory().words() as u64;
+        let fits = shape.log <= cells::LOG_MAX && shape.object_words().is_some_and(|needed| needed <= words);
+        if !fits {
+            return Err(SharedError::Corrupt { at: 8, what: "a queue that is longer than its object" });
+        }
+        let mut forgotten = Ok(());
+        let presence = Presence::enter(&object, |number| {
+            forgotten = Cells { window: object.memory().window(), shape, number }.forget(number);
+        })?;
+        forgotten?;
+        let (sending, receiving) = Default::default();
+        Ok(ShmQueue { object, presence, shape, sending, receiving, message: PhantomData })
+    }
+
+    fn check(&self, asked: &Capacity) -> Result<()> {
+        if self.shape == asked.shape()? {
+            return Ok(());
+        }
+        let Capacity { messages, words } = self.capacity();
+        Err(SharedError::Capacity { name: self.object.name().to_owned(), messages, words })
+    }
+}
+
+type WindowOf<'a, B> = <<B as ShmBackend>::Memory as Memory>::Window<'a>;
+
+impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
+    opening!(&Capacity, "queue", capacity);
+
+    /// How much there is room for.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { messages: self.shape.cells(), words: self.shape.words }
+    }
+
+    /// How many messages are in the queue, those included that are being written or read just now.
+    ///
+    /// # Errors
+    /// [`SharedError::Shm`] if the object was cut off, or this is a child of who opened it.
+    #[doc(alias = "len")]
+    pub fn length(&self) -> Result<usize> {
+        let length = self.cells()?.length()?;
+        self.object.intact()?;
+        Ok(length)
+    }
+
+    /// Lets nobody send any more. Who waits for room is told, at once. Messages that are in the queue are received as ever;
+    /// after them, who receives is told. To close it again does nothing.
+    ///
+    /// # Errors
+    /// As [`length`](ShmQueue::length).
+    pub fn close(&self) -> Result<()> {
+        let cells = self.cells()?;
+        cells.close()?;
+        SENDERS.wake_all(cells.window)?;
+        RECEIVERS.wake_all(cells.window)?;
+        Ok(self.object.intact()?)
+    }
+
+    /// Whether somebody has closed the queue.
+    ///
+    /// # Errors
+    /// As [`length`](ShmQueue::length).
+    pub fn is_closed(&self) -> Result<bool> {
+        let closed = self.cells()?.is_closed()?;
+        self.object.intact()?;
+        Ok(closed)
+    }
+
+    /// Sends the words of a message that is encoded already, and waits for room as told.
+    ///
+    /// # Errors
+    /// [`SharedError::TooLong`]; [`SharedError::Closed`]; [`SharedError::Full`] if `wait` is [`Wait::Try`],
+    /// [`SharedError::TimedOut`]; [`SharedError::Shm`] if the object was cut off, or this is a child of who opened it;
+    /// [`SharedError::Corrupt`].
+    #[inline]
+    pub fn send_words(&self, message: &[u32], wait: Wait) -> Result<()> {
+        if message.len() > self.shape.words {
+            return Err(SharedError::TooLong { words: message.len(), max: self.shape.words });
+        }
+        let cells = self.cells()?;
+        let sending = Sending { queue: self, cells, message, blocker: None };
+        match wait_for(&self.object, SENDERS, &self.sending, wait, sending)? {
+            Ok(true) => RECEIVERS.wake_one(cells.window),
+            Ok(false) => {
+                // Its position may be what keeps others from finding out.
+                RECEIVERS.wake_all(cells.window)?;
+                Err(self.closed())
+            }
+            Err(Ended::AtOnce) => Err(SharedError::Full),
+            Err(Ended::TimedOut) => Err(SharedError::TimedOut),
+        }
+    }
+
+    /// Appends the words of the next message to `message`, waiting for one as told.
+    ///
+    /// # Errors
+    /// [`SharedError::Closed`] if the queue was closed, and nothing is in it; [`SharedError::Empty`] if `wait` is
+    /// [`Wait::Try`]; [`SharedError::TimedOut`]; [`SharedError::Shm`], [`SharedError::Corrupt`] as ever.
+    #[inline]
+    pub fn receive_words(&self, message: &mut Vec<u32>, wait: Wait) -> Result<()> {
+        let begin = message.len();
+        let (reading, _) = self.take_words(message, wait)?;
+        let finished = reading.finish();
+        if finished.is_err() {
+            message.truncate(begin);
+        }
+        finished
+    }
+
+    /// Takes a message, and copies it; how often it was taken before.
+    #[inline]
+    fn take_words(&self, message: &mut Vec<u32>, wait: Wait) -> Result<(Reading<'_, T, B>, u32)> {
+        let cells = self.cells()?;
+        let receiving = Receiving { queue: self, cells, blocker: None };
+        let taken = match wait_for(&self.object, RECEIVERS, &self.receiving, wait, receiving)? {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Err(self.closed()),
+            Err(Ended::AtOnce) => return Err(SharedError::Empty),
+            Err(Ended::TimedOut) => return Err(SharedError::TimedOut),
+        };
+        let reading = Reading { queue: self, taken: Some(taken) };
+        let deliveries = cells.read(&taken, message)?;
+        self.object.intact()?;
+        Ok((reading, deliveries))
+    }
+
+    #[inline(always)]
+    fn cells(&self) -> Result<Cells<WindowOf<'_, B>>> {
+        if !self.presence.is_current() {
+            return Err(forked(&self.object));
+        }
+        Ok(Cells { window: self.object.memory().window(), shape: self.shape, number: self.presence.number() })
+    }
+
+    #[cold]
+    fn closed(&self) -> SharedError {
+        SharedError::Closed { name: self.object.name().to_owned() }
+    }
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
+    /// Sends a message; waits for room if there is none.
+    ///
+    /// # Errors
+    /// [`SharedError::Closed`] if the queue was closed; [`SharedError::TooLong`] if the message is longer than the queue
+    /// takes; [`SharedError::Codec`]; [`SharedError::Shm`] if the object was cut off, or this is a child of who opened it;
+    /// [`SharedError::Corrupt`].
+    pub fn send(&self, message: &T) -> Result<()> {
+        self.send_waiting(message, Wait::Forever)
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    /// [`SharedError::Full`] if there is none; else as [`send`](ShmQueue::send).
+    pub fn try_send(&self, message: &T) -> Result<()> {
+        self.send_waiting(message, Wait::Try)
+    }
+
+    /// Sends a message; waits for room for so long.
+    ///
+    /// # Errors
+    /// [`SharedError::TimedOut`] if there was none; else as [`send`](ShmQueue::send).
+    pub fn send_timeout(&self, message: &T, limit: Duration) -> Result<()> {
+        self.send_waiting(message, Wait::AtMost(limit))
+    }
+
+    fn send_waiting(&self, message: &T, wait: Wait) -> Result<()> {
+        let mut words = Vec::with_capacity(self.shape.words.min(64));
+        message.encode(&mut words)?;
+        self.send_words(&words, wait)
+    }
+
+    /// Receives the next message; waits for one if there is none.
+    ///
+    /// # Errors
+    /// [`SharedError::Closed`] if the queue was closed, and nothing is in it; [`SharedError::Codec`] if the message is of
+    /// another type (it is out of the queue then); [`SharedError::Shm`] if the object was cut off, or this is a child of who
+    /// opened it; [`SharedError::Corrupt`].
+    #[doc(alias = "recv")]
+    pub fn receive(&self) -> Result<T> {
+        self.receive_waiting(Wait::Forever)
+    }
+
+    /// Receives the next message if there is one.
+    ///
+    /// # Errors
+    /// [`SharedError::Empty`] if there is none; else as [`receive`](ShmQueue::receive).
+    #[doc(alias = "try_recv")]
+    pub fn try_receive(&self) -> Result<T> {
+        self.receive_waiting(Wait::Try)
+    }
+
+    /// Receives the next message; waits for one for so long.
+    ///
+    /// # Errors
+    /// [`SharedError::TimedOut`] if none came; else as [`receive`](ShmQueue::receive).
+    #[doc(alias = "recv_timeout")]
+    pub fn receive_timeout(&self, limit: Duration) -> Result<T> {
+        self.receive_waiting(Wait::AtMost(limit))
+    }
+
+    fn receive_waiting(&self, wait: Wait) -> Result<T> {
+        let mut words = Vec::new();
+        self.receive_words(&mut words, wait)?;
+        Ok(decode_all(&words)?)
+    }
+
+    /// Receives messages until the queue is closed and empty.
+    pub fn iter(&self) -> impl Iterator<Item = Result<T>> + '_ {
+        iter::from_fn(|| match self.receive() {
+            Err(SharedError::Closed { .. }) => None,
+            received => Some(received),
+        })
+    }
+
+    /// Takes the next message, which is received when it is [finished](Taken::finish), and is there for another if that
+    /// does not happen. Waits for one if there is none.
+    ///
+    /// # Errors
+    /// As [`receive`](ShmQueue::receive).
+    #[doc(alias("acknowledge", "lease"))]
+    pub fn take(&self) -> Result<Taken<'_, T, B>> {
+        self.take_waiting(Wait::Forever)
+    }
+
+    /// The same if there is one.
+    ///
+    /// # Errors
+    /// [`SharedError::Empty`] if there is none; else as [`receive`](ShmQueue::receive).
+    pub fn try_take(&self) -> Result<Taken<'_, T, B>> {
+        self.take_waiting(Wait::Try)
+    }
+
+    /// The same, waiting for so long.
+    ///
+    /// # Errors
+    /// [`SharedError::TimedOut`] if none came; else as [`receive`](ShmQueue::receive).
+    pub fn take_timeout(&self, limit: Duration) -> Result<Taken<'_, T, B>> {
+        self.take_waiting(Wait::AtMost(limit))
+    }
+
+    fn take_waiting(&self, wait: Wait) -> Result<Taken<'_, T, B>> {
+        let mut words = Vec::new();
+        let (reading, deliveries) = self.take_words(&mut words, wait)?;
+        match decode_all(&words) {
+            Ok(message) => Ok(Taken { message, deliveries, reading }),
+            Err(error) => {
+                // Nobody could do anything with it.
+                reading.finish()?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// A message that was taken out of a queue. Unless it is [finished](Taken::finish) it is there again, before all others,
+/// when this is dropped, or the process dies.
+#[must_use = "it goes back into the queue at once if it is not kept"]
+pub struct Taken<'q, T, B: ShmBackend + FutexLockable = PosixShm> {
+    message: T,
+    deliveries: u32,
+    reading: Reading<'q, T, B>,
+}
+
+impl<T: fmt::Debug, B: ShmBackend + FutexLockable> fmt::Debug for Taken<'_, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken")
+            .field("message", &self.message)
+            .field("deliveries", &self.deliveries)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, B: ShmBackend + FutexLockable> Deref for Taken<'_, T, B> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.message
+    }
+}
+
+impl<T, B: ShmBackend + FutexLockable> Taken<'_, T, B> {
+    /// How often it was taken before, by somebody who did not finish it. What kills whoever takes it rises without end:
+    /// who takes it decides when it is enough.
+    pub fn deliveries(&self) -> u32 {
+        self.deliveries
+    }
+
+    /// Takes it out of the queue for good.
+    ///
+    /// # Errors
+    /// [`SharedError::Shm`] if the object was cut off, or this is a child of who took it; [`SharedError::Corrupt`].
+    pub fn finish(self) -> Result<T> {
+        self.reading.finish()?;
+        Ok(self.message)
+    }
+}
+
+/// A message that is being read; given back if that does not end well.
+struct Reading<'q, T, B: ShmBackend + FutexLockable> {
+    queue: &'q ShmQueue<T, B>,
+    taken: Option<cells::Taken>,
+}
+
+impl<T, B: ShmBackend + FutexLockable> Reading<'_, T, B> {
+    #[inline(always)]
+    fn finish(mut self) -> Result<()> {
+        let cells = self.queue.cells()?;
+        let Some(taken) = self.taken.take() else { return Ok(()) };
+        cells.finish(&taken)?;
+        self.queue.object.intact()?;
+        if cells.is_closed()? {
+            // It may have been the last.
+            RECEIVERS.wake_all(cells.window)?;
+        }
+        SENDERS.wake_one(cells.window)
+    }
+}
+
+impl<T, B: ShmBackend + FutexLockable> Drop for Reading<'_, T, B> {
+    fn drop(&mut self) {
+        let Some(taken) = self.taken.take() else { return };
+        // In a child it is the parent's.
+        let Ok(cells) = self.queue.cells() else { return };
+        if cells.give_back(&taken).is_ok() {
+            let _ = RECEIVERS.wake_one(cells.window);
+        }
+    }
+}
+
+/// Somebody who sends, and who is in the way.
+struct Sending<'q, T, B: ShmBackend + FutexLockable> {
+    queue: &'q ShmQueue<T, B>,
+    cells: Cells<WindowOf<'q, B>>,
+    message: &'q [u32],
+    blocker: Option<u32>,
+}
+
+impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
+    /// Whether it was sent; else the queue is closed.
+    type Output = bool;
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Result<Option<bool>> {
+        match self.cells.send(self.message)? {
+            Tried::Done(()) => Ok(Some(true)),
+            Tried::Closed => Ok(Some(false)),
+            Tried::NotNow(blocker) => {
+                self.blocker = blocker;
+                Ok(None)
+            }
+        }
+    }
+
+    fn bury(&mut self) -> Result<bool> {
+        self.queue.bury(self.blocker)
+    }
+
+    fn is_more(&self) -> Result<bool> {
+        self.cells.has_room()
+    }
+}
+
+/// Somebody who receives, and who is in the way.
+struct Receiving<'q, T, B: ShmBackend + FutexLockable> {
+    queue: &'q ShmQueue<T, B>,
+    cells: Cells<WindowOf<'q, B>>,
+    blocker: Option<u32>,
+}
+
+impl<T, B: ShmBackend + FutexLockable> Awaited for Receiving<'_, T, B> {
+    /// `None` if the queue is closed, and nothing is in it.
+    type Output = Option<cells::Taken>;
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Result<Option<Option<cells::Taken>>> {
+        match self.cells.take()? {
+            Tried::Done(taken) => Ok(Some(Some(taken))),
+            Tried::Closed => Ok(Some(None)),
+            Tried::NotNow(blocker) => {
+                self.blocker = blocker;
+                Ok(None)
+            }
+        }
+    }
+
+    fn bury(&mut self) -> Result<bool> {
+        self.queue.bury(self.blocker)
+    }
+
+    fn is_more(&self) -> Result<bool> {
+        self.cells.has_message()
+    }
+}
+
+impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
+    /// Whether who is in the way is dead; what it left is taken away then.
+    fn bury(&self, blocker: Option<u32>) -> Result<bool> {
+        let Some(number) = blocker else { return Ok(false) };
+        let cells = self.cells()?;
+        let is_dead = cells.bury(&self.presence, number)?;
+        if is_dead {
+            // It may have been in the way of others, too.
+            SENDERS.wake_all(cells.window)?;
+            RECEIVERS.wake_all(cells.window)?;
+        }
+        Ok(is_dead)
+    }
+}

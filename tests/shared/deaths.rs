@@ -1,0 +1,4 @@
+use super::Tests;
+pub(crate) fn all() -> Tests {
+    Vec::new()
+}
