@@ -204,7 +204,10 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
         let cells = self.cells()?;
         let sending = Sending { queue: self, cells, message, blocker: None };
         match wait_for(&self.object, SENDERS, &self.sending, wait, sending)? {
-            Ok(true) => RECEIVERS.wake_one(cells.window),
+            Ok(true) => {
+                self.object.intact()?;
+                RECEIVERS.wake_one(cells.window)
+            }
             Ok(false) => {
                 // Its position may be what keeps others from finding out.
                 RECEIVERS.wake_all(cells.window)?;
