@@ -75,6 +75,7 @@ impl<'a> Words<'a> {
     ///
     /// # Errors
     /// [`CodecError::TooShort`] if none is left.
+    #[inline]
     pub fn word(&mut self) -> Result<u32, CodecError> {
         Ok(self.take(1)?[0])
     }
@@ -83,6 +84,7 @@ impl<'a> Words<'a> {
     ///
     /// # Errors
     /// [`CodecError::TooShort`] if fewer are left.
+    #[inline]
     pub fn take(&mut self, count: usize) -> Result<&'a [u32], CodecError> {
         if count > self.0.len() {
             return Err(CodecError::TooShort);
@@ -200,6 +202,7 @@ impl Decode for () {
 macro_rules! one_word {
     ($($type:ty),*) => {$(
         impl Encode for $type {
+            #[inline]
             fn encode(&self, words: &mut Vec<u32>) -> Result<(), CodecError> {
                 words.push(*self as u32);
                 Ok(())
@@ -207,6 +210,7 @@ macro_rules! one_word {
         }
 
         impl Decode for $type {
+            #[inline]
             fn decode(words: &mut Words<'_>) -> Result<$type, CodecError> {
                 let word = words.word()?;
                 let value = word as $type;
@@ -265,6 +269,7 @@ impl Decode for u64 {
 macro_rules! by_way_of {
     ($($type:ty, $through:ty, $to:expr, $from:expr;)*) => {$(
         impl Encode for $type {
+            #[inline]
             fn encode(&self, words: &mut Vec<u32>) -> Result<(), CodecError> {
                 let to: fn($type) -> $through = $to;
                 to(*self).encode(words)
@@ -272,6 +277,7 @@ macro_rules! by_way_of {
         }
 
         impl Decode for $type {
+            #[inline]
             fn decode(words: &mut Words<'_>) -> Result<$type, CodecError> {
                 let from: fn($through) -> $type = $from;
                 <$through>::decode(words).map(from)

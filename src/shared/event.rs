@@ -12,7 +12,7 @@
 //! One is woken at a time, and bit 0 is cleared with it, although others may sleep on: whoever has slept and goes away sets
 //! it again, and wakes the next one if there is something for it, too.
 //!
-//! **No wake is relied on.** A sleeper looks again after 1, 2, 4 .. 40 ms, whether or not it was woken, and asks then
+//! **No wake is relied on.** A sleeper looks again after 10, 20, then every 40 ms, whether or not it was woken, and asks then
 //! whether those whom it waits for are alive. So a death anywhere between the change and the wake costs time, not more.
 //!
 //! This module does not know what is waited for.
@@ -31,7 +31,7 @@ use super::error::Result;
 const SLEEPERS: u32 = 1;
 
 /// How long a sleep lasts at most, in milliseconds, and how long the first one.
-const STEPS: (u64, u64) = (1, 40);
+const STEPS: (u64, u64) = (10, 40);
 
 /// The word at this place.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +144,8 @@ fn wait_long<B: ShmBackend, A: Awaited>(
             (0..Patience::PAUSES).for_each(|_| spin_loop());
             came = awaited.attempt()?;
         }
-        patience.learn(came.is_some());
+        // What came later came because others had the core meanwhile.
+        patience.learn(came.is_some() && start.elapsed() < Patience::LIMIT);
         if let Some(output) = came {
             return Ok(Ok(output));
         }

@@ -25,8 +25,8 @@
 //! # How
 //!
 //! Nobody trusts a count of users, or a process number. A mark that a user leaves in an object has its number, for which it
-//! has a record lock; see [`Presence`](crate::lock::Presence). Whoever waits for a mark to go asks the kernel, after a
-//! millisecond, whether that one lives, and takes the mark away if not. Every change of state is one compare-and-exchange or
+//! has a record lock; see [`Presence`](crate::lock::Presence). Whoever waits for a mark to go asks the kernel, after ten
+//! milliseconds, whether that one lives, and takes the mark away if not. Every change of state is one compare-and-exchange or
 //! one store, so that there is nothing to repair.
 //!
 //! | file | concern |
@@ -34,6 +34,7 @@
 //! | `object` | opening and creating: the header |
 //! | `event` | waiting, for all but mutexes |
 //! | `queue`, `mutex`, `condvar`, `semaphore`, `permits` | one type each, and its words |
+//! | `scratch` | room for encoded values, used again and again |
 //! | `error` | what can go wrong |
 //!
 //! # Where everything of Netmulticore's shared heap is
@@ -61,6 +62,7 @@ mod mutex;
 mod object;
 mod permits;
 mod queue;
+mod scratch;
 mod semaphore;
 
 pub use condvar::ShmCondvar;

@@ -30,6 +30,7 @@ use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 use super::condvar::ShmCondvar;
 use super::error::{Result, SharedError};
 use super::object::{ASKED, BODY, Kind, Plan, Sealed, Shared, forked, opening};
+use super::scratch::with_words;
 use crate::codec::{Value, decode_all};
 
 const CURRENT: usize = BODY;
@@ -42,8 +43,29 @@ const FIRST_ROOM: usize = CONDITIONS + 16 * CONDITIONS_MAX;
 /// Words that a new room has beyond its first value.
 const SPARE: usize = 16;
 
+/// A value of so many words is read into the stack.
+const SHORT: usize = 8;
+
 /// How often a reader looks before it takes the lock.
 const ATTEMPTS: u32 = 100;
+
+/// Where a value can be.
+#[derive(Clone, Copy)]
+struct Room {
+    place: usize,
+    words: usize,
+}
+
+impl Room {
+    fn end(self) -> usize {
+        self.place + self.words
+    }
+}
+
+#[cold]
+fn no_room() -> SharedError {
+    SharedError::Corrupt { at: ROOMS, what: "a value outside of its room" }
+}
 
 /// A value of type `T` in shared memory, with its lock. What a change means for others is on the [module page](self).
 ///
@@ -127,6 +149,7 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
     /// [`Deadlock`](manycore_backends::lock::LockError::Deadlock) if others wait for what this thread has, and whatever else the method says;
     /// [`SharedError::Codec`] if the value is of another type; [`SharedError::Shm`] if the object was cut off, or this is a
     /// child of who opened it; [`SharedError::Corrupt`].
+    #[inline]
     pub fn lock(&self) -> Result<MutexGuard<'_, T, B, L>> {
         self.lock_waiting(Wait::Forever)
     }
@@ -148,11 +171,12 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
         self.lock_waiting(Wait::AtMost(limit))
     }
 
+    #[inline(always)]
     pub(super) fn lock_waiting(&self, wait: Wait) -> Result<MutexGuard<'_, T, B, L>> {
         let lock = Guard::lock(&self.method, &self.object, Mode::Write, wait)?;
         // Not every lock method notices.
         self.check_generation()?;
-        Ok(MutexGuard { mutex: self, value: self.read_locked()?, lock })
+        Ok(MutexGuard { mutex: self, value: self.read()?, lock })
     }
 
     /// The value, without locking, as somebody has set it last.
@@ -162,16 +186,12 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
     #[doc(alias = "load")]
     pub fn get(&self) -> Result<T> {
         self.check_generation()?;
-        let mut words = Vec::new();
         for _ in 0..ATTEMPTS {
             let before = self.object.memory().load(CURRENT)?;
-            words.clear();
             // Anything may go wrong if somebody writes meanwhile.
-            let read = self.read_room(before, &mut words);
+            let value = self.read();
             if self.object.memory().load(CURRENT)? == before {
-                read?;
-                self.object.intact()?;
-                return Ok(decode_all(&words)?);
+                return value;
             }
             spin_loop();
         }
@@ -191,6 +211,7 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
     ///
     /// # Errors
     /// As [`lock`](ShmMutex::lock) and [`MutexGuard::set`]; then nothing has changed.
+    #[inline]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
         self.lock()?.update(change)
     }
@@ -209,51 +230,65 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
         if self.generation.is_current() { Ok(()) } else { Err(forked(&self.object)) }
     }
 
-    fn read_locked(&self) -> Result<T> {
-        let mut words = Vec::new();
-        self.read_room(self.object.memory().load(CURRENT)?, &mut words)?;
-        self.object.intact()?;
-        Ok(decode_all(&words)?)
+    /// Which change is the current one; the room that has the value, and the other one.
+    #[inline(always)]
+    fn rooms(&self) -> Result<(u32, [Room; 2])> {
+        let [current, _, rooms @ ..]: [u32; 6] = self.object.memory().window().read_array(CURRENT)?;
+        let room = |number: u32| {
+            let at = 2 * (number & 1) as usize;
+            Room { place: rooms[at] as usize, words: rooms[at + 1] as usize }
+        };
+        Ok((current, [room(current), room(current ^ 1)]))
     }
 
-    fn room(&self, number: u32) -> Result<[u32; 2]> {
-        Ok(self.object.memory().window().read_array(ROOMS + 2 * number as usize)?)
-    }
-
-    fn read_room(&self, current: u32, words: &mut Vec<u32>) -> Result<()> {
-        let [place, room] = self.room(current & 1)?;
-        let end = place as usize + room as usize;
-        if end > self.object.memory().words() {
+    /// The value, which nobody changes meanwhile.
+    #[inline(always)]
+    fn read(&self) -> Result<T> {
+        let (_, [room, _]) = self.rooms()?;
+        if room.end() > self.object.memory().words() {
             // Others may have made it longer.
             self.object.size()?;
         }
         let window = self.object.memory().window();
-        let length = window.load(place as usize)?;
-        if length >= room || end > window.words() || (place as usize) < FIRST_ROOM {
-            return Err(SharedError::Corrupt { at: ROOMS, what: "a value outside of its room" });
+        if room.place < FIRST_ROOM || room.end() > window.words() {
+            return Err(no_room());
         }
-        Ok(window.append(place as usize + 1, length as usize, words)?)
+        let length = window.load(room.place)? as usize;
+        if length >= room.words {
+            return Err(no_room());
+        }
+        let mut short = [0; SHORT];
+        match short.get_mut(..length) {
+            Some(words) => {
+                window.read(room.place + 1, words)?;
+                self.object.intact()?;
+                Ok(decode_all(words)?)
+            }
+            None => with_words(|words| {
+                window.append(room.place + 1, length, words)?;
+                self.object.intact()?;
+                Ok(decode_all(words)?)
+            }),
+        }
     }
 
     /// Makes these words the value. The mutex is locked.
     fn write_locked(&self, words: &[u32]) -> Result<()> {
-        let current = self.object.memory().load(CURRENT)?;
-        let other = (current & 1) ^ 1;
-        let [mut place, room] = self.room(other)?;
-        let fits = words.len() < room as usize && place as usize >= FIRST_ROOM;
-        if !fits || place as usize + room as usize > self.object.memory().words() {
-            place = self.move_room(other, words.len())?;
+        let (current, [_, Room { mut place, words: room }]) = self.rooms()?;
+        let fits = words.len() < room && place >= FIRST_ROOM;
+        if !fits || place + room > self.object.memory().words() {
+            place = self.move_room((current & 1) ^ 1, words.len())?;
         }
         let window = self.object.memory().window();
-        window.store(place as usize, words.len() as u32)?;
-        window.write(place as usize + 1, words)?;
+        window.store(place, words.len() as u32)?;
+        window.write(place + 1, words)?;
         self.object.intact()?;
         Ok(window.store(CURRENT, current.wrapping_add(2) ^ 1)?)
     }
 
     /// Gives the room which has not the value a new place, for so many words and as many again.
     #[cold]
-    fn move_room(&self, number: u32, words: usize) -> Result<u32> {
+    fn move_room(&self, number: u32, words: usize) -> Result<usize> {
         self.object.size()?;
         let place = self.object.memory().words();
         let room = words.saturating_mul(2).saturating_add(1 + SPARE);
@@ -268,7 +303,7 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
         window.store(at + 1, 0)?;
         window.store(at, place as u32)?;
         window.store(at + 1, room as u32)?;
-        Ok(place as u32)
+        Ok(place)
     }
 }
 
@@ -311,11 +346,12 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> MutexGuard<'_, T
     ///
     /// # Errors
     /// As [`set`](MutexGuard::set).
+    #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
         let outcome = change(&mut self.value);
         if let Err(error) = self.write(&self.value) {
             // What this guard shows is what the mutex has.
-            self.value = self.mutex.read_locked()?;
+            self.value = self.mutex.read()?;
             return Err(error);
         }
         Ok(outcome)
@@ -326,10 +362,12 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> MutexGuard<'_, T
         self.value
     }
 
+    #[inline]
     fn write(&self, value: &T) -> Result<()> {
         self.mutex.check_generation()?;
-        let mut words = Vec::new();
-        value.encode(&mut words)?;
-        self.mutex.write_locked(&words)
+        with_words(|words| {
+            value.encode(words)?;
+            self.mutex.write_locked(words)
+        })
     }
 }

@@ -7,7 +7,7 @@
 //! | 544 + i | permit i: 0, or 1 + the number of the user who has it |
 //!
 //! Taking a permit is one compare-and-exchange, which says both that it is taken and whose it is; so there is no moment in
-//! which a death could lose it. A user is a handle: see [`Presence`]. Whoever finds none, and waits, asks after 1 ms and then
+//! which a death could lose it. A user is a handle: see [`Presence`]. Whoever finds none, and waits, asks after 10 ms and then
 //! every 40 ms at most whether those who have them are alive, and who only tries asks at once.
 
 use std::fmt;

@@ -8,7 +8,7 @@
 //! | 0 | state |
 //! | 1 | length of the message in words |
 //! | 2 | how often it was taken out |
-//! | 3 .. | the message |
+//! | 3 .., or 16 .. if messages may be longer than 60 words | the message |
 //!
 //! | bits of the state | content |
 //! |---|---|
@@ -66,8 +66,10 @@ const CLOSED: usize = BODY + 64;
 /// The first cell.
 pub(super) const FIRST: usize = BODY + 80;
 
-/// Words of a cell before the message.
+/// Words of a cell before the message, if messages are short.
 const CELL_HEAD: usize = 3;
+/// What a long one begins with is at the beginning of a line of memory: it is copied faster.
+const LINE: usize = 16;
 const LENGTH: usize = 1;
 const DELIVERIES: usize = 2;
 
@@ -131,8 +133,13 @@ impl Shape {
 
     /// Words from one cell to the next: so that short ones do not cross lines of memory.
     fn stride(self) -> usize {
-        let words = CELL_HEAD + self.words;
-        if words <= 8 { words.next_power_of_two() } else { words.next_multiple_of(16) }
+        let words = self.head() + self.words;
+        if words <= 8 { words.next_power_of_two() } else { words.next_multiple_of(LINE) }
+    }
+
+    /// Words of a cell before the message.
+    fn head(self) -> usize {
+        if self.words <= 60 { CELL_HEAD } else { LINE }
     }
 
     /// Words of the whole object.
@@ -265,7 +272,7 @@ impl<W: Window> Cells<W> {
             return Ok(Tried::Closed);
         }
         self.window.write(place + LENGTH, &[message.len() as u32, 0])?;
-        self.window.write(place + CELL_HEAD, message)?;
+        self.window.write(place + self.shape.head(), message)?;
         self.change_own(place, writing, State::new(Phase::Full, 0, writing.lap()))?;
         Ok(Tried::Done(()))
     }
@@ -371,7 +378,7 @@ impl<W: Window> Cells<W> {
         if length as usize > self.shape.words {
             return Err(SharedError::Corrupt { at: place + LENGTH, what: "a message longer than its cell" });
         }
-        self.window.append(place + CELL_HEAD, length as usize, message)?;
+        self.window.append(place + self.shape.head(), length as usize, message)?;
         self.window.store(place + DELIVERIES, deliveries.saturating_add(1))?;
         Ok(deliveries)
     }

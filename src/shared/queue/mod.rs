@@ -37,6 +37,7 @@ use self::cells::{Cells, Shape, Tried};
 use super::error::{Result, SharedError};
 use super::event::{Awaited, Ended, Event, wait_for};
 use super::object::{ASKED, Kind, Plan, Sealed, Shared, forked, opening};
+use super::scratch::with_words;
 use crate::codec::{Value, decode_all};
 
 const RECEIVERS: Event = Event(cells::RECEIVERS);
@@ -293,9 +294,10 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     }
 
     fn send_waiting(&self, message: &T, wait: Wait) -> Result<()> {
-        let mut words = Vec::with_capacity(self.shape.words.min(64));
-        message.encode(&mut words)?;
-        self.send_words(&words, wait)
+        with_words(|words| {
+            message.encode(words)?;
+            self.send_words(words, wait)
+        })
     }
 
     /// Receives the next message; waits for one if there is none.
@@ -328,9 +330,10 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     }
 
     fn receive_waiting(&self, wait: Wait) -> Result<T> {
-        let mut words = Vec::new();
-        self.receive_words(&mut words, wait)?;
-        Ok(decode_all(&words)?)
+        with_words(|words| {
+            self.receive_words(words, wait)?;
+            Ok(decode_all(words)?)
+        })
     }
 
     /// Receives messages until the queue is closed and empty.
@@ -368,16 +371,17 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     }
 
     fn take_waiting(&self, wait: Wait) -> Result<Taken<'_, T, B>> {
-        let mut words = Vec::new();
-        let (reading, deliveries) = self.take_words(&mut words, wait)?;
-        match decode_all(&words) {
-            Ok(message) => Ok(Taken { message, deliveries, reading }),
-            Err(error) => {
-                // Nobody could do anything with it.
-                reading.finish()?;
-                Err(error.into())
+        with_words(|words| {
+            let (reading, deliveries) = self.take_words(words, wait)?;
+            match decode_all(words) {
+                Ok(message) => Ok(Taken { message, deliveries, reading }),
+                Err(error) => {
+                    // Nobody could do anything with it.
+                    reading.finish()?;
+                    Err(error.into())
+                }
             }
-        }
+        })
     }
 }
 
