@@ -5,6 +5,7 @@
 //! |---|---|
 //! | there and back | microseconds in which a message of 16 bytes is answered by another process through two queues; asleep: both on one core, against a bare futex, on which two processes wake each other; awake: on different cores, where who waits looks for a while |
 //! | one way | millions of messages of 16 bytes a second from one process to another, sent one by one; and 1 MiB, of which there is room for four, against copying as much once within a process, into one of four places after the other |
+//! | in place | microseconds in which 16 bytes of a message of 1 MiB are answered by as much, written and read in their places, against messages of 1 KiB |
 //! | pairs | nanoseconds of locking and unlocking a mutex (without a value, and with one that is changed) against the robust mutex of the C library; of waiting and posting against its semaphore; of acquiring a permit and giving it back |
 //! | a condition | microseconds in which two processes on one core wake each other by turns, against the bare futex |
 //!
@@ -121,6 +122,41 @@ fn there_and_back(parties: [usize; 2], count: usize) -> f64 {
     microseconds
 }
 
+/// The same with messages of so many words that are written and read in their places; four of them are.
+fn in_place(words: usize, count: usize) -> f64 {
+    fn send(queue: &ShmQueue<()>) {
+        let mut draft = queue.draft(Wait::Forever).unwrap();
+        draft.write(0, &MESSAGE).unwrap();
+        draft.send(queue.capacity().words).unwrap();
+    }
+    fn receive(queue: &ShmQueue<()>) {
+        let message = queue.borrow(Wait::Forever).unwrap();
+        let mut read = [0; 4];
+        message.read(0, &mut read).unwrap();
+        assert_eq!(read, MESSAGE);
+        message.finish().unwrap();
+    }
+    let (requests, answers) = (queue(4, words), queue(4, words));
+    let names: [OsString; 2] = [requests.name().to_owned(), answers.name().to_owned()];
+    let there = move |count| {
+        let (requests, answers) = (ShmQueue::open(&names[0]).unwrap(), ShmQueue::open(&names[1]).unwrap());
+        for _ in 0..count {
+            receive(&requests);
+            send(&answers);
+        }
+    };
+    let here = |count| {
+        for _ in 0..count {
+            send(&requests);
+            receive(&answers);
+        }
+    };
+    let microseconds = together([0, 1], count, here, there);
+    requests.unlink().unwrap();
+    answers.unlink().unwrap();
+    microseconds
+}
+
 /// Microseconds of each message that goes to another process.
 fn one_way(messages: usize, words: usize, count: usize) -> f64 {
     let (queue, done) = (queue(messages, words), queue(1, 0));
@@ -208,6 +244,13 @@ fn main() {
         let at_least = Judged::Ratio(Limit::AtLeast(0.9));
         let copy = || gigabytes(copying(4, WORDS, times(2000)));
         report.compare("1 MiB", "ShmQueue", at_least, copy, || gigabytes(one_way(4, WORDS, times(2000))));
+    }
+    if is_wanted("in place") {
+        report.section("in place, us", "1 KiB", "1 MiB");
+        let count = times(200_000);
+        let long = || in_place(1 << 18, count);
+        let at_most = Judged::Ratio(Limit::AtMost(1.1));
+        report.compare("there and back, apart", "ShmQueue", at_most, || in_place(256, count), long);
     }
     if is_wanted("pairs") {
         report.section("pairs, ns", "C library", "ours");

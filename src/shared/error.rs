@@ -86,6 +86,14 @@ pub enum SharedError {
         /// Words in the longest possible one.
         max: usize,
     },
+    /// The message has no such words.
+    #[error("there is no word {last} in a message of {words} words")]
+    NoSuchWord {
+        /// The last word asked for.
+        last: usize,
+        /// Words in the message.
+        words: usize,
+    },
     /// There is no room in the queue just now, and waiting was not allowed.
     #[error("the queue is full")]
     Full,

@@ -168,29 +168,32 @@ fn sleep_until<B: ShmBackend, A: Awaited>(
 ) -> Result<Result<A::Output, Ended>> {
     let window = object.memory().window();
     let mut step = Duration::from_millis(STEPS.0);
+    // What the clock said last: to ask it is not free.
+    let mut now = start;
     // Wakes do not put it off: one may be woken again and again by those who come and go.
-    let mut due = Instant::now() + step;
+    let mut due = start + step;
     loop {
         let word = event.arm(window)?;
         if let Some(output) = awaited.attempt()? {
             return Ok(Ok(output));
         }
         let remaining = match wait {
-            Wait::AtMost(limit) => limit.saturating_sub(start.elapsed()),
+            Wait::AtMost(limit) => limit.saturating_sub(now - start),
             _ => Duration::MAX,
         };
         if remaining.is_zero() {
             return Ok(Err(Ended::TimedOut));
         }
-        let limit = due.saturating_duration_since(Instant::now()).min(remaining);
+        let limit = due.saturating_duration_since(now).min(remaining);
         window.wait(event.0, word, limit, u32::MAX)?;
         object.intact()?;
-        if due <= Instant::now() {
+        now = Instant::now();
+        if due <= now {
             // An object that was cut off may look as if nothing ever happened there.
             object.size()?;
             awaited.bury()?;
             step = (step * 2).min(Duration::from_millis(STEPS.1));
-            due = Instant::now() + step;
+            due = now + step;
         }
     }
 }

@@ -70,5 +70,5 @@ pub use error::SharedError;
 pub use mutex::{MutexGuard, ShmMutex};
 pub use object::{Shared, SharedOptions};
 pub use permits::{Permit, ShmPermits};
-pub use queue::{Capacity, ShmQueue, Taken};
+pub use queue::{Borrowed, Capacity, Draft, ShmQueue, Taken};
 pub use semaphore::ShmSemaphore;

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 
 use manycore::PosixShm;
+use manycore::lock::Wait;
 use manycore::shared::{Capacity, SharedError, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore};
 use manycore::spawn::{Child, Exit};
 use manycore_backends::testing::mortal::{Mortal, die_after, live};
@@ -24,6 +25,8 @@ pub(crate) fn all() -> Tests {
         while_receiving,
         while_receiving_behind_another,
         while_taking_and_giving_back,
+        while_writing_in_place,
+        while_reading_in_place,
         while_closing,
         while_burying_another,
         while_opening,
@@ -185,6 +188,39 @@ fn while_taking_and_giving_back() {
     };
     let (found, after) = everywhere(prepare, act, drained);
     assert_eq!((found, after), (set([vec![1]]), vec![1]));
+}
+
+fn while_writing_in_place() {
+    let prepare = |name: &OsStr| create(name).send(&1).unwrap();
+    let act = |name: &OsStr| {
+        let queue = dying_queue(name);
+        let mut draft = queue.draft(Wait::Forever).unwrap();
+        draft.write(0, &[2]).unwrap();
+        draft.send(1).unwrap();
+    };
+    let (found, after) = everywhere(prepare, act, drained);
+    assert_eq!((found, after), (set([vec![1], vec![1, 2]]), vec![1, 2]));
+    let give_up = |name: &OsStr| drop(dying_queue(name).draft(Wait::Forever).unwrap());
+    let (found, after) = everywhere(prepare, give_up, drained);
+    assert_eq!((found, after), (set([vec![1]]), vec![1]));
+}
+
+fn while_reading_in_place() {
+    let prepare = |name: &OsStr| {
+        let queue = create(name);
+        queue.send(&1).unwrap();
+        queue.send(&2).unwrap();
+    };
+    let act = |name: &OsStr| {
+        let queue = dying_queue(name);
+        let borrowed = queue.borrow(Wait::Forever).unwrap();
+        let mut word = [0];
+        borrowed.read(0, &mut word).unwrap();
+        assert_eq!(word, [1]);
+        borrowed.finish().unwrap();
+    };
+    let (found, after) = everywhere(prepare, act, drained);
+    assert_eq!((found, after), (set([vec![1, 2], vec![2]]), vec![2]));
 }
 
 fn while_closing() {

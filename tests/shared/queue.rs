@@ -29,6 +29,10 @@ pub(crate) fn all() -> Tests {
         threads_that_sleep_are_woken,
         positions_begin_anew,
         damage_is_told_or_harmless,
+        messages_are_written_and_read_in_their_places,
+        what_is_written_in_place_is_sent_whole_or_not_at_all,
+        what_is_read_in_place_is_received_or_comes_again,
+        closing_lets_a_draft_be_sent,
     ];
     tests.extend(of_processes![
         processes_send_and_receive,
@@ -445,4 +449,96 @@ fn a_truncated_queue_is_told() {
         assert!(queue.try_send(&1).is_err());
     }
     assert!(ShmQueue::<u32>::open(&*name).is_err());
+}
+
+fn messages_are_written_and_read_in_their_places<B: Room>() {
+    for words in [6, 60, 61, 1000] {
+        let (_name, queue) = queue::<B>(4, words);
+        for round in 0..10 {
+            let message: Vec<u32> = (0..words as u32).map(|word| word * 7 + round).collect();
+            let mut draft = queue.draft(Wait::Try).unwrap();
+            draft.write(5, &message[5..]).unwrap();
+            draft.write(0, &message[..5]).unwrap();
+            draft.send(words).unwrap();
+            let borrowed = queue.borrow(Wait::Try).unwrap();
+            assert_eq!((borrowed.words(), borrowed.deliveries()), (words, 0));
+            let mut read = vec![0; words - 3];
+            borrowed.read(3, &mut read).unwrap();
+            assert_eq!(read, message[3..]);
+            borrowed.finish().unwrap();
+            // And with those who copy.
+            queue.send_words(&message, Wait::Try).unwrap();
+            let mut whole = vec![0; words];
+            queue.borrow(Wait::Try).unwrap().read(0, &mut whole).unwrap();
+            assert_eq!(whole, message);
+            let mut copied = Vec::new();
+            queue.receive_words(&mut copied, Wait::Try).unwrap();
+            assert_eq!(copied, message);
+        }
+    }
+}
+
+fn what_is_written_in_place_is_sent_whole_or_not_at_all<B: Room>() {
+    let (_name, queue) = queue::<B>(4, 3);
+    let mut draft = queue.draft(Wait::Try).unwrap();
+    assert!(matches!(draft.write(2, &[1, 2]), Err(SharedError::TooLong { words: 4, max: 3 })));
+    assert!(matches!(draft.write(usize::MAX, &[1]), Err(SharedError::TooLong { max: 3, .. })));
+    draft.write(0, &[1]).unwrap();
+    queue.send(&2).unwrap();
+    assert!(matches!(queue.try_receive(), Err(SharedError::Empty)), "later ones wait for it");
+    drop(draft);
+    assert_eq!(queue.try_receive().unwrap(), 2, "and it was given up");
+    let draft = queue.draft(Wait::Try).unwrap();
+    assert!(matches!(draft.send(4), Err(SharedError::TooLong { words: 4, max: 3 })));
+    for number in 0..10 {
+        queue.try_send(&number).unwrap();
+        drop(queue.draft(Wait::Try).unwrap());
+        assert_eq!(queue.try_receive().unwrap(), number);
+    }
+    assert_eq!(queue.length().unwrap(), 0);
+    // A draft is room taken.
+    let drafts: Vec<_> = (0..4).map(|_| queue.draft(Wait::Try).unwrap()).collect();
+    assert!(matches!(queue.draft(Wait::Try), Err(SharedError::Full)));
+    drop(drafts);
+    queue.try_send(&1).unwrap();
+    assert_eq!(queue.try_receive().unwrap(), 1);
+}
+
+fn what_is_read_in_place_is_received_or_comes_again<B: Room>() {
+    let (_name, queue) = queue::<B>(4, 3);
+    queue.send_words(&[1, 2, 3], Wait::Try).unwrap();
+    queue.send_words(&[4], Wait::Try).unwrap();
+    for deliveries in 0..3 {
+        let borrowed = queue.borrow(Wait::Try).unwrap();
+        assert_eq!((borrowed.words(), borrowed.deliveries()), (3, deliveries));
+        let mut word = [0];
+        assert!(matches!(borrowed.read(3, &mut word), Err(SharedError::NoSuchWord { last: 3, words: 3 })));
+        assert!(matches!(borrowed.read(usize::MAX, &mut word), Err(SharedError::NoSuchWord { .. })));
+        borrowed.read(3, &mut []).unwrap();
+        borrowed.read(2, &mut word).unwrap();
+        assert_eq!(word, [3]);
+    }
+    queue.borrow(Wait::Try).unwrap().finish().unwrap();
+    assert_eq!(queue.try_receive().unwrap(), 4);
+    assert!(matches!(queue.borrow(Wait::Try), Err(SharedError::Empty)));
+    let short = Wait::AtMost(Duration::from_millis(1));
+    assert!(matches!(queue.borrow(short), Err(SharedError::TimedOut)));
+}
+
+fn closing_lets_a_draft_be_sent<B: Room>() {
+    let (_name, queue) = queue::<B>(4, 3);
+    let mut draft = queue.draft(Wait::Try).unwrap();
+    let given_up = queue.draft(Wait::Try).unwrap();
+    queue.close().unwrap();
+    assert!(matches!(queue.draft(Wait::Try), Err(SharedError::Closed { .. })));
+    assert!(matches!(queue.try_receive(), Err(SharedError::Empty)), "it may come yet");
+    draft.write(0, &[9]).unwrap();
+    draft.send(1).unwrap();
+    assert_eq!(queue.try_receive().unwrap(), 9);
+    assert!(matches!(queue.try_receive(), Err(SharedError::Empty)));
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| queue.borrow(Wait::Forever).map(drop));
+        drop(given_up);
+        assert!(matches!(told.join().unwrap(), Err(SharedError::Closed { .. })));
+    });
 }

@@ -159,6 +159,13 @@ pub(super) enum Tried<T> {
     Closed,
 }
 
+/// A message that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writing {
+    place: usize,
+    state: State,
+}
+
 /// A message that is being read: by its position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
@@ -257,29 +264,44 @@ impl<W: Window> Cells<W> {
         Ok(self.laps_ahead(state, position) <= 1)
     }
 
-    /// Sends a message, which is not too long.
+    /// Takes room for a message.
     #[inline(always)]
-    pub(super) fn send(&self, message: &[u32]) -> Result<Tried<()>> {
-        let (place, writing) = match self.take_room()? {
+    pub(super) fn begin(&self) -> Result<Tried<Writing>> {
+        let writing = match self.take_room()? {
             Ok(taken) => taken,
             Err(_) if self.is_closed()? => return Ok(Tried::Closed),
             Err(owner) => return Ok(Tried::NotNow(owner)),
         };
         // After the position was taken: see above.
         if self.is_closed()? {
-            let next = State::new(Phase::Empty, 0, self.next_lap(writing.lap()));
-            self.change_own(place, writing, next)?;
+            self.abandon(&writing)?;
             return Ok(Tried::Closed);
         }
-        self.window.write(place + LENGTH, &[message.len() as u32, 0])?;
-        self.window.write(place + self.shape.head(), message)?;
-        self.change_own(place, writing, State::new(Phase::Full, 0, writing.lap()))?;
-        Ok(Tried::Done(()))
+        Ok(Tried::Done(writing))
+    }
+
+    /// Writes a part of a message, which must fit.
+    #[inline(always)]
+    pub(super) fn write(&self, writing: &Writing, at: usize, words: &[u32]) -> Result<()> {
+        Ok(self.window.write(writing.place + self.shape.head() + at, words)?)
+    }
+
+    /// The message is there, so long.
+    #[inline(always)]
+    pub(super) fn send(&self, writing: &Writing, length: u32) -> Result<()> {
+        self.window.write(writing.place + LENGTH, &[length, 0])?;
+        self.change_own(writing.place, writing.state, State::new(Phase::Full, 0, writing.state.lap()))
+    }
+
+    /// There is no message.
+    pub(super) fn abandon(&self, writing: &Writing) -> Result<()> {
+        let next = State::new(Phase::Empty, 0, self.next_lap(writing.state.lap()));
+        self.change_own(writing.place, writing.state, next)
     }
 
     /// The cell of the first position that nobody has taken; else who is in the way, if that is a user.
     #[inline(always)]
-    fn take_room(&self) -> Result<Result<(usize, State), Option<u32>>> {
+    fn take_room(&self) -> Result<Result<Writing, Option<u32>>> {
         let mut position = self.window.load(TAIL)?;
         let mut met = None;
         loop {
@@ -290,7 +312,7 @@ impl<W: Window> Cells<W> {
                     let writing = State::new(Phase::Writing, self.number, state.lap());
                     if self.change(place, state, writing)? {
                         self.pass(TAIL, position)?;
-                        return Ok(Ok((place, writing)));
+                        return Ok(Ok(Writing { place, state: writing }));
                     }
                 }
                 // It was taken, in this lap, or so long ago that the next has begun.
@@ -370,17 +392,28 @@ impl<W: Window> Cells<W> {
         }
     }
 
-    /// Copies a message that was taken; how often it was taken before this time.
+    /// The length of a message that was taken, and how often it was taken before this time.
     #[inline(always)]
-    pub(super) fn read(&self, taken: &Taken, message: &mut Vec<u32>) -> Result<u32> {
+    pub(super) fn about(&self, taken: &Taken) -> Result<(usize, u32)> {
         let place = self.place_of(taken.position);
         let [length, deliveries] = self.window.read_array(place + LENGTH)?;
         if length as usize > self.shape.words {
             return Err(SharedError::Corrupt { at: place + LENGTH, what: "a message longer than its cell" });
         }
-        self.window.append(place + self.shape.head(), length as usize, message)?;
         self.window.store(place + DELIVERIES, deliveries.saturating_add(1))?;
-        Ok(deliveries)
+        Ok((length as usize, deliveries))
+    }
+
+    /// Copies a part of a message that was taken.
+    #[inline(always)]
+    pub(super) fn read(&self, taken: &Taken, at: usize, into: &mut [u32]) -> Result<()> {
+        Ok(self.window.read(self.place_of(taken.position) + self.shape.head() + at, into)?)
+    }
+
+    /// Copies a message that was taken, which is so long, behind others.
+    #[inline(always)]
+    pub(super) fn append(&self, taken: &Taken, length: usize, message: &mut Vec<u32>) -> Result<()> {
+        Ok(self.window.append(self.place_of(taken.position) + self.shape.head(), length, message)?)
     }
 
     /// The message was received: there is room for another.

@@ -6,6 +6,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `mod` | typed messages, waiting |
+//! | `in_place` | messages that are written and read where they are |
 //! | `cells` | the words of the object |
 //!
 //! # What can be relied on
@@ -21,6 +22,7 @@
 //! receiving its cell, until it goes on: it is alive.
 
 mod cells;
+mod in_place;
 
 use std::fmt;
 use std::iter;
@@ -34,6 +36,7 @@ use manycore_backends::shm::Memory;
 use manycore_backends::{PosixShm, ShmBackend};
 
 use self::cells::{Cells, Shape, Tried};
+pub use self::in_place::{Borrowed, Draft};
 use super::error::{Result, SharedError};
 use super::event::{Awaited, Ended, Event, wait_for};
 use super::object::{ASKED, Kind, Plan, Sealed, Shared, forked, opening};
@@ -202,21 +205,9 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
         if message.len() > self.shape.words {
             return Err(SharedError::TooLong { words: message.len(), max: self.shape.words });
         }
-        let cells = self.cells()?;
-        let sending = Sending { queue: self, cells, message, blocker: None };
-        match wait_for(&self.object, SENDERS, &self.sending, wait, sending)? {
-            Ok(true) => {
-                self.object.intact()?;
-                RECEIVERS.wake_one(cells.window)
-            }
-            Ok(false) => {
-                // Its position may be what keeps others from finding out.
-                RECEIVERS.wake_all(cells.window)?;
-                Err(self.closed())
-            }
-            Err(Ended::AtOnce) => Err(SharedError::Full),
-            Err(Ended::TimedOut) => Err(SharedError::TimedOut),
-        }
+        let mut draft = self.draft_waiting(wait)?;
+        draft.write(0, message)?;
+        draft.send(message.len())
     }
 
     /// Appends the words of the next message to `message`, waiting for one as told.
@@ -227,17 +218,54 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     #[inline]
     pub fn receive_words(&self, message: &mut Vec<u32>, wait: Wait) -> Result<()> {
         let begin = message.len();
-        let (reading, _) = self.take_words(message, wait)?;
-        let finished = reading.finish();
-        if finished.is_err() {
+        let borrowed = self.borrow_waiting(wait)?;
+        let received = borrowed.append_to(message).and_then(|()| borrowed.finish());
+        if received.is_err() {
             message.truncate(begin);
         }
-        finished
+        received
     }
 
-    /// Takes a message, and copies it; how often it was taken before.
-    #[inline]
-    fn take_words(&self, message: &mut Vec<u32>, wait: Wait) -> Result<(Reading<'_, T, B>, u32)> {
+    /// Room for a message, to be written piece by piece in its place, and sent when it is complete. Waits for room as told.
+    /// It costs the same whatever the length of the message.
+    ///
+    /// All messages that are sent after it wait for it: it is not meant to be kept.
+    ///
+    /// # Errors
+    /// As [`send_words`](ShmQueue::send_words).
+    #[doc(alias("loan", "zero_copy"))]
+    pub fn draft(&self, wait: Wait) -> Result<Draft<'_, T, B>> {
+        self.draft_waiting(wait)
+    }
+
+    /// The next message, to be read in its place, and [finished](Borrowed::finish) then. Waits for one as told. It costs the
+    /// same whatever the length of the message; as long as it is kept, its room is taken.
+    ///
+    /// # Errors
+    /// As [`receive_words`](ShmQueue::receive_words).
+    #[doc(alias("zero_copy", "sample"))]
+    pub fn borrow(&self, wait: Wait) -> Result<Borrowed<'_, T, B>> {
+        self.borrow_waiting(wait)
+    }
+
+    #[inline(always)]
+    fn draft_waiting(&self, wait: Wait) -> Result<Draft<'_, T, B>> {
+        let cells = self.cells()?;
+        let sending = Sending { queue: self, cells, blocker: None };
+        match wait_for(&self.object, SENDERS, &self.sending, wait, sending)? {
+            Ok(Some(writing)) => Ok(Draft { queue: self, writing: Some(writing) }),
+            Ok(None) => {
+                // Its position may be what keeps others from finding out.
+                RECEIVERS.wake_all(cells.window)?;
+                Err(self.closed())
+            }
+            Err(Ended::AtOnce) => Err(SharedError::Full),
+            Err(Ended::TimedOut) => Err(SharedError::TimedOut),
+        }
+    }
+
+    #[inline(always)]
+    fn borrow_waiting(&self, wait: Wait) -> Result<Borrowed<'_, T, B>> {
         let cells = self.cells()?;
         let receiving = Receiving { queue: self, cells, blocker: None };
         let taken = match wait_for(&self.object, RECEIVERS, &self.receiving, wait, receiving)? {
@@ -246,10 +274,9 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
             Err(Ended::AtOnce) => return Err(SharedError::Empty),
             Err(Ended::TimedOut) => return Err(SharedError::TimedOut),
         };
-        let reading = Reading { queue: self, taken: Some(taken) };
-        let deliveries = cells.read(&taken, message)?;
-        self.object.intact()?;
-        Ok((reading, deliveries))
+        let mut borrowed = Borrowed { queue: self, taken: Some(taken), length: 0, deliveries: 0 };
+        (borrowed.length, borrowed.deliveries) = cells.about(&taken)?;
+        Ok(borrowed)
     }
 
     #[inline(always)]
@@ -258,6 +285,27 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
             return Err(forked(&self.object));
         }
         Ok(Cells { window: self.object.memory().window(), shape: self.shape, number: self.presence.number() })
+    }
+
+    /// A message that will not be sent.
+    #[cold]
+    fn give_up(&self, writing: &cells::Writing) {
+        // In a child it is the parent's.
+        let Ok(cells) = self.cells() else { return };
+        if cells.abandon(writing).is_ok() {
+            // Who looked for a message waited for this one; who looks for room can have this.
+            let _ = RECEIVERS.wake_all(cells.window);
+            let _ = SENDERS.wake_one(cells.window);
+        }
+    }
+
+    /// A message that was not received.
+    #[cold]
+    fn give_back(&self, taken: &cells::Taken) {
+        let Ok(cells) = self.cells() else { return };
+        if cells.give_back(taken).is_ok() {
+            let _ = RECEIVERS.wake_one(cells.window);
+        }
     }
 
     #[cold]
@@ -372,12 +420,13 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
 
     fn take_waiting(&self, wait: Wait) -> Result<Taken<'_, T, B>> {
         with_words(|words| {
-            let (reading, deliveries) = self.take_words(words, wait)?;
+            let borrowed = self.borrow_waiting(wait)?;
+            borrowed.append_to(words)?;
             match decode_all(words) {
-                Ok(message) => Ok(Taken { message, deliveries, reading }),
+                Ok(message) => Ok(Taken { message, borrowed }),
                 Err(error) => {
                     // Nobody could do anything with it.
-                    reading.finish()?;
+                    borrowed.finish()?;
                     Err(error.into())
                 }
             }
@@ -390,15 +439,14 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
 #[must_use = "it goes back into the queue at once if it is not kept"]
 pub struct Taken<'q, T, B: ShmBackend + FutexLockable = PosixShm> {
     message: T,
-    deliveries: u32,
-    reading: Reading<'q, T, B>,
+    borrowed: Borrowed<'q, T, B>,
 }
 
 impl<T: fmt::Debug, B: ShmBackend + FutexLockable> fmt::Debug for Taken<'_, T, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Taken")
             .field("message", &self.message)
-            .field("deliveries", &self.deliveries)
+            .field("deliveries", &self.deliveries())
             .finish_non_exhaustive()
     }
 }
@@ -415,7 +463,7 @@ impl<T, B: ShmBackend + FutexLockable> Taken<'_, T, B> {
     /// How often it was taken before, by somebody who did not finish it. What kills whoever takes it rises without end:
     /// who takes it decides when it is enough.
     pub fn deliveries(&self) -> u32 {
-        self.deliveries
+        self.borrowed.deliveries()
     }
 
     /// Takes it out of the queue for good.
@@ -423,40 +471,8 @@ impl<T, B: ShmBackend + FutexLockable> Taken<'_, T, B> {
     /// # Errors
     /// [`SharedError::Shm`] if the object was cut off, or this is a child of who took it; [`SharedError::Corrupt`].
     pub fn finish(self) -> Result<T> {
-        self.reading.finish()?;
+        self.borrowed.finish()?;
         Ok(self.message)
-    }
-}
-
-/// A message that is being read; given back if that does not end well.
-struct Reading<'q, T, B: ShmBackend + FutexLockable> {
-    queue: &'q ShmQueue<T, B>,
-    taken: Option<cells::Taken>,
-}
-
-impl<T, B: ShmBackend + FutexLockable> Reading<'_, T, B> {
-    #[inline(always)]
-    fn finish(mut self) -> Result<()> {
-        let cells = self.queue.cells()?;
-        let Some(taken) = self.taken.take() else { return Ok(()) };
-        cells.finish(&taken)?;
-        self.queue.object.intact()?;
-        if cells.is_closed()? {
-            // It may have been the last.
-            RECEIVERS.wake_all(cells.window)?;
-        }
-        SENDERS.wake_one(cells.window)
-    }
-}
-
-impl<T, B: ShmBackend + FutexLockable> Drop for Reading<'_, T, B> {
-    fn drop(&mut self) {
-        let Some(taken) = self.taken.take() else { return };
-        // In a child it is the parent's.
-        let Ok(cells) = self.queue.cells() else { return };
-        if cells.give_back(&taken).is_ok() {
-            let _ = RECEIVERS.wake_one(cells.window);
-        }
     }
 }
 
@@ -464,19 +480,18 @@ impl<T, B: ShmBackend + FutexLockable> Drop for Reading<'_, T, B> {
 struct Sending<'q, T, B: ShmBackend + FutexLockable> {
     queue: &'q ShmQueue<T, B>,
     cells: Cells<WindowOf<'q, B>>,
-    message: &'q [u32],
     blocker: Option<u32>,
 }
 
 impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
-    /// Whether it was sent; else the queue is closed.
-    type Output = bool;
+    /// `None` if the queue is closed.
+    type Output = Option<cells::Writing>;
 
     #[inline(always)]
-    fn attempt(&mut self) -> Result<Option<bool>> {
-        match self.cells.send(self.message)? {
-            Tried::Done(()) => Ok(Some(true)),
-            Tried::Closed => Ok(Some(false)),
+    fn attempt(&mut self) -> Result<Option<Option<cells::Writing>>> {
+        match self.cells.begin()? {
+            Tried::Done(writing) => Ok(Some(Some(writing))),
+            Tried::Closed => Ok(Some(None)),
             Tried::NotNow(blocker) => {
                 self.blocker = blocker;
                 Ok(None)
