@@ -17,6 +17,7 @@ use manycore::poll::{Event, Interest, Notifier, PollArray, PollError, Ready, Sig
 use manycore::posix::PosixError;
 use manycore::posix::post_fork::Registration;
 use manycore::posix::semaphore::{NamedSemaphore, SemaphoreError, SemaphoreSet};
+use manycore::shared::{self, Borrowed, Capacity, Draft, SharedError, SharedOptions, ShmCondvar, Taken};
 use manycore::shm::{OutOfBounds, Owners, ShmError, Trust};
 use manycore::spawn::{ChildProcess, Children, Command, SpawnError, ThreadChild};
 use manycore::table::{Problem, Salvaged, ShmTable, Stat, TableError};
@@ -27,8 +28,8 @@ use manycore::worker::{CancelledBy, EndedWorker, ToMaster};
 use manycore::{
     Context, Epoll, Exec, Execed, Failure, Fcntl, File, Fork, Forked, Futex, Heap, JoinError, Level, Mailbox,
     MasterGone, NamedError, NoLock, Ofd, Platform, Poll, Pool, PoolError, PosixShm, Progress, Resource,
-    ResourceError, RunError, Runtime, Select, SharedVar, StartError, TableOptions, Thread, Threaded, Worker,
-    WorkerId, Workers, named,
+    ResourceError, RunError, Runtime, Select, SharedVar, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore,
+    StartError, TableOptions, Thread, Threaded, Worker, WorkerId, Workers, named,
 };
 
 fn sent<T: Send + 'static>() {}
@@ -50,6 +51,13 @@ fn tables_are_shared_by_threads() {
     all!(shared: ShmTable, ShmTable<File>, ShmTable<Heap>, ShmTable<PosixShm, Fcntl>, ShmTable<PosixShm, Ofd>,
         ShmTable<Heap, NoLock>, ShmMap<String, u64>, ShmMap<Bound, Bound>, ShmArray<f64>, TableOptions, Trust, Owners, Problem,
         Salvaged, Stat, Cbor<Value>, PosixShm, File, Heap, Futex, Fcntl, Ofd, NoLock);
+}
+
+#[test]
+fn what_is_in_shared_memory_beside_tables_is_shared_by_threads() {
+    all!(shared: ShmQueue<Bound>, ShmQueue<Bound, File>, ShmQueue<Bound, Heap>, ShmMutex<Bound>, ShmMutex<Bound, Heap, NoLock>,
+        ShmCondvar<'static, Bound>, ShmSemaphore, ShmPermits, SharedOptions, Capacity, Draft<'static, Bound, PosixShm>,
+        Borrowed<'static, Bound, PosixShm>, Taken<'static, Value>, shared::Permit<'static>);
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn errors_go_anywhere() {
     /// What `?` makes a `manycore::Error` of, too.
     fn collected<T: Error + Send + Sync + 'static + Into<manycore::Error>>() {}
     all!(collected: manycore::Error, RunError, StartError, JoinError, PoolError, NamedError, MasterGone,
-        ResourceError, AdminError, DirectoryError, TableError, MapError, ArrayError, CodecError, ShmError,
+        ResourceError, AdminError, SharedError, DirectoryError, TableError, MapError, ArrayError, CodecError, ShmError,
         OutOfBounds, LockError, PollError, TransportError, SpawnError, PosixError, SemaphoreError, NameError,
         PipeError, PolysocketError);
     all!(error: TrySendError<Value>, WriteError<Value>);

@@ -67,7 +67,7 @@ fn no_room() -> SharedError {
     SharedError::Corrupt { at: ROOMS, what: "a value outside of its room" }
 }
 
-/// A value of type `T` in shared memory, with its lock. What a change means for others is on the [module page](self).
+/// A value of type `T` in shared memory, with its lock.
 ///
 /// The value is a copy: [`MutexGuard::set`] makes another one the value of the mutex, whole or not at all, and at once. A
 /// process that is killed, or a thread that panics, with the mutex locked leaves it as it last set it, and unlocked; so

@@ -29,7 +29,9 @@ const FIRST: usize = BODY + 32;
 /// The most permits there can be: looking for one is looking at all, if need be.
 const MAX: u32 = 1 << 16;
 
-/// A number of permits in shared memory: so many users may do something at the same time. See the [module page](self).
+/// A number of permits in shared memory: so many users may do something at the same time. A permit belongs to the handle by
+/// which it was acquired, and comes back when that is dropped, or its process dies: whoever waits finds that out within
+/// 50 ms, and whoever only tries at once.
 ///
 /// ```
 /// use manycore::shared::ShmPermits;

@@ -32,7 +32,8 @@ const WORDS: u64 = BODY as u64 + 32;
 /// The most units there can be.
 const MAX: u32 = i32::MAX as u32;
 
-/// A semaphore in shared memory, as that of POSIX, with names and sizes of this library; see the [module page](self).
+/// A semaphore in shared memory, as that of POSIX: a number of units, from 0 to 2^31 - 1, that processes take and give. A unit
+/// belongs to nobody: what was taken by somebody who is killed is gone. [`ShmPermits`](super::ShmPermits) come back then.
 ///
 /// ```
 /// use manycore::shared::{SharedError, ShmSemaphore};

@@ -8,18 +8,6 @@
 //! | `mod` | typed messages, waiting |
 //! | `in_place` | messages that are written and read where they are |
 //! | `cells` | the words of the object |
-//!
-//! # What can be relied on
-//!
-//! * Messages of one sender are received in the order in which they were sent.
-//! * A message is sent as a whole or not at all, also if its sender is killed in the middle of it.
-//! * A message that was [taken](ShmQueue::take), and not [finished](Taken::finish) when its receiver is killed or panics, is
-//!   there again, before all others, for whoever receives next. So work that must be done is done, if need be more than
-//!   once: [`Taken::deliveries`] tells. What [`receive`](ShmQueue::receive) returns is finished before it returns.
-//! * Others who wait for somebody who was killed go on within 50 ms.
-//!
-//! A user that is stopped (`SIGSTOP`) in the middle of sending holds up all messages after its own, and one in the middle of
-//! receiving its cell, until it goes on: it is alive.
 
 mod cells;
 mod in_place;
@@ -68,7 +56,8 @@ impl Capacity {
     }
 }
 
-/// A queue of messages of type `T` in shared memory; what can be relied on is on the [module page](self).
+/// A queue of messages of type `T` in shared memory, from any number of processes to any number of processes. It takes no
+/// lock, and while nobody waits there is no system call.
 ///
 /// A handle may be used by several threads at once. Each process opens the queue by itself: a handle that was carried
 /// through a fork is refused. `T` is any [`Value`]; a [`Cbor`](crate::codec::Cbor) of any serde type is one.
@@ -89,6 +78,18 @@ impl Capacity {
 /// # queue.unlink()?;
 /// # Ok::<(), manycore::shared::SharedError>(())
 /// ```
+///
+/// # What can be relied on
+///
+/// * Messages of one sender are received in the order in which they were sent.
+/// * A message is sent as a whole or not at all, also if its sender is killed in the middle of it.
+/// * A message that was [taken](ShmQueue::take), and not [finished](Taken::finish) when its receiver is killed or panics, is
+///   there again, before all others, for whoever receives next. So work that must be done is done, if need be more than
+///   once: [`Taken::deliveries`] tells. What [`receive`](ShmQueue::receive) returns is finished before it returns.
+/// * Others who wait for somebody who was killed go on within 50 ms.
+///
+/// A user that is stopped (`SIGSTOP`) in the middle of sending holds up all messages after its own, and one in the middle of
+/// receiving its cell, until it goes on: it is alive.
 #[doc(alias("Netmcore_queue", "Netcamlbox", "mailbox", "mq_open", "channel"))]
 pub struct ShmQueue<T, B: ShmBackend = PosixShm> {
     object: B,
