@@ -1,5 +1,5 @@
 //! For the tests of backends, ours and yours (feature `testing`): a conformance suite per contract,
-//! the fault injector, the crash recorder and the executioner.
+//! the fault injector, the crash recorder, the executioner, and the umpire, who decides when threads take turns.
 //!
 //! Each suite is a list of functions, generic over the implementation, that panic when a law is broken;
 //! the function's comment cites the law.
@@ -22,8 +22,10 @@ pub mod anchor;
 pub mod faulty;
 pub mod lock;
 pub mod mortal;
+pub mod observed;
 pub mod poll;
 pub mod recorder;
+pub mod schedule;
 pub mod shm;
 pub mod spawn;
 pub mod transport;

@@ -99,7 +99,7 @@ pub(super) trait Awaited {
     /// After an attempt failed: whether somebody who kept it from being done is dead. Then it is worth another one.
     fn bury(&mut self) -> Result<bool>;
 
-    /// Whether it could be done once more, by somebody else.
+    /// Whether somebody else who waits could do it now, or would find that it will never be done.
     fn is_more(&self) -> Result<bool>;
 }
 

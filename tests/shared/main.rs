@@ -9,6 +9,7 @@ mod mutex;
 mod opening;
 mod permits;
 mod queue;
+mod schedules;
 mod semaphore;
 mod torture;
 
@@ -22,6 +23,7 @@ fn main() {
         tests.extend(room());
     }
     tests.extend(deaths::all());
+    tests.extend(schedules::all());
     tests.extend(torture::all());
     run_tests(&tests);
 }

@@ -505,7 +505,7 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
     }
 
     fn is_more(&self) -> Result<bool> {
-        self.cells.has_room()
+        Ok(self.cells.has_room()? || self.cells.is_closed()?)
     }
 }
 
@@ -537,7 +537,7 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Receiving<'_, T, B> {
     }
 
     fn is_more(&self) -> Result<bool> {
-        self.cells.has_message()
+        Ok(self.cells.has_message()? || self.cells.is_closed()?)
     }
 }
 
