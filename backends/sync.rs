@@ -60,3 +60,14 @@ pub(crate) mod global {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+/// What comes after an exchange ([`Window::compare_exchange`](crate::shm::Window::compare_exchange)) happens after it, also
+/// where that is another word's load: of two threads that exchange a word each, do this, and load the word of the other,
+/// at least one sees what the other has done. On x86 the exchange itself sees to that.
+#[inline(always)]
+pub fn after_exchange() {
+    #[cfg(any(loom, not(target_arch = "x86_64")))]
+    fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), target_arch = "x86_64"))]
+    global::compiler_fence(Ordering::SeqCst);
+}

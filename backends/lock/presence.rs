@@ -11,6 +11,9 @@
 //! An object of this process alone ([`Heap`](crate::Heap)) has no file; all its users have the number 0, and none of them
 //! dies before the others do.
 //!
+//! A process that is stopped (`SIGSTOP`, a debugger) in the moment in which it looks after a dead user keeps that one alive
+//! until it goes on.
+//!
 //! It goes beside [`Futex`](super::Futex), which has numbers and bytes of its own, for threads. This module does not know
 //! what the marks are, and never waits.
 
@@ -123,6 +126,18 @@ impl Presence {
         // It cannot fail: there is less to remember.
         let _ = record::set_byte(fd, byte(number), Kind::None);
         Ok(true)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // A child that is forked just now may have the file for a moment longer.
+        if let Some(fd) =
+            self.liveness.as_ref().and_then(PrivateFd::get).filter(|_| self.generation.is_current())
+        {
+            // It cannot fail: there is less to remember.
+            let _ = record::set_byte(fd, byte(self.number), Kind::None);
+        }
     }
 }
 

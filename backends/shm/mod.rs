@@ -79,6 +79,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::name::{self, NameError};
 use crate::random;
 
+pub use crate::sync::after_exchange;
 pub use file::File;
 pub use heap::{Heap, HeapMemory};
 pub use mapping::{Mapped, Mapping};

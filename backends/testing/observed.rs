@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::lock::{FutexLockable, LockError, RecordLockable};
 use crate::shm::{Memory, Open, OutOfBounds, ShmBackend, ShmError, Trust, Waited, Window};
+use crate::sync::global::{AtomicU64, Ordering};
 
 /// What is about to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub struct Observed<B: ShmBackend, O>(Words<B, O>);
 pub struct Words<B: ShmBackend, O> {
     object: B,
     identity: u64,
+    handle: u64,
     observer: PhantomData<O>,
 }
 
@@ -100,9 +102,11 @@ impl<W: Copy, O> Copy for ObservedWindow<W, O> {}
 
 impl<B: ShmBackend, O> Observed<B, O> {
     fn new(object: B) -> Self {
+        static HANDLES: AtomicU64 = AtomicU64::new(0);
         let mut hasher = DefaultHasher::new();
         object.name().hash(&mut hasher);
-        Observed(Words { object, identity: hasher.finish(), observer: PhantomData })
+        let (identity, handle) = (hasher.finish(), HANDLES.fetch_add(1, Ordering::Relaxed));
+        Observed(Words { object, identity, handle, observer: PhantomData })
     }
 
     fn object(&self) -> &B {
@@ -162,7 +166,8 @@ impl<B: ShmBackend + FutexLockable, O: Observer> FutexLockable for Observed<B, O
     }
 
     fn identity(&self) -> (u64, u64) {
-        self.object().identity()
+        // Each handle is for itself, as in a process of its own: threads of one that have the same share a mutex.
+        (u64::MAX, self.0.handle)
     }
 }
 

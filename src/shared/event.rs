@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use manycore_backends::ShmBackend;
 use manycore_backends::lock::Wait;
 use manycore_backends::patience::{CommonPatience, Patience};
-use manycore_backends::shm::{Memory, Window};
+use manycore_backends::shm::{Memory, Window, after_exchange};
 
 use super::error::Result;
 
@@ -38,21 +38,23 @@ const STEPS: (u64, u64) = (10, 40);
 pub(super) struct Event(pub(super) usize);
 
 impl Event {
-    /// Sets bit 0; what the word is then.
+    /// Sets bit 0; what the word is then. What is looked at after that is looked at after that.
     fn arm(self, window: impl Window) -> Result<u32> {
         let mut word = window.load(self.0)?;
         while word & SLEEPERS == 0 {
             match window.compare_exchange(self.0, word, word | SLEEPERS)? {
-                Ok(_) => return Ok(word | SLEEPERS),
+                Ok(_) => word |= SLEEPERS,
                 Err(now) => word = now,
             }
         }
+        after_exchange();
         Ok(word)
     }
 
     /// Wakes one sleeper, or as many as there are. What they wait for was made so by a compare-and-exchange.
     #[inline(always)]
     fn wake(self, window: impl Window, count: u32) -> Result<()> {
+        after_exchange();
         if window.load(self.0)? & SLEEPERS != 0 { self.wake_some(window, count) } else { Ok(()) }
     }
 
@@ -129,13 +131,7 @@ fn wait_long<B: ShmBackend, A: Awaited>(
 ) -> Result<Result<A::Output, Ended>> {
     if wait == Wait::Try {
         // Also those who never wait get what the dead have left.
-        while awaited.bury()? {
-            if let Some(output) = awaited.attempt()? {
-                return Ok(Ok(output));
-            }
-        }
-        object.intact()?;
-        return Ok(Err(Ended::AtOnce));
+        return Ok(bury_and_attempt(object, &mut awaited)?.ok_or(Ended::AtOnce));
     }
     let start = Instant::now();
     if patience.is_there() {
@@ -157,6 +153,17 @@ fn wait_long<B: ShmBackend, A: Awaited>(
         let _ = event.wake_one(window);
     }
     outcome
+}
+
+/// Attempts it again as long as somebody who was in the way is dead.
+fn bury_and_attempt<B: ShmBackend, A: Awaited>(object: &B, awaited: &mut A) -> Result<Option<A::Output>> {
+    while awaited.bury()? {
+        if let Some(output) = awaited.attempt()? {
+            return Ok(Some(output));
+        }
+    }
+    object.intact()?;
+    Ok(None)
 }
 
 fn sleep_until<B: ShmBackend, A: Awaited>(
@@ -182,7 +189,7 @@ fn sleep_until<B: ShmBackend, A: Awaited>(
             _ => Duration::MAX,
         };
         if remaining.is_zero() {
-            return Ok(Err(Ended::TimedOut));
+            return Ok(bury_and_attempt(object, awaited)?.ok_or(Ended::TimedOut));
         }
         let limit = due.saturating_duration_since(now).min(remaining);
         window.wait(event.0, word, limit, u32::MAX)?;
@@ -191,7 +198,9 @@ fn sleep_until<B: ShmBackend, A: Awaited>(
         if due <= now {
             // An object that was cut off may look as if nothing ever happened there.
             object.size()?;
-            awaited.bury()?;
+            if let Some(output) = bury_and_attempt(object, awaited)? {
+                return Ok(Ok(output));
+            }
             step = (step * 2).min(Duration::from_millis(STEPS.1));
             due = now + step;
         }

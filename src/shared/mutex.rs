@@ -19,6 +19,7 @@
 use std::fmt;
 use std::hint::spin_loop;
 use std::marker::PhantomData;
+use std::mem;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use manycore_backends::{Futex, LockMethod, PosixShm, ShmBackend};
 
 use super::condvar::ShmCondvar;
 use super::error::{Result, SharedError};
-use super::object::{ASKED, BODY, Kind, Plan, Sealed, Shared, forked, opening};
+use super::object::{ASKED, BODY, Kind, Plan, Sealed, Shared, forked, locked_by, opening};
 use super::scratch::with_words;
 use crate::codec::{Value, decode_all};
 
@@ -39,6 +40,9 @@ pub(super) const CONDITIONS: usize = BODY + 16;
 /// Conditions of a mutex.
 pub(super) const CONDITIONS_MAX: usize = 8;
 const FIRST_ROOM: usize = CONDITIONS + 16 * CONDITIONS_MAX;
+
+/// The longest object, in words.
+const WORDS_MAX: usize = u32::MAX as usize;
 
 /// Words that a new room has beyond its first value.
 const SPARE: usize = 16;
@@ -60,6 +64,11 @@ impl Room {
     fn end(self) -> usize {
         self.place + self.words
     }
+}
+
+#[cold]
+fn too_long() -> SharedError {
+    SharedError::Impossible("a mutex is not longer than 16 GiB")
 }
 
 #[cold]
@@ -118,12 +127,24 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> Sealed<B, T> for
         let mut words = Vec::new();
         value.encode(&mut words)?;
         let room = words.len() + 1 + SPARE;
+        if FIRST_ROOM + 2 * room > WORDS_MAX {
+            return Err(too_long());
+        }
         let mut body = vec![0; FIRST_ROOM - BODY];
         let [first, second] = [FIRST_ROOM, FIRST_ROOM + room];
         body[ROOMS - BODY..][..4].copy_from_slice(&[first as u32, room as u32, second as u32, room as u32]);
         body.push(words.len() as u32);
         body.extend(words);
         Ok(Plan { asked: [0; ASKED], words: (second + room) as u64, body })
+    }
+
+    fn locked(object: &B, wait: Wait, body: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        if L::PROTOCOL == Protocol::FCNTL {
+            // What another lock closes would unlock the mutex in other threads.
+            locked_by::<B, L>(object, wait, body)
+        } else {
+            locked_by::<B, Futex>(object, wait, body)
+        }
     }
 
     fn attach(object: B, _asked: [u32; ASKED]) -> Result<Self> {
@@ -275,6 +296,10 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
     /// Makes these words the value. The mutex is locked.
     fn write_locked(&self, words: &[u32]) -> Result<()> {
         let (current, [_, Room { mut place, words: room }]) = self.rooms()?;
+        if place + room > self.object.memory().words() {
+            // Others may have made it longer.
+            self.object.size()?;
+        }
         let fits = words.len() < room && place >= FIRST_ROOM;
         if !fits || place + room > self.object.memory().words() {
             place = self.move_room((current & 1) ^ 1, words.len())?;
@@ -293,8 +318,8 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> ShmMutex<T, B, L
         let place = self.object.memory().words();
         let room = words.saturating_mul(2).saturating_add(1 + SPARE);
         let end = place.saturating_add(room);
-        if end > u32::MAX as usize {
-            return Err(SharedError::Impossible("a mutex is not longer than 16 GiB"));
+        if end > WORDS_MAX {
+            return Err(too_long());
         }
         self.object.grow(4 * end as u64)?;
         // A death in between leaves no room that is longer than it is.
@@ -348,12 +373,10 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> MutexGuard<'_, T
     /// As [`set`](MutexGuard::set).
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        let outcome = change(&mut self.value);
-        if let Err(error) = self.write(&self.value) {
-            // What this guard shows is what the mutex has.
-            self.value = self.mutex.read()?;
-            return Err(error);
-        }
+        let changing = Changing { guard: self };
+        let outcome = change(&mut changing.guard.value);
+        changing.guard.write(&changing.guard.value)?;
+        mem::forget(changing);
         Ok(outcome)
     }
 
@@ -369,5 +392,18 @@ impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> MutexGuard<'_, T
             value.encode(words)?;
             self.mutex.write_locked(words)
         })
+    }
+}
+
+/// A guard whose value is being changed: if that does not end well, it shows again what the mutex has.
+struct Changing<'g, 'm, T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> {
+    guard: &'g mut MutexGuard<'m, T, B, L>,
+}
+
+impl<T: Value, B: ShmBackend + FutexLockable, L: LockMethod<B>> Drop for Changing<'_, '_, T, B, L> {
+    fn drop(&mut self) {
+        if let Ok(value) = self.guard.mutex.read() {
+            self.guard.value = value;
+        }
     }
 }

@@ -13,13 +13,15 @@
 //! | 512 .. | the body |
 //! | others | 0 |
 //!
-//! Creation happens under the futex lock, and the state is stored last: of several creators one makes the object, and what a
+//! Creation happens under the futex lock (that of a mutex by record locks under these, which closing the file would
+//! take away), and the state is stored last: of several creators one makes the object, and what a
 //! creator that died left is made anew by the next.
 //!
 //! This module does not know what bodies mean.
 
 use std::ffi::OsStr;
 
+use manycore_backends::lock::futex::AREA as FUTEX_AREA;
 use manycore_backends::lock::{Futex, FutexLockable, Guard, LockError, Mode, Protocol, Wait};
 use manycore_backends::shm::{Memory, Open, Owners, ShmError, Trust, Window, create_unique};
 use manycore_backends::{LockMethod, ShmBackend};
@@ -204,7 +206,7 @@ impl SharedOptions {
     /// Takes an open object for what it should be; makes it that if there is a plan and it is nothing yet. Whether it was
     /// made.
     fn attach<S: Shared>(&self, object: S::Backend, plan: Option<Plan>) -> Result<(S, bool)> {
-        let made = prepare(&object, S::KIND, S::PROTOCOL, plan, self.wait)?;
+        let made = prepare::<S>(&object, plan, self.wait)?;
         object.size()?;
         object.intact()?;
         let mut asked = [0; ASKED];
@@ -231,6 +233,14 @@ pub(super) trait Sealed<B, A: ?Sized>: Sized {
 
     fn plan(asked: &A) -> Result<Plan>;
 
+    /// Does it under the lock under which objects are created.
+    fn locked(object: &B, wait: Wait, body: impl FnOnce() -> Result<bool>) -> Result<bool>
+    where
+        B: ShmBackend + FutexLockable,
+    {
+        locked_by::<B, Futex>(object, wait, body)
+    }
+
     /// Takes an object in order for one, with what was asked for when it was created.
     fn attach(object: B, asked: [u32; ASKED]) -> Result<Self>;
 
@@ -238,14 +248,20 @@ pub(super) trait Sealed<B, A: ?Sized>: Sized {
     fn check(&self, asked: &A) -> Result<()>;
 }
 
-/// Makes sure that the object is what it should be. Whether it was made so just now.
-fn prepare<B: ShmBackend + FutexLockable>(
+/// Does it under this lock.
+pub(super) fn locked_by<B, L: LockMethod<B>>(
     object: &B,
-    kind: Kind,
-    protocol: Protocol,
-    plan: Option<Plan>,
     wait: Wait,
+    body: impl FnOnce() -> Result<bool>,
 ) -> Result<bool> {
+    let method = L::attach(object)?;
+    let _guard = Guard::lock(&method, object, Mode::Write, wait)?;
+    body()
+}
+
+/// Makes sure that the object is what it should be. Whether it was made so just now.
+fn prepare<S: Shared>(object: &S::Backend, plan: Option<Plan>, wait: Wait) -> Result<bool> {
+    let (kind, protocol) = (S::KIND, S::PROTOCOL);
     const BYTES: u64 = 4 * BODY as u64;
     let size = object.size()?;
     if size < BYTES {
@@ -263,8 +279,12 @@ fn prepare<B: ShmBackend + FutexLockable>(
         return Ok(false);
     }
     // Somebody may be creating it.
-    let method = <Futex as LockMethod<B>>::attach(object)?;
-    let _guard = Guard::lock(&method, object, Mode::Write, wait)?;
+    S::locked(object, wait, || create::<S>(object, plan))
+}
+
+/// Creates it, if nobody was faster. It is locked.
+fn create<S: Shared>(object: &S::Backend, plan: Option<Plan>) -> Result<bool> {
+    let (kind, protocol) = (S::KIND, S::PROTOCOL);
     object.size()?;
     if verify(object, kind, protocol)? {
         return Ok(false);
@@ -289,14 +309,16 @@ fn prepare<B: ShmBackend + FutexLockable>(
 
 /// Whether the object is finished; `false` if it is all new, or its creator died.
 fn verify<B: ShmBackend>(object: &B, kind: Kind, protocol: Protocol) -> Result<bool> {
-    let [magic, tag, format, order, state, locked]: [u32; 6] = object.memory().window().read_array(0)?;
+    let [magic, tag, format, order, state, locked] = header(object)?;
     let name = || object.name().to_owned();
     let not = |found| Err(SharedError::NotThis { name: name(), wanted: kind.name(), found });
     if magic == 0 {
-        return if [tag, format, order, state, locked] == [0; 5] && object.memory().words() == BODY {
-            Ok(false)
-        } else {
-            not("it does not begin with the magic words")
+        let is_empty = [tag, format, order, state, locked] == [0; 5] && is_empty(object)?;
+        // Somebody may have begun to create it meanwhile.
+        return match object.memory().load(0)? {
+            0 if is_empty => Ok(false),
+            0 => not("it does not begin with the magic words"),
+            _ => verify(object, kind, protocol),
         };
     }
     if magic == MAGIC.swap_bytes() {
@@ -323,6 +345,36 @@ fn verify<B: ShmBackend>(object: &B, kind: Kind, protocol: Protocol) -> Result<b
         return Err(SharedError::Protocol { name: name(), expected: protocol, found });
     }
     Ok(true)
+}
+
+/// The first words, as they were at one moment: each of them changes once, while the object is created.
+fn header<B: ShmBackend>(object: &B) -> Result<[u32; 6]> {
+    let window = object.memory().window();
+    let mut before = window.read_array(0)?;
+    // Those that change more often are not of this library.
+    for _ in 0..100 {
+        let after = window.read_array(0)?;
+        if after == before {
+            break;
+        }
+        before = after;
+    }
+    Ok(before)
+}
+
+/// Whether nothing is in the object, which has just been made. (Where no room can be reserved, each of several who make it
+/// adds what it needs.)
+fn is_empty<B: ShmBackend>(object: &B) -> Result<bool> {
+    const AT_ONCE: usize = 64;
+    let words = object.memory().words();
+    if words > AT_ONCE * BODY {
+        return Ok(false);
+    }
+    let mut all = vec![0; words];
+    object.memory().read(0, &mut all)?;
+    // The lock under which it is created is in use.
+    all[FUTEX_AREA].fill(0);
+    Ok(all.iter().all(|word| *word == 0))
 }
 
 /// What belongs to the parent of this process is refused.

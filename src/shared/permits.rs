@@ -227,15 +227,18 @@ impl<B: ShmBackend + FutexLockable> Awaited for Acquiring<'_, B> {
         let mut asked = [0u32; USERS.div_ceil(32) as usize];
         let mut any = false;
         for place in FIRST..FIRST + self.permits.units as usize {
-            let Some(number) = self.window.load(place)?.checked_sub(1) else { continue };
-            // Nobody has a number beyond: what is there is damage, and each is asked for by itself.
-            if let Some(bits) = asked.get_mut((number / 32) as usize) {
-                let bit = 1 << (number % 32);
-                if *bits & bit != 0 {
-                    continue;
-                }
-                *bits |= bit;
+            let found = self.window.load(place)?;
+            let Some(number) = found.checked_sub(1) else { continue };
+            let Some(bits) = asked.get_mut((number / 32) as usize) else {
+                // Nobody has a number beyond: it is damage.
+                any |= self.window.compare_exchange(place, found, 0)?.is_ok();
+                continue;
+            };
+            let bit = 1 << (number % 32);
+            if *bits & bit != 0 {
+                continue;
             }
+            *bits |= bit;
             let mut forgotten = Ok(());
             let forget = || forgotten = forget(self.window, self.permits.units, number);
             any |= self.permits.presence.is_dead(number, forget)?;

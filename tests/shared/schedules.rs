@@ -5,11 +5,11 @@
 //! from somebody who could go on (default 1); each more takes some thirty times as long.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{self, Arc};
 
 use manycore::PosixShm;
 use manycore::lock::Wait;
-use manycore::shared::{Capacity, SharedError, ShmPermits, ShmQueue, ShmSemaphore};
+use manycore::shared::{Capacity, SharedError, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore};
 use manycore_backends::testing::schedule::{Fate, Game, Limits, Played, Umpired, explore};
 use manycore_backends::testing::shm::Fresh;
 
@@ -30,10 +30,14 @@ pub(crate) fn all() -> Tests {
         semaphores_wake_who_waits,
         permits_go_round,
         an_owner_of_permits_dies,
+        changes_are_whole_and_none_is_lost,
+        a_value_that_outgrows_its_room_is_read_whole,
+        conditions_wake_who_waits,
     ]
 }
 
 type Queue = ShmQueue<u32, Umpired<PosixShm>>;
+type Mutex = ShmMutex<(u32, u32), Umpired<PosixShm>>;
 type Semaphore = ShmSemaphore<Umpired<PosixShm>>;
 type Permits = ShmPermits<Umpired<PosixShm>>;
 
@@ -56,15 +60,15 @@ fn enough(played: Played) {
 struct Fixture {
     name: Fresh<PosixShm>,
     /// What was received, and by whom; or sent.
-    received: Mutex<Vec<u32>>,
-    accepted: Mutex<Vec<u32>>,
+    received: sync::Mutex<Vec<u32>>,
+    accepted: sync::Mutex<Vec<u32>>,
 }
 
 impl Fixture {
     fn queue(messages: usize) -> Arc<Fixture> {
         let name = Fresh::name();
         Queue::create(&name, &Capacity { messages, words: 1 }).unwrap();
-        Arc::new(Fixture { name, received: Mutex::default(), accepted: Mutex::default() })
+        Arc::new(Fixture { name, received: sync::Mutex::default(), accepted: sync::Mutex::default() })
     }
 
     fn open(&self) -> Queue {
@@ -331,5 +335,63 @@ fn an_owner_of_permits_dies() {
             assert_eq!(permits.available().unwrap(), 1);
         });
         game.mortal(first).player(second).player(third)
+    }));
+}
+
+fn changes_are_whole_and_none_is_lost() {
+    enough(explore(limits(), || {
+        let name = Fresh::<PosixShm>::name();
+        Mutex::create(&name, &(0, 0)).unwrap();
+        let changer = || {
+            let mutex = Mutex::open(&name).unwrap();
+            move || {
+                mutex.update(|(first, second)| {
+                    *first += 1;
+                    *second += 1;
+                })
+            }
+        };
+        let [first, second] = [changer(), changer()];
+        let reader = Mutex::open(&name).unwrap();
+        let game = Game::new(move |_| assert_eq!(Mutex::open(&name).unwrap().get().unwrap(), (2, 2)));
+        game.player(move || first().unwrap()).player(move || second().unwrap()).player(move || {
+            let (first, second) = reader.get().unwrap();
+            assert_eq!(first, second);
+        })
+    }));
+}
+
+fn a_value_that_outgrows_its_room_is_read_whole() {
+    type Texts = ShmMutex<Vec<u32>, Umpired<PosixShm>>;
+    enough(explore(limits(), || {
+        let name = Fresh::<PosixShm>::name();
+        Texts::create(&name, &vec![0]).unwrap();
+        let (writer, reader) = (Texts::open(&name).unwrap(), Texts::open(&name).unwrap());
+        let game = Game::new(move |_| drop(name));
+        let write = move || (1..4).for_each(|round| writer.set(vec![round; 20 * round as usize]).unwrap());
+        game.player(write).player(move || {
+            let value = reader.get().unwrap();
+            assert!(value.iter().all(|word| *word == value[0]), "{value:?}");
+            assert!(value.len() == 1 || value.len() == 20 * value[0] as usize);
+        })
+    }));
+}
+
+fn conditions_wake_who_waits() {
+    enough(explore(limits(), || {
+        let name = Fresh::<PosixShm>::name();
+        Mutex::create(&name, &(0, 0)).unwrap();
+        let open = || Mutex::open(&name).unwrap();
+        let [first, second, changer] = [open(), open(), open()];
+        let wait = |mutex: Mutex| {
+            move || {
+                drop(mutex.condvar(3).wait_while(mutex.lock().unwrap(), |value| *value == (0, 0)).unwrap())
+            }
+        };
+        let game = Game::new(move |_| drop(name));
+        game.player(wait(first)).player(wait(second)).player(move || {
+            changer.set((1, 1)).unwrap();
+            changer.condvar(3).notify_all().unwrap();
+        })
     }));
 }

@@ -28,6 +28,7 @@ use std::time::Duration;
 use super::LockWords;
 use super::slots::Slot;
 use crate::lock::LockError;
+use crate::sync::after_exchange;
 
 pub(super) const LOCK: usize = 0;
 pub(super) const ROWS: usize = 1;
@@ -486,14 +487,4 @@ impl<W: LockWords + ?Sized> Place<'_, W> {
 fn mask(slot: Slot) -> u32 {
     let bit = 1 << (slot.number() % 16);
     bit | bit << 16
-}
-
-/// What comes after an exchange happens after it, also where that is another word's load. On x86 the exchange itself
-/// sees to that.
-#[inline(always)]
-fn after_exchange() {
-    #[cfg(any(loom, not(target_arch = "x86_64")))]
-    crate::sync::fence(crate::sync::Ordering::SeqCst);
-    #[cfg(all(not(loom), target_arch = "x86_64"))]
-    crate::sync::global::compiler_fence(crate::sync::global::Ordering::SeqCst);
 }

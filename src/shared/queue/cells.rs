@@ -32,7 +32,8 @@
 //! * `tail`: all positions before it were taken by somebody who writes. Who writes begins there and takes the first that is
 //!   empty, in its lap. Whoever finds that `tail` is taken raises it by one.
 //! * `head`: all positions before it were received. Who reads begins there, passes those that others are reading, and
-//!   takes the first that is full. Whoever finds that `head` was received raises it by one.
+//!   takes the first that is full. Whoever finds that `head` was received raises it: by one, or, if its cell is laps ahead,
+//!   as far as that says, for a position can be taken only when the one before it in its cell was received.
 //!
 //! So a user that dies, wherever it is, holds up nobody but for the one position that has its mark; and a message that was
 //! taken and not received comes before all others when its reader dies. Two messages that one user sends are received in
@@ -42,8 +43,8 @@
 //! would come too late by so much; it would be lost for nobody.
 //!
 //! **Closing** is one word. Who writes looks at it once more after it has taken a position, and gives that up if it is set;
-//! who reads looks at it before it looks for messages. So if both see what they must to go on, the message that the one
-//! sends is seen by the other, and nothing that was sent is left behind.
+//! who reads looks at it before it looks for messages, and says that there will be none only after it has exchanged the
+//! state of the empty cell for itself. So who takes this cell later knows what the reader knew, and gives it up.
 //!
 //! This module does not wait, and does not know what messages mean.
 
@@ -153,11 +154,14 @@ impl Shape {
 #[derive(Debug)]
 pub(super) enum Tried<T> {
     Done(T),
-    /// It cannot be done now; if this is a user's number, because of that one.
-    NotNow(Option<u32>),
+    /// It cannot be done now.
+    NotNow,
     /// The queue is closed, and nothing is in it.
     Closed,
 }
+
+/// There is no room.
+struct Full;
 
 /// A message that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +208,35 @@ impl<W: Window> Cells<W> {
         state.lap().wrapping_sub(self.lap_of(position)) & self.lap_mask()
     }
 
+    /// If the position was received, and its cell is so many laps ahead: the next that may not have been.
+    #[inline(always)]
+    fn after_received(&self, position: u32, laps: u32) -> Option<u32> {
+        if !(1..=self.lap_mask() / 2).contains(&laps) {
+            return None;
+        }
+        // The position of the lap before that of the cell was received, or it would be the cell's; so it was taken, and all
+        // before it; so all of the lap before that were received.
+        let received = position.wrapping_add((laps.max(2) - 2) << self.shape.log);
+        Some(received.wrapping_add(1))
+    }
+
+    /// How often to look at most, where others go on all the time, or somebody has written what cannot be.
+    fn looks(&self) -> usize {
+        4 * self.shape.cells() + 64
+    }
+
+    /// Raises `head` as far as positions were received one after the other; where it is then.
+    fn first(&self) -> Result<u32> {
+        let mut position = self.window.load(HEAD)?;
+        for _ in 0..self.looks() {
+            let laps = self.laps_ahead(self.state_at(self.place_of(position))?, position);
+            let Some(next) = self.after_received(position, laps) else { break };
+            self.pass(HEAD, position, next)?;
+            position = next;
+        }
+        Ok(position)
+    }
+
     fn state_at(&self, place: usize) -> Result<State> {
         Ok(State(self.window.load(place)?))
     }
@@ -213,10 +246,10 @@ impl<W: Window> Cells<W> {
         Ok(self.window.compare_exchange(place, from.0, to.0)?.is_ok())
     }
 
-    /// Raises `tail` or `head` by one, if it is still at this position.
+    /// Raises `tail` or `head`, if it is still at this position.
     #[inline(always)]
-    fn pass(&self, at: usize, position: u32) -> Result<()> {
-        self.window.compare_exchange(at, position, position.wrapping_add(1))?.map(drop).or(Ok(()))
+    fn pass(&self, at: usize, position: u32, next: u32) -> Result<()> {
+        self.window.compare_exchange(at, position, next)?.map(drop).or(Ok(()))
     }
 
     pub(super) fn is_closed(&self) -> Result<bool> {
@@ -227,34 +260,44 @@ impl<W: Window> Cells<W> {
         self.window.compare_exchange(CLOSED, 0, 1)?.map(drop).or(Ok(()))
     }
 
-    /// Positions from the first that was not received to the first that was not taken by who writes.
+    /// Messages that were sent, or are being sent, and were not received.
     pub(super) fn length(&self) -> Result<usize> {
-        let mut head = self.window.load(HEAD)?;
-        // What was received in another order than it was sent.
-        for _ in 0..self.shape.cells() {
-            if self.laps_ahead(self.state_at(self.place_of(head))?, head) != 1 {
-                break;
-            }
-            self.pass(HEAD, head)?;
-            head = head.wrapping_add(1);
-        }
-        let length = self.window.load(TAIL)?.wrapping_sub(head) as usize;
-        // Others may have gone on between the two.
-        Ok(if length > 2 * self.shape.cells() { 0 } else { length.min(self.shape.cells()) })
+        let mut length = 0;
+        self.each_taken(|state| {
+            length += usize::from(state.phase() != Phase::Empty);
+            false
+        })?;
+        Ok(length)
     }
 
     /// Whether there is a message for who looks for one.
     pub(super) fn has_message(&self) -> Result<bool> {
-        let mut position = self.window.load(HEAD)?;
-        for _ in 0..self.shape.cells() {
+        let mut next = None;
+        self.each_taken(|state| match state.phase() {
+            Phase::Reading | Phase::Empty => false,
+            phase => next.replace(phase).is_none(),
+        })?;
+        Ok(next == Some(Phase::Full))
+    }
+
+    /// Calls `body` with the states of the positions that were taken by who writes, and are not known to have been received,
+    /// until it says that it is enough; of one that was received meanwhile the state is that of an empty cell.
+    fn each_taken(&self, mut body: impl FnMut(State) -> bool) -> Result<()> {
+        let first = self.first()?;
+        for index in 0..self.shape.cells() as u32 {
+            let position = first.wrapping_add(index);
             let state = self.state_at(self.place_of(position))?;
-            match (self.laps_ahead(state, position), state.phase()) {
-                (0, Phase::Full) => return Ok(true),
-                (0, Phase::Reading) | (1, _) => position = position.wrapping_add(1),
-                _ => return Ok(false),
+            let state = match self.laps_ahead(state, position) {
+                0 if state.phase() == Phase::Empty => break,
+                0 => state,
+                laps if self.after_received(position, laps).is_some() => State::new(Phase::Empty, 0, 0),
+                _ => break,
+            };
+            if body(state) {
+                break;
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Whether there is room for who wants to send.
@@ -267,10 +310,13 @@ impl<W: Window> Cells<W> {
     /// Takes room for a message.
     #[inline(always)]
     pub(super) fn begin(&self) -> Result<Tried<Writing>> {
+        if self.is_closed()? {
+            return Ok(Tried::Closed);
+        }
         let writing = match self.take_room()? {
             Ok(taken) => taken,
-            Err(_) if self.is_closed()? => return Ok(Tried::Closed),
-            Err(owner) => return Ok(Tried::NotNow(owner)),
+            Err(Full) if self.is_closed()? => return Ok(Tried::Closed),
+            Err(Full) => return Ok(Tried::NotNow),
         };
         // After the position was taken: see above.
         if self.is_closed()? {
@@ -296,12 +342,13 @@ impl<W: Window> Cells<W> {
     /// There is no message.
     pub(super) fn abandon(&self, writing: &Writing) -> Result<()> {
         let next = State::new(Phase::Empty, 0, self.next_lap(writing.state.lap()));
-        self.change_own(writing.place, writing.state, next)
+        self.change_own(writing.place, writing.state, next)?;
+        self.first().map(drop)
     }
 
-    /// The cell of the first position that nobody has taken; else who is in the way, if that is a user.
+    /// The cell of the first position that nobody has taken.
     #[inline(always)]
-    fn take_room(&self) -> Result<Result<Writing, Option<u32>>> {
+    fn take_room(&self) -> Result<Result<Writing, Full>> {
         let mut position = self.window.load(TAIL)?;
         let mut met = None;
         loop {
@@ -311,18 +358,19 @@ impl<W: Window> Cells<W> {
                 (0, Phase::Empty) => {
                     let writing = State::new(Phase::Writing, self.number, state.lap());
                     if self.change(place, state, writing)? {
-                        self.pass(TAIL, position)?;
+                        self.pass(TAIL, position, position.wrapping_add(1))?;
                         return Ok(Ok(Writing { place, state: writing }));
                     }
                 }
                 // It was taken, in this lap, or so long ago that the next has begun.
                 (0 | 1, _) => {
-                    self.pass(TAIL, position)?;
-                    position = position.wrapping_add(1);
+                    let next = position.wrapping_add(1);
+                    self.pass(TAIL, position, next)?;
+                    position = next;
                 }
                 (behind, _) if behind == self.lap_mask() && state.phase() != Phase::Empty => {
                     // Of the lap before: the queue is full.
-                    return Ok(Err(owner(state)));
+                    return Ok(Err(Full));
                 }
                 _ => {
                     // Others have gone on by laps meanwhile, and `tail` with them; or it is nothing that can be.
@@ -354,11 +402,12 @@ impl<W: Window> Cells<W> {
         // Before looking for messages: see above.
         let is_closed = self.is_closed()?;
         let mut position = self.window.load(HEAD)?;
-        let (mut met, mut first_reader) = (None, None);
-        loop {
+        let (mut met, mut is_reading) = (None, false);
+        for _ in 0..self.looks() {
             let place = self.place_of(position);
             let state = self.state_at(place)?;
-            match (self.laps_ahead(state, position), state.phase()) {
+            let laps = self.laps_ahead(state, position);
+            match (laps, state.phase()) {
                 (0, Phase::Full) => {
                     let reading = State::new(Phase::Reading, self.number, state.lap());
                     if self.change(place, state, reading)? {
@@ -366,30 +415,53 @@ impl<W: Window> Cells<W> {
                     }
                 }
                 (0, Phase::Reading) => {
-                    first_reader = first_reader.or(owner(state));
+                    is_reading = true;
                     position = position.wrapping_add(1);
                 }
-                (0, Phase::Writing) => return Ok(Tried::NotNow(owner(state))),
                 // What is being read may come back.
-                (0, Phase::Empty) if is_closed && first_reader.is_none() => return Ok(Tried::Closed),
-                (0, Phase::Empty) => return Ok(Tried::NotNow(first_reader)),
-                // It was received, perhaps so long ago that there is another message.
-                (1, _) => {
-                    self.pass(HEAD, position)?;
-                    position = position.wrapping_add(1);
+                (0, Phase::Empty) if is_closed && !is_reading => {
+                    if self.change(place, state, state)? {
+                        return Ok(Tried::Closed);
+                    }
                 }
+                (0, Phase::Writing | Phase::Empty) => return Ok(Tried::NotNow),
                 (behind, phase) if behind == self.lap_mask() && phase != Phase::Empty => {
                     // Once around, back at the one that others are reading.
-                    return Ok(Tried::NotNow(first_reader.or(owner(state))));
+                    return Ok(Tried::NotNow);
                 }
-                _ => {
-                    if met.replace((position, state)) == Some((position, state)) {
-                        return Err(SharedError::Corrupt { at: place, what: "a cell of an impossible lap" });
+                _ => match self.after_received(position, laps) {
+                    // Perhaps so long ago that there are other messages.
+                    Some(next) => {
+                        self.pass(HEAD, position, next)?;
+                        position = next;
                     }
-                    (position, first_reader) = (self.window.load(HEAD)?, None);
-                }
+                    None => {
+                        if met.replace((position, state)) == Some((position, state)) {
+                            return Err(SharedError::Corrupt {
+                                at: place,
+                                what: "a cell of an impossible lap",
+                            });
+                        }
+                        (position, is_reading) = (self.window.load(HEAD)?, false);
+                    }
+                },
             }
         }
+        // All that it has looked at went to others.
+        Ok(Tried::NotNow)
+    }
+
+    /// The owners of marks that may keep somebody from sending, or from receiving, each once: who is writing or reading a
+    /// message that was not received.
+    pub(super) fn owners(&self) -> Result<impl Iterator<Item = u32> + use<W>> {
+        let mut found = [0u32; (USER_MASK as usize + 1) / 32];
+        self.each_taken(|state| {
+            if let Some(owner) = owner(state) {
+                found[owner as usize / 32] |= 1 << (owner % 32);
+            }
+            false
+        })?;
+        Ok((0..=USER_MASK).filter(move |user| found[*user as usize / 32] & 1 << (user % 32) != 0))
     }
 
     /// The length of a message that was taken, and how often it was taken before this time.
@@ -421,7 +493,7 @@ impl<W: Window> Cells<W> {
     pub(super) fn finish(&self, taken: &Taken) -> Result<()> {
         let lap = self.next_lap(taken.state.lap());
         self.change_own(self.place_of(taken.position), taken.state, State::new(Phase::Empty, 0, lap))?;
-        self.pass(HEAD, taken.position)
+        self.pass(HEAD, taken.position, taken.position.wrapping_add(1))
     }
 
     /// The message was not received: it is there for another.
@@ -444,7 +516,7 @@ impl<W: Window> Cells<W> {
             };
             self.change(place, state, after)?;
         }
-        Ok(())
+        self.first().map(drop)
     }
 
     /// Whether a user is dead; if so, its marks are gone.

@@ -252,7 +252,7 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     #[inline(always)]
     fn draft_waiting(&self, wait: Wait) -> Result<Draft<'_, T, B>> {
         let cells = self.cells()?;
-        let sending = Sending { queue: self, cells, blocker: None };
+        let sending = Sending { queue: self, cells };
         match wait_for(&self.object, SENDERS, &self.sending, wait, sending)? {
             Ok(Some(writing)) => Ok(Draft { queue: self, writing: Some(writing) }),
             Ok(None) => {
@@ -268,7 +268,7 @@ impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     #[inline(always)]
     fn borrow_waiting(&self, wait: Wait) -> Result<Borrowed<'_, T, B>> {
         let cells = self.cells()?;
-        let receiving = Receiving { queue: self, cells, blocker: None };
+        let receiving = Receiving { queue: self, cells };
         let taken = match wait_for(&self.object, RECEIVERS, &self.receiving, wait, receiving)? {
             Ok(Some(taken)) => taken,
             Ok(None) => return Err(self.closed()),
@@ -477,11 +477,10 @@ impl<T, B: ShmBackend + FutexLockable> Taken<'_, T, B> {
     }
 }
 
-/// Somebody who sends, and who is in the way.
+/// Somebody who sends.
 struct Sending<'q, T, B: ShmBackend + FutexLockable> {
     queue: &'q ShmQueue<T, B>,
     cells: Cells<WindowOf<'q, B>>,
-    blocker: Option<u32>,
 }
 
 impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
@@ -493,15 +492,12 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
         match self.cells.begin()? {
             Tried::Done(writing) => Ok(Some(Some(writing))),
             Tried::Closed => Ok(Some(None)),
-            Tried::NotNow(blocker) => {
-                self.blocker = blocker;
-                Ok(None)
-            }
+            Tried::NotNow => Ok(None),
         }
     }
 
     fn bury(&mut self) -> Result<bool> {
-        self.queue.bury(self.blocker)
+        self.queue.bury()
     }
 
     fn is_more(&self) -> Result<bool> {
@@ -509,11 +505,10 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Sending<'_, T, B> {
     }
 }
 
-/// Somebody who receives, and who is in the way.
+/// Somebody who receives.
 struct Receiving<'q, T, B: ShmBackend + FutexLockable> {
     queue: &'q ShmQueue<T, B>,
     cells: Cells<WindowOf<'q, B>>,
-    blocker: Option<u32>,
 }
 
 impl<T, B: ShmBackend + FutexLockable> Awaited for Receiving<'_, T, B> {
@@ -525,15 +520,12 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Receiving<'_, T, B> {
         match self.cells.take()? {
             Tried::Done(taken) => Ok(Some(Some(taken))),
             Tried::Closed => Ok(Some(None)),
-            Tried::NotNow(blocker) => {
-                self.blocker = blocker;
-                Ok(None)
-            }
+            Tried::NotNow => Ok(None),
         }
     }
 
     fn bury(&mut self) -> Result<bool> {
-        self.queue.bury(self.blocker)
+        self.queue.bury()
     }
 
     fn is_more(&self) -> Result<bool> {
@@ -542,11 +534,13 @@ impl<T, B: ShmBackend + FutexLockable> Awaited for Receiving<'_, T, B> {
 }
 
 impl<T, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
-    /// Whether who is in the way is dead; what it left is taken away then.
-    fn bury(&self, blocker: Option<u32>) -> Result<bool> {
-        let Some(number) = blocker else { return Ok(false) };
+    /// Whether anybody is dead who has left a mark; what they have left is taken away then.
+    fn bury(&self) -> Result<bool> {
         let cells = self.cells()?;
-        let is_dead = cells.bury(&self.presence, number)?;
+        let mut is_dead = false;
+        for number in cells.owners()? {
+            is_dead |= cells.bury(&self.presence, number)?;
+        }
         if is_dead {
             // It may have been in the way of others, too.
             SENDERS.wake_all(cells.window)?;
