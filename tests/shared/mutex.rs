@@ -1,12 +1,13 @@
 //! Mutexes: values, locking, growth, panics.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use manycore::PosixShm;
 use manycore::lock::LockError;
-use manycore::shared::{SharedError, ShmMutex};
+use manycore::shared::{SharedError, ShmMutex, ShmSemaphore};
 use manycore::shm::{Memory, Open};
 use manycore::spawn::{Child, Exit};
+use manycore::{PosixShm, ShmBackend};
 use manycore_backends::testing::shm::Fresh;
 
 use super::{Room, Tests, child, of_processes, over_all};
@@ -21,7 +22,7 @@ pub(crate) fn all() -> Tests {
         another_type_is_told,
         damage_is_told,
     ];
-    tests.extend(of_processes![processes_count_together]);
+    tests.extend(of_processes![processes_count_together, rooms_are_found_by_all_processes]);
     tests
 }
 
@@ -108,7 +109,18 @@ fn a_panic_changes_nothing_and_unlocks<B: Room>() {
         })
     }));
     assert!(panicked.is_err());
-    assert_eq!(mutex.try_lock().unwrap().into_value(), 7);
+    let mut locked = mutex.try_lock().unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        locked.update(|value| {
+            *value = 9;
+            std::panic::resume_unwind(Box::new("in the middle"));
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(*locked, 7, "a guard shows what the mutex has");
+    locked.update(|value| *value += 1).unwrap();
+    drop(locked);
+    assert_eq!(mutex.try_lock().unwrap().into_value(), 8);
 }
 
 fn readers_see_whole_values<B: Room>() {
@@ -181,4 +193,40 @@ fn processes_count_together() {
         .collect();
     children.into_iter().for_each(|child| assert_eq!(child.wait().unwrap(), Exit::Code(0)));
     assert_eq!(mutex.get().unwrap(), 3000);
+}
+
+fn rooms_are_found_by_all_processes() {
+    const PROCESSES: usize = 3;
+    let name = Fresh::<PosixShm>::name();
+    let mutex: ShmMutex<Vec<u32>> = ShmMutex::create(&name, &vec![]).unwrap();
+    let turns = [(); PROCESSES].map(|()| Fresh::<PosixShm>::name());
+    let turn_of = |turn: &OsStr, units: u32| ShmSemaphore::<PosixShm>::create(turn, &units).unwrap();
+    let gates: Vec<_> =
+        turns.iter().enumerate().map(|(number, turn)| turn_of(turn, u32::from(number == 0))).collect();
+    let children: Vec<_> = (0..PROCESSES)
+        .map(|number| {
+            let (name, turns) = (name.to_owned(), turns.each_ref().map(|turn| turn.to_os_string()));
+            child(move || {
+                // All have it open before it grows.
+                let mutex: ShmMutex<Vec<u32>> = ShmMutex::open(name).unwrap();
+                let [own, next]: [ShmSemaphore; 2] =
+                    [number, (number + 1) % PROCESSES].map(|turn| ShmSemaphore::open(&turns[turn]).unwrap());
+                for round in 0..20 {
+                    own.wait().unwrap();
+                    // In the first round one room grows.
+                    mutex.set(vec![round; if round == 0 && number == 0 { 40 } else { 3 }]).unwrap();
+                    next.post().unwrap();
+                }
+            })
+        })
+        .collect();
+    children.into_iter().for_each(|child| assert_eq!(child.wait().unwrap(), Exit::Code(0)));
+    drop(gates);
+    assert_eq!(mutex.get().unwrap(), [19; 3]);
+    // The object is as long as that one room made it.
+    let (other, grown) = (Fresh::<PosixShm>::name(), vec![0; 40]);
+    let same: ShmMutex<Vec<u32>> = ShmMutex::create(&other, &vec![]).unwrap();
+    same.set(grown).unwrap();
+    let size = |name: &OsStr| PosixShm::open(name, Open::Existing).unwrap().size().unwrap();
+    assert_eq!(size(&name), size(&other));
 }

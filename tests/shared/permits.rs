@@ -79,6 +79,7 @@ fn damage_is_harmless<B: Room>() {
 fn permits_of_the_dead_come_back() {
     let name = Fresh::<PosixShm>::name();
     let permits: ShmPermits = ShmPermits::create(&name, &3).unwrap();
+    let limit = Duration::from_millis(1);
     for waits in [true, false] {
         let dead: Vec<_> = (0..3)
             .map(|_| {
@@ -91,9 +92,16 @@ fn permits_of_the_dead_come_back() {
             })
             .collect();
         dead.into_iter().for_each(|dead| assert!(matches!(dead.wait().unwrap(), Exit::Signal { .. })));
-        let held: Vec<_> = (0..3)
-            .map(|_| if waits { permits.acquire().unwrap() } else { permits.try_acquire().unwrap() })
-            .collect();
+        let held: Vec<_> =
+            (0..3)
+                .map(|_| {
+                    if waits {
+                        permits.acquire_timeout(limit).unwrap()
+                    } else {
+                        permits.try_acquire().unwrap()
+                    }
+                })
+                .collect();
         assert!(matches!(permits.try_acquire(), Err(SharedError::Empty)));
         drop(held);
     }

@@ -33,10 +33,12 @@ pub(crate) fn all() -> Tests {
         what_is_written_in_place_is_sent_whole_or_not_at_all,
         what_is_read_in_place_is_received_or_comes_again,
         closing_lets_a_draft_be_sent,
+        what_comes_to_nothing_leaves_nothing,
     ];
     tests.extend(of_processes![
         processes_send_and_receive,
         who_died_holds_up_nobody,
+        who_died_behind_one_who_lives_holds_up_nobody,
         a_truncated_queue_is_told,
     ]);
     tests
@@ -541,4 +543,47 @@ fn closing_lets_a_draft_be_sent<B: Room>() {
         drop(given_up);
         assert!(matches!(told.join().unwrap(), Err(SharedError::Closed { .. })));
     });
+}
+
+fn what_comes_to_nothing_leaves_nothing<B: Room>() {
+    for messages in [1, 2, 4] {
+        // Positions are given up, many times around, and nobody receives meanwhile.
+        let (_name, queue) = queue::<B>(messages, 1);
+        for round in 0..3 {
+            (0..5 * messages).for_each(|_| drop(queue.draft(Wait::Try).unwrap()));
+            assert_eq!(queue.length().unwrap(), 0);
+            queue.try_send(&round).unwrap();
+            for _ in 0..5 * messages {
+                drop(queue.draft(Wait::Try));
+            }
+            assert_eq!(queue.length().unwrap(), 1);
+            assert_eq!(queue.try_receive().unwrap(), round);
+            assert!(matches!(queue.try_receive(), Err(SharedError::Empty)));
+        }
+        queue.close().unwrap();
+        for _ in 0..5 * messages {
+            assert!(matches!(queue.try_send(&1), Err(SharedError::Closed { .. })));
+        }
+        assert!(matches!(queue.try_receive(), Err(SharedError::Closed { .. })));
+        assert_eq!(queue.length().unwrap(), 0);
+    }
+}
+
+fn who_died_behind_one_who_lives_holds_up_nobody() {
+    let (name, queue) = queue::<PosixShm>(4, 1);
+    (1..4).for_each(|number| queue.send(&number).unwrap());
+    let first = queue.take().unwrap();
+    let for_child = name.to_owned();
+    let died = child(move || {
+        let queue: ShmQueue<u32> = ShmQueue::open(&for_child).unwrap();
+        let _two = (queue.take().unwrap(), queue.take().unwrap());
+        std::process::abort();
+    });
+    assert!(matches!(died.wait().unwrap(), Exit::Signal { .. }));
+    // No other handle is opened, which would look after its predecessor; nobody waits for long; and one is held here.
+    let limit = Duration::from_millis(1);
+    let second = queue.take_timeout(limit).unwrap();
+    let third = queue.try_take().unwrap();
+    assert_eq!((*first, *second, *third), (1, 2, 3));
+    assert_eq!((second.deliveries(), third.deliveries()), (1, 1));
 }

@@ -10,6 +10,7 @@ use std::sync::{self, Arc};
 use manycore::PosixShm;
 use manycore::lock::Wait;
 use manycore::shared::{Capacity, SharedError, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore};
+use manycore::shm::ShmError;
 use manycore_backends::testing::schedule::{Fate, Game, Limits, Played, Umpired, explore};
 use manycore_backends::testing::shm::Fresh;
 
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Tests {
         changes_are_whole_and_none_is_lost,
         a_value_that_outgrows_its_room_is_read_whole,
         conditions_wake_who_waits,
+        one_creates_and_all_find_it,
     ]
 }
 
@@ -392,6 +394,24 @@ fn conditions_wake_who_waits() {
         game.player(wait(first)).player(wait(second)).player(move || {
             changer.set((1, 1)).unwrap();
             changer.condvar(3).notify_all().unwrap();
+        })
+    }));
+}
+
+fn one_creates_and_all_find_it() {
+    // Creating takes many accesses.
+    enough(explore(Limits { changes: 1, ..limits() }, || {
+        let name = Fresh::<PosixShm>::name();
+        let path = name.to_owned();
+        let create = || {
+            let name = name.to_owned();
+            move || drop(Semaphore::open_or_create(name, &1).unwrap())
+        };
+        let (first, second) = (create(), create());
+        let game = Game::new(move |_| assert_eq!(Semaphore::open(&name).unwrap().value().unwrap(), 1));
+        game.player(first).player(second).player(move || match Semaphore::open(path) {
+            Ok(_) | Err(SharedError::Unfinished { .. } | SharedError::Shm(ShmError::NotFound { .. })) => {}
+            Err(error) => panic!("{error}"),
         })
     }));
 }
