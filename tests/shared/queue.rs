@@ -34,6 +34,7 @@ pub(crate) fn all() -> Tests {
         what_is_read_in_place_is_received_or_comes_again,
         closing_lets_a_draft_be_sent,
         what_comes_to_nothing_leaves_nothing,
+        the_first_position_may_be_far_behind,
     ];
     tests.extend(of_processes![
         processes_send_and_receive,
@@ -586,4 +587,43 @@ fn who_died_behind_one_who_lives_holds_up_nobody() {
     let third = queue.try_take().unwrap();
     assert_eq!((*first, *second, *third), (1, 2, 3));
     assert_eq!((second.deliveries(), third.deliveries()), (1, 1));
+}
+
+/// As receivers leave it that die before they have raised `head`, and others who were past it already.
+fn the_first_position_may_be_far_behind<B: Room>() {
+    const HEAD: usize = TAIL + 16;
+    let empty = |lap: u32| lap << 12;
+    let full = |lap: u32| lap << 12 | 2;
+    // Capacity, `tail`, states of the cells; what is in it.
+    let cases: [(usize, u32, &[u32], &[u32]); 6] = [
+        (1, 1, &[empty(1)], &[]),
+        (1, 7, &[empty(7)], &[]),
+        (1, 5, &[full(4)], &[0]),
+        (4, 40, &[empty(10); 4], &[]),
+        // Position 2 was received, and 1 was given back after that.
+        (2, 3, &[empty(2), full(0)], &[1]),
+        (2, 6, &[empty(3), full(2)], &[1]),
+    ];
+    for (messages, tail, states, left) in cases {
+        let (name, queue) = queue::<B>(messages, 1);
+        let object = B::open(&name, Open::Existing).unwrap();
+        object.size().unwrap();
+        let memory = object.memory();
+        memory.store(TAIL, tail).unwrap();
+        for (cell, state) in states.iter().enumerate() {
+            // State, length, deliveries, and the message: its cell.
+            memory.write(CELLS + 4 * cell, &[*state, 1, 0, cell as u32]).unwrap();
+        }
+        assert_eq!(memory.load(HEAD), Ok(0));
+        assert_eq!(queue.length().unwrap(), left.len(), "{states:?}");
+        memory.store(HEAD, 0).unwrap();
+        for expected in left {
+            assert_eq!(queue.try_receive().unwrap(), *expected, "{states:?}");
+        }
+        assert!(matches!(queue.try_receive(), Err(SharedError::Empty)), "{states:?}");
+        for round in 0..20 {
+            queue.try_send(&round).unwrap();
+            assert_eq!(queue.try_receive().unwrap(), round);
+        }
+    }
 }
