@@ -61,6 +61,18 @@ fn tasks_are_done_whatever_the_numbers() {
     }
 }
 
+#[test]
+fn tasks_survive_those_who_do_them() {
+    assert_eq!(output("survivors", &[]), "1000\n");
+    for platform in PLATFORMS {
+        for (tasks, workers, kills) in [("0", "2", "0"), ("1", "1", "1"), ("200", "3", "40")] {
+            let arguments =
+                ["--tasks", tasks, "--workers", workers, "--kills", kills, "--platform", platform];
+            assert_eq!(output("survivors", &arguments), format!("{tasks}\n"), "{arguments:?}");
+        }
+    }
+}
+
 const COMPLEMENTS: &str = "\
 blue + blue -> blue
 blue + red -> yellow
@@ -138,7 +150,7 @@ fn children(program: &Child) -> Vec<Pid> {
 
 #[test]
 fn wrong_arguments_are_explained() {
-    let wrong: [(&str, &[&str], &str); 23] = [
+    let wrong: [(&str, &[&str], &str); 24] = [
         ("create_join", &["--platform"], "usage: create_join"),
         ("create_join", &["--platform", "none"], "usage: create_join"),
         ("create_join", &["10"], "usage: create_join"),
@@ -156,6 +168,7 @@ fn wrong_arguments_are_explained() {
         ("task_queue", &["--workers", "0"], "\"0\" is no number from 1 to 1000"),
         ("task_queue", &["--platform", "none"], "no platform \"none\""),
         ("task_queue", &["--fast"], "unknown option --fast"),
+        ("survivors", &["--kills", "-1"], "no number from 0"),
         ("chameneos", &[], "chameneos: how many meetings?\n\nusage: chameneos N"),
         ("chameneos", &["many"], "\"many\" is no number from 0 to 1000000000"),
         ("chameneos", &["6", "6"], "\"6\" is one argument too many"),
@@ -221,7 +234,7 @@ fn run_and_meanwhile(
 fn shared_objects() -> Vec<String> {
     let names = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with("nqueens-")).collect()
+    names.filter(|name| ["nqueens-", "survivors-"].iter().any(|prefix| name.starts_with(prefix))).collect()
 }
 
 /// The example, as cargo has built it beside this test.

@@ -87,6 +87,9 @@ impl Capacity {
 ///   there again, before all others, for whoever receives next. So work that must be done is done, if need be more than
 ///   once: [`Taken::deliveries`] tells. What [`receive`](ShmQueue::receive) returns is finished before it returns.
 /// * Others who wait for somebody who was killed go on within 50 ms.
+/// * A message that was taken and is not finished keeps its room, and rooms are given in order: once as many messages as
+///   there is room for were sent after it, the queue is full, though it may be the only one that is left. Who then waits
+///   for something else than room (results, say) hears nothing of its end.
 ///
 /// A user that is stopped (`SIGSTOP`) in the middle of sending holds up all messages after its own, and one in the middle of
 /// receiving its cell, until it goes on: it is alive.
@@ -329,7 +332,8 @@ impl<T: Value, B: ShmBackend + FutexLockable> ShmQueue<T, B> {
     /// Sends a message if there is room.
     ///
     /// # Errors
-    /// [`SharedError::Full`] if there is none; else as [`send`](ShmQueue::send).
+    /// [`SharedError::Full`] if there is none, which may be because of one message that somebody has taken long ago and has
+    /// not finished; else as [`send`](ShmQueue::send).
     pub fn try_send(&self, message: &T) -> Result<()> {
         self.send_waiting(message, Wait::Try)
     }
