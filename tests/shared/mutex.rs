@@ -207,14 +207,13 @@ fn rooms_are_found_by_all_processes() {
         .map(|number| {
             let (name, turns) = (name.to_owned(), turns.each_ref().map(|turn| turn.to_os_string()));
             child(move || {
-                // All have it open before it grows.
                 let mutex: ShmMutex<Vec<u32>> = ShmMutex::open(name).unwrap();
                 let [own, next]: [ShmSemaphore; 2] =
                     [number, (number + 1) % PROCESSES].map(|turn| ShmSemaphore::open(&turns[turn]).unwrap());
                 for round in 0..20 {
                     own.wait().unwrap();
-                    // In the first round one room grows.
-                    mutex.set(vec![round; if round == 0 && number == 0 { 40 } else { 3 }]).unwrap();
+                    // One room grows, in the second round: by then all have it open.
+                    mutex.set(vec![round; if round == 1 && number == 0 { 40 } else { 3 }]).unwrap();
                     next.post().unwrap();
                 }
             })

@@ -1,9 +1,13 @@
 //! Creating, opening, and what is refused.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use manycore::lock::{LockError, USERS};
 use manycore::shared::{Capacity, SharedError, SharedOptions, ShmMutex, ShmPermits, ShmQueue, ShmSemaphore};
-use manycore::shm::{Memory, Open, ShmError};
+use manycore::shm::{Memory, Open, OutOfBounds, ShmError};
 use manycore::{Fcntl, Heap, PosixShm, ShmBackend, ShmTable, TableOptions};
+use manycore_backends::testing::observed::{Access, Observed, Observer};
 use manycore_backends::testing::shm::Fresh;
 
 use super::{Room, Tests, in_child, of_processes, over_all};
@@ -18,6 +22,7 @@ pub(crate) fn all() -> Tests {
         damaged_headers_are_refused,
     ];
     tests.extend(of_processes![
+        who_opens_while_it_is_created_finds_nothing_damaged,
         handles_are_refused_after_a_fork,
         there_are_so_many_users_and_no_more,
         descriptors_are_given_back,
@@ -111,6 +116,75 @@ fn unfinished_objects_are_finished_by_who_creates<B: Room>() {
     assert_eq!(semaphore.value().unwrap(), 5);
     object.size().unwrap();
     assert_eq!((object.memory().load(528), object.memory().load(600)), (Ok(0), Ok(0)));
+}
+
+thread_local! {
+    /// How many accesses the thread makes before a creator goes on, and what the creator writes then.
+    static CREATOR: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+}
+
+/// Who opens an object while somebody creates it.
+struct Slow;
+
+impl Observer for Slow {
+    fn access(_: Access, _: usize) -> Result<(), OutOfBounds> {
+        let creator = CREATOR.with_borrow_mut(|creator| match creator {
+            Some((left @ 1.., _)) => {
+                *left -= 1;
+                None
+            }
+            _ => creator.take(),
+        });
+        if let Some((_, go_on)) = creator {
+            go_on();
+        }
+        Ok(())
+    }
+}
+
+/// Of all that somebody sees who opens an object, the creator may have written some before and the rest between any two
+/// accesses.
+fn who_opens_while_it_is_created_finds_nothing_damaged() {
+    let name = Fresh::<PosixShm>::name();
+    drop(ShmSemaphore::<PosixShm>::create(&name, &5).unwrap());
+    let object = Rc::new(PosixShm::open(&name, Open::Existing).unwrap());
+    object.size().unwrap();
+    let created = |at: &usize| object.memory().load(*at).unwrap();
+    // In the order in which they are written: what it is, what was asked for, the body, the state.
+    let order = (0..4).chain(5..16).chain(512..object.memory().words()).chain([4]);
+    let written: Vec<_> = order.map(|at| (at, created(&at))).filter(|(_, value)| *value != 0).collect();
+    assert!(written.len() >= 6, "{written:?}");
+    let (mut found, mut unfinished) = (0, 0);
+    for before in 0..=written.len() {
+        for accesses in 0.. {
+            for after in before..=written.len() {
+                for (index, (at, value)) in written.iter().enumerate() {
+                    object.memory().store(*at, if index < before { *value } else { 0 }).unwrap();
+                }
+                let (creator, rest) = (Rc::clone(&object), written[before..after].to_vec());
+                let go_on = move || {
+                    for (at, value) in rest {
+                        creator.memory().store(at, value).unwrap();
+                    }
+                };
+                CREATOR.set(Some((accesses, Box::new(go_on))));
+                match ShmSemaphore::<Observed<PosixShm, Slow>>::open(&name) {
+                    Ok(_) => found += 1,
+                    Err(SharedError::Unfinished { .. }) => unfinished += 1,
+                    Err(error) => {
+                        panic!(
+                            "{error}, {before} words before, {after} after {accesses} accesses of {written:?}"
+                        )
+                    }
+                }
+            }
+            // It has opened it, and nobody has gone on meanwhile: that was all.
+            if CREATOR.take().is_some() {
+                break;
+            }
+        }
+    }
+    assert!(found > 100 && unfinished > 100, "{found}, {unfinished}");
 }
 
 fn of_creators_at_once_one_creates<B: Room>() {
