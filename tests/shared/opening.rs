@@ -118,9 +118,12 @@ fn unfinished_objects_are_finished_by_who_creates<B: Room>() {
     assert_eq!((object.memory().load(528), object.memory().load(600)), (Ok(0), Ok(0)));
 }
 
+/// How many accesses a thread makes before a creator goes on, and what the creator writes then.
+type Creator = (usize, Box<dyn FnOnce()>);
+
 thread_local! {
-    /// How many accesses the thread makes before a creator goes on, and what the creator writes then.
-    static CREATOR: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+    /// The creator in the midst of whose work the thread opens an object.
+    static CREATOR: RefCell<Option<Creator>> = const { RefCell::new(None) };
 }
 
 /// Who opens an object while somebody creates it.
