@@ -126,7 +126,7 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
     let mut times = Times::new();
     let [mut insert, mut remove, mut group_insert, mut add_many] = [Duration::ZERO; 4];
     for life in 0..lives {
-        let store = S::for_size(size);
+        let store = S::for_values(size, words);
         insert += timed(|| {
             for key in present {
                 value[0] = *key;
@@ -140,10 +140,10 @@ fn life<S: Store>(size: usize, words: usize) -> Times {
         remove += timed(|| removed.for_each(|key| assert!(store.remove(*key))));
     }
     for _ in 0..lives {
-        let store = S::for_size(size);
+        let store = S::for_values(size, words);
         group_insert += timed(|| present.chunks(GROUP).for_each(|keys| store.add_group(keys, &mut value)));
         drop(store);
-        let store = S::for_size(size);
+        let store = S::for_values(size, words);
         add_many += timed(|| present.chunks(GROUP).for_each(|keys| store.add_many(keys, &mut value)));
     }
     let each = |total: Duration, keys: usize| total.as_nanos() as f64 / (lives * keys) as f64;
@@ -216,10 +216,7 @@ fn raw_pair() -> f64 {
 /// Measures all parties `rounds` times, each after the others.
 pub(crate) fn measure(report: &mut Report, size: usize, words: usize, rounds: usize) {
     let mut parties: Vec<Option<Subject>> = Subject::ALL.map(Some).into();
-    // It knows values of one word only.
-    if words == 1 {
-        parties.push(None);
-    }
+    parties.push(None);
     let mut rounds_of = vec![Vec::<Times>::new(); parties.len()];
     for round in 0..rounds {
         let mut turns: Vec<usize> = (0..parties.len()).collect();
@@ -252,7 +249,7 @@ pub(crate) fn measure(report: &mut Report, size: usize, words: usize, rounds: us
             };
             report.row(&Row::compared(what, subject.name(), &ours, &against, judged));
         }
-        if words == 1 && operation.is_of_sketch() {
+        if operation.is_of_sketch() {
             let sketched = times_at(Subject::ALL.len(), operation);
             report.row(&Row::compared(what, "(bare sketch)", &sketched, &against, Judged::Nothing));
         }

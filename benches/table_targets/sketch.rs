@@ -1,9 +1,10 @@
 //! [`Sketch`]: how little a table in shared memory could cost on this machine.
 //!
 //! Buckets of one cache line, as ours: a word that readers check before and after, which places are taken, seven keys, seven
-//! values. A writer takes a lock, copies the bucket aside before it changes it, and counts. That is all: it has no values
-//! but of one word, one binding of a key, as many buckets from the beginning as it will need, and nobody who comes after a
-//! dead writer. What it cannot do, beside the anchor, no table of such buckets can.
+//! values. A longer value has a block of whole lines, with nothing else in it. A writer takes a lock, copies the bucket
+//! aside before it changes it, and counts; it writes a longer value to a free block, and then lets the bucket lead there.
+//! That is all: values have one length, a key has one binding, there is from the beginning as much room as it will need,
+//! and nobody comes after a dead writer. What it cannot do, beside the anchor, no table of such buckets can.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{Ordering, fence};
@@ -22,32 +23,51 @@ const SLOTS: usize = 7;
 /// In the word of the places that are taken: a key of this bucket may be in the next one.
 const FULL: u32 = 1 << SLOTS;
 
-/// Words before the buckets: the lock, the number of keys, whether a copy counts and of which bucket, the copy.
+/// Words before the buckets: the lock, the number of keys, whether a copy counts and of which bucket, how many blocks there
+/// were, how many of those are free, the copy.
 const LOCK: usize = 0;
 const COUNT: usize = 16;
 const SAVED: usize = 17;
 const PLACE: usize = 18;
+const BLOCKS: usize = 19;
+const FREE: usize = 20;
 const COPY: usize = 32;
 const FIRST: usize = 1024;
 
 pub(crate) struct Sketch {
     memory: Mapping,
     mask: u32,
+    /// Words of each value.
+    length: usize,
+    /// Where the numbers of the free blocks are, and where the blocks begin.
+    free: usize,
+    blocks: usize,
 }
 
 impl Store for Sketch {
     fn empty() -> Sketch {
-        Sketch::for_size(1_000_000)
+        Sketch::for_values(1_000_000, 1)
     }
 
-    fn for_size(size: usize) -> Sketch {
+    fn for_values(size: usize, length: usize) -> Sketch {
         let buckets = (size / 4).next_power_of_two();
-        let bytes = 4 * (FIRST + BUCKET * buckets) as u64;
-        Sketch { memory: Memfd::new(bytes).unwrap().into_parts().1, mask: buckets as u32 - 1 }
+        // One block more than values: there is a new one before the old one is free.
+        let count = if length == 1 { 0 } else { (size + 1).next_multiple_of(BUCKET) };
+        let free = FIRST + BUCKET * buckets;
+        let blocks = free + count;
+        let bytes = 4 * (blocks + count * length.next_multiple_of(BUCKET)) as u64;
+        Sketch {
+            memory: Memfd::new(bytes).unwrap().into_parts().1,
+            mask: buckets as u32 - 1,
+            length,
+            free,
+            blocks,
+        }
     }
 
     fn add(&self, key: i32, value: &[i32]) {
         let words = self.locked();
+        let word = self.put_aside(words, value);
         let mut number = self.home(key);
         loop {
             let bucket = place(number);
@@ -57,7 +77,7 @@ impl Store for Sketch {
             words.change(bucket, || {
                 if fits {
                     words.set(bucket + KEYS + slot, key as u32);
-                    words.set(bucket + VALUES + slot, value[0] as u32);
+                    words.set(bucket + VALUES + slot, word);
                 }
                 words.set(bucket + TAKEN, taken | if fits { 1 << slot } else { FULL });
             });
@@ -73,7 +93,10 @@ impl Store for Sketch {
     fn replace(&self, key: i32, value: &[i32]) {
         let words = self.locked();
         let (bucket, slot) = self.locate(words, key).unwrap();
-        words.change(bucket, || words.set(bucket + VALUES + slot, value[0] as u32));
+        let (place, word) = (bucket + VALUES + slot, self.put_aside(words, value));
+        let old = words.get(place);
+        words.change(bucket, || words.set(place, word));
+        self.give_up(words, old);
         words.unlock();
     }
 
@@ -81,8 +104,9 @@ impl Store for Sketch {
         let words = self.locked();
         let found = self.locate(words, key);
         if let Some((bucket, slot)) = found {
-            let taken = words.get(bucket + TAKEN);
+            let (taken, old) = (words.get(bucket + TAKEN), words.get(bucket + VALUES + slot));
             words.change(bucket, || words.set(bucket + TAKEN, taken & !(1 << slot)));
+            self.give_up(words, old);
             words.set(COUNT, words.get(COUNT) - 1);
         }
         words.unlock();
@@ -90,17 +114,30 @@ impl Store for Sketch {
     }
 
     fn find(&self, key: i32) -> Option<Vec<i32>> {
-        self.read(key).map(|value| vec![value])
+        if self.length == 1 {
+            return self.read(key, |_, word| word as i32).map(|value| vec![value]);
+        }
+        let mut value = Vec::new();
+        self.find_into(key, &mut value).then_some(value)
     }
 
     fn find_into(&self, key: i32, value: &mut Vec<i32>) -> bool {
         value.clear();
-        value.extend(self.read(key));
-        !value.is_empty()
+        if self.length == 1 {
+            value.extend(self.read(key, |_, word| word as i32));
+            return !value.is_empty();
+        }
+        let mut copy: Vec<u32> = bytemuck::cast_vec(std::mem::take(value));
+        let found = self.read(key, |words, word| {
+            copy.clear();
+            words.0.append(self.block(word), self.length, &mut copy).unwrap();
+        });
+        *value = bytemuck::cast_vec(copy);
+        found.is_some()
     }
 
     fn increment(&self, key: i32) {
-        let value = self.read(key).unwrap();
+        let value = self.read(key, |_, word| word as i32).unwrap();
         self.replace(key, &[value + 1]);
     }
 
@@ -122,7 +159,12 @@ impl Store for Sketch {
     }
 
     fn add_group(&self, keys: &[i32], _: &mut [i32]) {
-        keys.iter().for_each(|key| self.add(*key, &[*key]));
+        // Nobody asks how fast it is.
+        let mut value = vec![0; self.length];
+        keys.iter().for_each(|key| {
+            value[0] = *key;
+            self.add(*key, &value);
+        });
     }
 
     fn find_group(&self, keys: &[i32], value: &mut Vec<i32>) -> usize {
@@ -130,7 +172,7 @@ impl Store for Sketch {
     }
 
     fn find_many(&self, keys: &[i32]) -> i64 {
-        keys.iter().filter_map(|key| self.read(*key)).map(i64::from).sum()
+        keys.iter().filter_map(|key| self.read(*key, |_, word| i64::from(word as i32))).sum()
     }
 
     fn bytes(&self) -> Option<u64> {
@@ -169,8 +211,8 @@ impl Sketch {
         }
     }
 
-    /// The value of a key, to who has not.
-    fn read(&self, key: i32) -> Option<i32> {
+    /// What `copy` makes of the word of a key, to who has not. It may be called again.
+    fn read<T>(&self, key: i32, mut copy: impl FnMut(Words<'_>, u32) -> T) -> Option<T> {
         let words = Words(self.memory.window());
         let mut number = self.home(key);
         loop {
@@ -178,19 +220,47 @@ impl Sketch {
             let before = words.get(bucket);
             let (found, taken) = words.search(bucket, key);
             let slot = found.trailing_zeros().min(SLOTS as u32 - 1) as usize;
-            let value = words.get(bucket + VALUES + slot) as i32;
+            let value = (found != 0).then(|| copy(words, words.get(bucket + VALUES + slot)));
             fence(Ordering::Acquire);
             if before % 2 == 1 || words.get(bucket) != before {
                 continue;
             }
-            if found != 0 {
-                return Some(value);
-            }
-            if taken & FULL == 0 {
-                return None;
+            if value.is_some() || taken & FULL == 0 {
+                return value;
             }
             number = (number + 1) & self.mask;
         }
+    }
+
+    /// The word of a value: that itself, or a block with it.
+    fn put_aside(&self, words: Words<'_>, value: &[i32]) -> u32 {
+        if self.length == 1 {
+            return value[0] as u32;
+        }
+        let free = words.get(FREE);
+        let block = if free > 0 {
+            words.set(FREE, free - 1);
+            words.get(self.free + free as usize - 1)
+        } else {
+            let blocks = words.get(BLOCKS);
+            words.set(BLOCKS, blocks + 1);
+            blocks
+        };
+        words.0.write(self.block(block), bytemuck::cast_slice(value)).unwrap();
+        block
+    }
+
+    /// Of what a bucket led to, a block is free again.
+    fn give_up(&self, words: Words<'_>, word: u32) {
+        if self.length > 1 {
+            let free = words.get(FREE);
+            words.set(self.free + free as usize, word);
+            words.set(FREE, free + 1);
+        }
+    }
+
+    fn block(&self, number: u32) -> usize {
+        self.blocks + number as usize * self.length.next_multiple_of(BUCKET)
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) trait Store: Sync {
     where
         Self: Sized;
 
-    /// The same, for so many keys, where it cannot grow.
-    fn for_size(_: usize) -> Self
+    /// The same, for so many keys, with values of so many words, where it cannot grow.
+    fn for_values(_: usize, _: usize) -> Self
     where
         Self: Sized,
     {
