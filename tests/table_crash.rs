@@ -489,14 +489,23 @@ fn an_add_whose_segment_is_in_a_block_that_was_free() {
     assert_eq!(top(&before), top(&after), "the free block was used");
 }
 
-/// Records of 20 words beside each other, for the keys 1 to 6; and then room for one value more at the top.
-fn row(table: &Watched) {
-    (1..7).for_each(|key| table.replace(key, &[key; 20]).unwrap());
+/// Values of so many words have records that become free blocks when they are given up.
+const LONG: usize = 300;
+
+/// Values of so many have records that wait for others first.
+const SHORT: usize = 20;
+
+/// Records beside each other, for the keys 1 to 6; and then room for one value more at the top.
+fn row(table: &Watched, words: usize) {
+    (1..7).for_each(|key| table.replace(key, &vec![key; words]).unwrap());
+}
+
+fn remove(table: &Watched, key: i32) {
+    assert!(table.remove(key).unwrap());
 }
 
 #[test]
 fn a_record_that_is_given_up_joins_free_blocks_beside_it() {
-    let remove = |table: &Watched, key: i32| assert!(table.remove(key).unwrap());
     // Before it, behind it, both, none; and at the top, alone or with one before.
     for (gone, key, free) in [
         (&[][..], 3, 1),
@@ -509,17 +518,198 @@ fn a_record_that_is_given_up_joins_free_blocks_beside_it() {
         (&[3, 5], 6, 1),
         (&[3, 4], 6, 1),
     ] {
-        let prepare = |table: &Watched| {
-            row(table);
-            gone.iter().for_each(|key| remove(table, *key));
-        };
-        let (_, after) = scene(16).dies(prepare, |table| remove(table, key));
-        assert_eq!(after.count(Kind::Free), free, "{key} after {gone:?}");
-        // The same by what gives a record up otherwise.
-        scene(16).dies(prepare, |table| table.replace(key, &[]).unwrap());
-        scene(16).dies(prepare, |table| table.replace(key, &[8; 40]).unwrap());
-        scene(16).dies(prepare, |table| table.replace(key, &[8; 5]).unwrap());
+        for words in [LONG, SHORT] {
+            let prepare = |table: &Watched| {
+                row(table, words);
+                gone.iter().for_each(|key| remove(table, *key));
+            };
+            let (_, after) = scene(16).dies(prepare, |table| remove(table, key));
+            if words == LONG {
+                assert_eq!(after.count(Kind::Free), free, "{key} after {gone:?}");
+                assert_eq!(after.count(Kind::Deferred), 0);
+            } else {
+                assert_eq!((after.count(Kind::Free), after.count(Kind::Deferred)), (0, gone.len() + 1));
+            }
+            // The same by what gives a record up otherwise.
+            for words in [0, 5, 40, words, 2 * words] {
+                scene(16).dies(prepare, |table| table.replace(key, &vec![8; words]).unwrap());
+            }
+        }
     }
+}
+
+/// Eight records that were given up and wait become free blocks when there is a ninth: whatever lies beside them, and
+/// whichever way it is given up.
+#[test]
+fn records_that_wait_become_free_together() {
+    for waiting in [
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        [8, 7, 6, 5, 4, 3, 2, 1],
+        [1, 3, 5, 7, 9, 11, 13, 15],
+        [2, 3, 6, 7, 10, 11, 14, 16],
+        [16, 1, 15, 2, 14, 3, 13, 4],
+    ] {
+        for free_before in [&[][..], &[20, 21], &[20, 21, 22, 23]] {
+            let prepare = |table: &Watched| {
+                for key in 1..17 {
+                    table.add(key, &[key; SHORT]).unwrap();
+                    // Between them those that become free at once, if they do.
+                    if key % 4 == 1 {
+                        table.add(20 + key / 4, &[key; LONG]).unwrap();
+                    }
+                }
+                free_before.iter().for_each(|key| remove(table, *key));
+                waiting.iter().for_each(|key| remove(table, *key));
+            };
+            let ninth = (1..17).find(|key| !waiting.contains(key)).unwrap();
+            let scene = Scene { step: 5, ..scene(16) };
+            let (before, after) = scene.dies(prepare, |table| remove(table, ninth));
+            assert_eq!((before.count(Kind::Deferred), after.count(Kind::Deferred)), (8, 1));
+            assert!(after.count(Kind::Free) > 0);
+            // Again the ninth, at the end of a group; and one that becomes free itself.
+            let group = |table: &Watched| {
+                let result: Result<bool, TableError> = table.group(|group| group.remove(ninth));
+                assert!(result.unwrap());
+            };
+            scene.dies(prepare, group);
+            scene.dies(prepare, |table| table.replace(ninth, &[1; SHORT + 5]).unwrap());
+            if free_before.len() < 4 {
+                let (_, after) = scene.dies(prepare, |table| remove(table, 23));
+                assert_eq!(after.count(Kind::Deferred), 0);
+            }
+        }
+    }
+}
+
+/// What waits is used again by what is as long: by single operations in the short way and in the long one, and in groups.
+#[test]
+fn records_that_wait_are_used_again() {
+    let prepare = |table: &Watched| {
+        for key in 1..9 {
+            table.add(key, &[key; SHORT]).unwrap();
+            table.add(key + 10, &[key; 2 * SHORT]).unwrap();
+        }
+        [3, 14, 5, 16].iter().for_each(|key| remove(table, *key));
+    };
+    // The last that waits, one before it, and none.
+    for words in [2 * SHORT, SHORT, 3 * SHORT] {
+        let value = vec![7; words];
+        let acts: [(usize, &dyn Fn(&Watched)); 6] = [
+            (3, &|table| table.add(30, &value).unwrap()),
+            (3, &|table| table.add(1, &value).unwrap()),
+            (4, &|table| table.replace(1, &value).unwrap()),
+            (4, &|table| table.replace(11, &value).unwrap()),
+            (4, &|table| table.update(12, |_| Some(&value)).unwrap()),
+            (3, &|table| table.group(|group| group.add(30, &value)).unwrap()),
+        ];
+        for (waiting, act) in acts {
+            let (before, after) = scene(16).dies(prepare, act);
+            let none = words == 3 * SHORT;
+            let top = |account: &Account| account.blocks.last_key_value().map(|(at, _)| *at);
+            assert_eq!(top(&before) == top(&after), !none, "{words}");
+            assert_eq!(after.count(Kind::Deferred), waiting + usize::from(none));
+        }
+        // Taken and given back in one group, and in one that fails.
+        let both = |group: &mut WatchedGroup<'_>| {
+            group.add(30, &value)?;
+            group.replace(1, &value)?;
+            group.remove(30)?;
+            group.remove(2)
+        };
+        scene(16).dies(prepare, |table| assert!(table.group(both).unwrap()));
+        let fails = |table: &Watched| {
+            let failed: Result<(), TableError> = table.group(|group| {
+                both(group)?;
+                Err(TableError::FormatFull)
+            });
+            assert!(failed.is_err());
+        };
+        let (before, after) = scene(16).dies(prepare, fails);
+        assert_eq!(before.count(Kind::Deferred), after.count(Kind::Deferred));
+    }
+}
+
+/// Adds records until the object would have to be enlarged for another. Returns the key after the last.
+fn fill_to_the_brim(table: &Watched) -> i32 {
+    let room = || table.raw().len() - table.raw().get(accounting::TOP).unwrap() as usize;
+    (100..)
+        .find(|key| {
+            let full = room() < 4 * accounting::record_granules(SHORT);
+            if !full {
+                table.add(*key, &[*key; SHORT]).unwrap();
+            }
+            full
+        })
+        .unwrap()
+}
+
+/// Before the object is enlarged, what waits becomes free in the midst of a transaction, which may then take it.
+#[test]
+fn records_that_wait_are_joined_before_the_object_is_enlarged() {
+    let scene = Scene { step: 3, ..scene(256) };
+    // What is free already beside those that wait: nothing, the one before, the one behind, both; and so at the end.
+    for (free, waiting) in [
+        (&[][..], &[111, 112, 113][..]),
+        (&[110], &[111, 112]),
+        (&[113], &[112, 111]),
+        (&[110, 113], &[112, 111]),
+        (&[110, 112], &[111]),
+        (&[], &[-1, -2, -3]),
+        (&[-3], &[-1, -2]),
+    ] {
+        let prepare = |table: &Watched| {
+            let end = fill_to_the_brim(table);
+            let from_end = |key: &i32| if *key < 0 { end + key } else { *key };
+            // They become free with others.
+            let others = (120..).step_by(2).take(if free.is_empty() { 0 } else { 9 - free.len() });
+            free.iter().map(from_end).chain(others).for_each(|key| remove(table, key));
+            // As the ninth was given up it waits; it is used again.
+            if !free.is_empty() {
+                table.add(90, &[90; SHORT]).unwrap();
+            }
+            waiting.iter().map(from_end).for_each(|key| remove(table, key));
+        };
+        let value = vec![7; if waiting.len() == 1 { 50 } else { 60 }];
+        let add = |table: &Watched| {
+            let size = table.raw().len();
+            table.add(91, &value).unwrap();
+            assert_eq!(table.raw().len(), size, "it was enlarged");
+        };
+        let (before, after) = scene.dies(prepare, add);
+        assert_eq!(before.count(Kind::Deferred), waiting.len());
+        assert_eq!(after.count(Kind::Deferred), 0);
+        // Taken, filled and given up again in one group; and all of it undone, of which a part was undone before.
+        let group = |table: &Watched, fails: bool| {
+            let result: Result<(), TableError> = table.group(|group| {
+                group.add(91, &value)?;
+                let inner: Result<(), TableError> = group.group(|inner| {
+                    inner.add(92, &[5; 3])?;
+                    inner.remove(91)?;
+                    Err(TableError::FormatFull)
+                });
+                assert!(inner.is_err());
+                group.replace(91, &[4; 30])?;
+                if fails { Err(TableError::FormatFull) } else { Ok(()) }
+            });
+            assert_eq!(result.is_err(), fails);
+        };
+        scene.dies(prepare, |table| group(table, false));
+        let (before, after) = scene.dies(prepare, |table| group(table, true));
+        assert_eq!(before.blocks.len(), after.blocks.len());
+    }
+}
+
+/// A value is replaced where it is if the object would have to be enlarged otherwise.
+#[test]
+fn a_replace_in_a_full_object_needs_no_room() {
+    let prepare = |table: &Watched| assert!(fill_to_the_brim(table) > 107);
+    let act = |table: &Watched| {
+        let size = table.raw().len();
+        table.replace(107, &[7; SHORT]).unwrap();
+        assert_eq!(table.raw().len(), size, "it was enlarged");
+    };
+    let (_, after) = scene(256).dies(prepare, act);
+    assert_eq!(after.count(Kind::Deferred), 0);
 }
 
 #[test]
@@ -528,9 +718,11 @@ fn all_records_at_once_are_given_back_to_the_top() {
         let result = table.group(|group| (1..7).try_for_each(|key| group.remove(key).map(drop)));
         result.unwrap();
     };
-    let (before, after) = scene(16).dies(row, act);
-    assert_eq!((before.count(Kind::Record), after.count(Kind::Record)), (6, 0));
-    assert_eq!(after.count(Kind::Free), 0);
+    for (words, deferred) in [(LONG, 0), (SHORT, 6)] {
+        let (before, after) = scene(16).dies(|table| row(table, words), act);
+        assert_eq!((before.count(Kind::Record), after.count(Kind::Record)), (6, 0));
+        assert_eq!((after.count(Kind::Free), after.count(Kind::Deferred)), (0, deferred));
+    }
 }
 
 /// What was given back to the top is still needed if the writer dies: the journal must not move there.
@@ -538,7 +730,7 @@ fn all_records_at_once_are_given_back_to_the_top() {
 fn a_journal_that_moves_while_records_are_given_back_spares_them() {
     for gone in [&[4][..], &[2, 4]] {
         let prepare = |table: &Watched| {
-            row(table);
+            row(table, LONG);
             gone.iter().for_each(|key| assert!(table.remove(*key).unwrap()));
         };
         // Whichever of the blocks it is that finds the journal full.
@@ -559,29 +751,29 @@ fn a_journal_that_moves_while_records_are_given_back_spares_them() {
 #[test]
 fn operations_that_use_free_blocks() {
     let prepare = |table: &Watched| {
-        row(table);
-        table.remove(2).unwrap();
-        table.remove(4).unwrap();
-        table.remove(5).unwrap();
+        row(table, LONG);
+        [2, 4, 5].iter().for_each(|key| remove(table, *key));
     };
-    // Free are six granules and twelve: some fit exactly, some leave a rest, some fit nowhere.
-    for length in [0, 1, 2, 4, 17, 20, 21, 24, 40, 41, 44, 45, 60] {
-        scene(16).dies(prepare, |table| table.add(9, &vec![3; length]).unwrap());
-        scene(16).dies(prepare, |table| table.add(1, &vec![3; length]).unwrap());
-        scene(16).dies(prepare, |table| table.replace(3, &vec![3; length]).unwrap());
+    // Free are 80 granules and 160: some fit exactly, some leave a rest, some fit nowhere.
+    for length in [0, 1, 2, 4, 20, 270, 300, 316, 317, 600, 636, 637, 700] {
+        let scene = Scene { step: 1 + length / 100, ..scene(16) };
+        scene.dies(prepare, |table| table.add(9, &vec![3; length]).unwrap());
+        scene.dies(prepare, |table| table.add(1, &vec![3; length]).unwrap());
+        scene.dies(prepare, |table| table.replace(3, &vec![3; length]).unwrap());
     }
     // Several of one class.
     let prepare = |table: &Watched| {
-        row(table);
-        [2, 4, 1].iter().for_each(|key| assert!(table.remove(*key).unwrap()));
-        table.add(7, &[7; 20]).unwrap();
+        row(table, LONG);
+        [2, 4, 1].iter().for_each(|key| remove(table, *key));
+        table.add(7, &[7; LONG]).unwrap();
         table.remove(6).unwrap();
     };
     for key in [3, 5, 7] {
-        scene(16).dies(prepare, |table| assert!(table.remove(key).unwrap()));
+        scene(16).dies(prepare, |table| remove(table, key));
     }
-    scene(16).dies(prepare, |table| table.add(9, &[3; 20]).unwrap());
-    scene(16).dies(prepare, |table| table.add(9, &[3; 10]).unwrap());
+    let scene = Scene { step: 4, ..scene(16) };
+    scene.dies(prepare, |table| table.add(9, &[3; LONG]).unwrap());
+    scene.dies(prepare, |table| table.add(9, &[3; LONG / 2]).unwrap());
 }
 
 #[test]
@@ -724,7 +916,7 @@ fn variety(table: &Watched) {
 #[test]
 fn clearing() {
     dies_everywhere(|_| {}, |table| table.clear().unwrap());
-    for prepare in [variety, row, |table: &Watched| fill(table, 0..30)] {
+    for prepare in [variety, |table: &Watched| row(table, LONG), |table: &Watched| fill(table, 0..30)] {
         for buckets in [1, 16] {
             let (before, after) = scene(buckets).dies(prepare, |table| table.clear().unwrap());
             assert!(!before.contents.is_empty() && after.contents.is_empty());

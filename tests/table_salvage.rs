@@ -32,7 +32,19 @@ fn variety_of(seed: u32) -> (Vec<u32>, Contents) {
             table.add(key, &vec![key; length as usize]).unwrap();
         }
     }
-    (snapshot::<Heap>(&name).unwrap(), contents(&table))
+    // Records that were given up: some are free blocks, the others wait.
+    for key in 200..215 {
+        table.add(key, &[key; 5]).unwrap();
+        assert!(table.remove(key).unwrap());
+        table.add(key, &[key; 9]).unwrap();
+    }
+    for key in 200..211 {
+        assert!(table.remove(key).unwrap());
+    }
+    let image = snapshot::<Heap>(&name).unwrap();
+    let account = accounting::checked(&image);
+    assert!(account.count(Kind::Deferred) > 2 && account.count(Kind::Free) > 0);
+    (image, contents(&table))
 }
 
 fn contents(table: &Table) -> Contents {

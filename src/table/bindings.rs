@@ -282,7 +282,7 @@ impl<B: ShmBackend> View<'_, B> {
         let value = bucket.at as usize + BUCKET_VALUES as usize + slot as usize;
         Ok(match kind {
             SLOT_WORD => Glimpse::Word(self.memory().load(value)?),
-            SLOT_RECORD => Glimpse::Record(self.memory().load(value)?),
+            SLOT_RECORD => Glimpse::Record(record_place(self.memory().load(value)?)),
             _ => Glimpse::Elsewhere,
         })
     }
@@ -359,7 +359,7 @@ impl<B: ShmBackend> View<'_, B> {
         Ok(match slot.kind {
             SLOT_EMPTY => Content::Empty,
             SLOT_WORD => Content::Word(value),
-            _ => Content::Record(self.record(value, key)?),
+            _ => Content::Record(self.record(record_place(value), key)?),
         })
     }
 

@@ -129,10 +129,11 @@ impl<'a, B: ShmBackend> Check<'a, B> {
         let used = |at: u32| {
             at <= AT_STATE
                 || (AT_SEQUENCE..=AT_MASK).contains(&at)
-                || (AT_TRANSACTION..=AT_KEYS).contains(&at)
+                || (AT_TRANSACTION..=AT_DEFERRED).contains(&at)
                 || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
                 || (AT_FREE..AT_FREE + CLASSES).contains(&at)
                 || (AT_LOCKS..AT_LOCKS_END).contains(&at)
+                || (AT_DEFERRED_RECORDS..AT_DEFERRED_RECORDS + DEFERRED_MAX).contains(&at)
                 || at >= AT_LEAVES
         };
         for at in (0..HEADER_WORDS).filter(|at| !used(*at) && word(*at) != 0) {
@@ -196,6 +197,11 @@ impl<'a, B: ShmBackend> Check<'a, B> {
 
     fn lists(&mut self) -> Result<()> {
         self.claim(self.view.load(AT_JOURNAL)?, Kind::Journal);
+        for index in 0..self.view.deferred()? {
+            let (at, head) = self.view.deferred_record(index)?;
+            self.claim(at, Kind::Record);
+            self.must(head.granules <= DEFERRED_GRANULES_MAX, at, "a record too long to be deferred");
+        }
         for class in 0..CLASSES {
             let mut at = self.view.load(AT_FREE + class)?;
             let bit = self.view.load(AT_FREE_CLASSES + class / 32)? >> (class % 32) & 1;
@@ -298,7 +304,7 @@ impl<'a, B: ShmBackend> Check<'a, B> {
 
     /// The records of a key; how many.
     fn records(&mut self, newest: u32, key: i32) -> Result<u32> {
-        let (mut at, mut count) = (newest, 0);
+        let (mut at, mut count) = (record_place(newest), 0);
         loop {
             if !self.claim(at, Kind::Record) {
                 return Ok(count);
@@ -310,6 +316,8 @@ impl<'a, B: ShmBackend> Check<'a, B> {
                 "a record is longer than its value needs",
             );
             count += 1;
+            let is_plain = record_word(at, record.granules, record.older) != at;
+            self.must(newest != at | PLAIN || is_plain, at, "a record is said to be plain, and is not");
             at = record.older;
             if at == 0 {
                 return Ok(count);

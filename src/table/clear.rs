@@ -35,6 +35,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
         self.set_buckets(1)?;
         self.put(AT_BINDINGS, 0)?;
         self.put(AT_KEYS, 0)?;
+        self.put(AT_DEFERRED, 0)?;
         self.put(first_bucket(FIRST_SEGMENT) + BUCKET_KINDS, 0)?;
         self.set_before_is_free(FIRST_LEAF, false)?;
         self.set_before_is_free(FIRST_SEGMENT, false)?;

@@ -13,9 +13,12 @@ use super::journal::{Counts, Scope, Transaction};
 use super::layout::*;
 use super::view::{Record, corrupt};
 
-/// Records with values up to this many words are changed in place, word by word; longer ones go to fresh room,
-/// which costs a few journal entries however long they are.
+/// In groups, records with values up to this many words are changed in place, word by word; others go to fresh room, which
+/// costs a few journal entries however long they are, and is there again only when the group has happened.
 const IN_PLACE: usize = 16;
+
+/// The same where the object would have to be enlarged, in groups or not.
+const IN_PLACE_MAX: usize = 128;
 
 /// How many bindings are added together: as many as a processor can fetch at the same time, or a little more.
 const BATCH: usize = 16;
@@ -123,7 +126,7 @@ impl<B: ShmBackend> Transaction<'_, B> {
                 self.view().store(place.link, *word)?;
                 return self.count_change();
             }
-            (Content::Record(record), _) if fits(record, value) => {
+            (Content::Record(record), _) if self.stays(record, value.len())? => {
                 self.open_bucket(place.slot.bucket)?;
                 self.put(record.at + RECORD_LENGTH, value.len() as u32)?;
                 for (at, word) in (record.at + RECORD_WORDS..).zip(value) {
@@ -273,6 +276,14 @@ impl<B: ShmBackend> Transaction<'_, B> {
         Ok(())
     }
 
+    /// Whether a record is given a value of so many words where it is.
+    fn stays(&self, record: &Record, words: usize) -> Work<bool> {
+        if words > IN_PLACE_MAX || record_granules(words) != record.granules {
+            return Ok(false);
+        }
+        Ok(words <= IN_PLACE && self.scope() == Scope::Table || !self.has_room(record.granules)?)
+    }
+
     fn write_record(&mut self, key: i32, older: u32, value: &[u32]) -> Work<u32> {
         let at = self.take(Kind::Record, record_granules(value.len()))?;
         self.fill(at + RECORD_LENGTH, &[value.len() as u32, older, key as u32])?;
@@ -286,7 +297,10 @@ impl<B: ShmBackend> Transaction<'_, B> {
         match (value, older) {
             ([], 0) => Ok((SLOT_EMPTY, 0)),
             ([word], 0) => Ok((SLOT_WORD, *word)),
-            _ => Ok((SLOT_RECORD, self.write_record(key, older, value)?)),
+            _ => {
+                let at = self.write_record(key, older, value)?;
+                Ok((SLOT_RECORD, record_word(at, record_granules(value.len()), older)))
+            }
         }
     }
 
@@ -511,9 +525,4 @@ impl<B: ShmBackend> Transaction<'_, B> {
         self.put(leaf + 4 + segment % LEAF_SEGMENTS, first_bucket(block))?;
         Ok(first_bucket(block))
     }
-}
-
-/// Whether the record can hold the value as it is.
-fn fits(record: &Record, value: &[u32]) -> bool {
-    value.len() <= IN_PLACE && record_granules(value.len()) == record.granules
 }

@@ -112,6 +112,11 @@ impl<B: ShmBackend, L: LockMethod<B>> ShmTable<B, L> {
                 *sum += (head.granules * GRANULE) as usize * 4;
                 at = at.saturating_add(head.granules * GRANULE);
             }
+            for index in 0..view.deferred()? {
+                let bytes = (view.deferred_record(index)?.1.granules * GRANULE) as usize * 4;
+                stat.record_bytes = stat.record_bytes.saturating_sub(bytes);
+                stat.free_bytes += bytes;
+            }
             Ok(stat)
         })
     }

@@ -145,7 +145,7 @@ impl<'a, B: ShmBackend> Bindings<'a, B> {
             match kind {
                 SLOT_EMPTY => return Ok(Some((key, Content::Empty))),
                 SLOT_WORD => return Ok(Some((key, Content::Word(word)))),
-                _ => word,
+                _ => record_place(word),
             }
         };
         let record = self.cursor.view.record(record, self.key)?;
@@ -183,7 +183,7 @@ pub(super) fn visit_all<B: ShmBackend, E: From<Flaw>>(
                 SLOT_WORD => visit(key, &[word as i32])?,
                 SLOT_EMPTY => visit(key, &[])?,
                 _ => {
-                    let mut next = word;
+                    let mut next = record_place(word);
                     while next != 0 {
                         let record = view.record(next, key)?;
                         walk.pass(&record)?;

@@ -494,9 +494,10 @@ fn capacity<B: ShmBackend>(view: &View<'_, B>, area: u32) -> Work<u32> {
 /// Whether a journal may have an entry for this word.
 fn is_journalled(at: u32) -> bool {
     [AT_BUCKETS, AT_MASK].contains(&at)
-        || (AT_JOURNAL..=AT_KEYS).contains(&at)
+        || (AT_JOURNAL..=AT_DEFERRED).contains(&at)
         || (AT_FREE_CLASSES..AT_FREE_CLASSES + CLASSES.div_ceil(32)).contains(&at)
         || (AT_FREE..AT_FREE + CLASSES).contains(&at)
+        || (AT_DEFERRED_RECORDS..AT_DEFERRED_RECORDS + DEFERRED_MAX).contains(&at)
         || at >= AT_LEAVES
 }
 

@@ -1,4 +1,4 @@
-//! The format of a table's object, version 3: every word, drawn.
+//! The format of a table's object, version 4: every word, drawn.
 //!
 //! An object is a run of 32-bit words in the byte order of the machine. Places in it are word numbers;
 //! place 0 is in the header, so 0 also means "none".
@@ -8,7 +8,7 @@
 //! | word | name | content |
 //! |---|---|---|
 //! | 0, 1 | magic | `4D434F52` `54424C31` (`MCOR` `TBL1`) |
-//! | 2 | format | 3 |
+//! | 2 | format | 4 |
 //! | 3 | byte order | `01020304`; `04030201` shows an object of the other byte order |
 //! | 4 | page size | bytes; the object grows in multiples of it |
 //! | 5 | protocol | how users lock the object: number of a [`Protocol`](manycore_backends::lock::Protocol) |
@@ -24,9 +24,11 @@
 //! | 36 | top | the first word that was never handed out, or was given back: the end of the heap |
 //! | 37 | bindings | how many, hidden ones included |
 //! | 38 | keys | how many different |
+//! | 39 | deferred | how many records given up wait to become free blocks, at most 8 |
 //! | 48 + c/32 | free classes | bit c mod 32 tells whether list c is not empty |
 //! | 64 + c | free list c | the first free block of size class c, or 0; c < 184 |
 //! | 256 .. 383 | lock | the words of [`Futex`](manycore_backends::lock::futex), drawn there; 0 under another protocol |
+//! | 384 + d | deferred record d | its place; d < 8; beyond their number it has no meaning |
 //! | 512 + l | leaf l | leaf l of the directory, for those that N buckets need; l < 512 |
 //! | others | - | 0 |
 //!
@@ -60,6 +62,12 @@
 //! block is in the list of its length's class. Records of more than 32 granules are rounded up to 8, 9, .. or 15 times
 //! a power of two, where classes begin, so that the room of a record serves any other of the same class.
 //!
+//! A record of up to 64 granules that is given up is *deferred*: its place is noted in the header, and that is all. To make
+//! it a free block takes words of its own and of others, which are seldom in the cache, and to wait for memory takes longer
+//! than all the rest. The next record of its length is put there; eight become free blocks together, after their words
+//! were fetched together, when a ninth is given up, or before the object is enlarged. The words of a deferred record have
+//! no meaning, but for the first.
+//!
 //! A new table has three blocks: a journal of 128 granules, leaf 0 at word 1536, and segment 0 at word 2052, of which the
 //! last two never move.
 //!
@@ -72,12 +80,13 @@
 //! | 0 | sequence: odd while the bucket, or anything that hangs on it, is half changed |
 //! | 1 | kinds: bits 2s, 2s + 1: what is in slot s: 0 nothing, 1 an empty value, 2 a value of one word, 3 a record; bit 14: slot 6 holds the link to an overflow block; other bits 0 |
 //! | 2 + s | key of slot s; for a link, the place of the overflow block; s < 7 |
-//! | 9 + s | the value of one word, or the place of the newest record |
+//! | 9 + s | the value of one word, or the place of the newest record; plus 1 if that is *plain*: it hides no others, and may be deferred |
 //!
 //! Words of slots with nothing in them have no meaning. A key has one slot, in its bucket or in an overflow
 //! block behind it, with its newest binding; the older ones hang behind the newest's record. A value of no or one
 //! word is put into the slot itself, unless it hides others. (It stays in its record if it hides none any more, or
-//! replaced a longer one there.)
+//! replaced a longer one there.) A plain record can be given up without a look at it; not of each that is plain it must be
+//! said.
 //!
 //! Keys are spread over N buckets by linear hashing: with M the smallest power of two >= N, a key of hash h
 //! belongs into bucket `h mod M`, or `h mod M/2` if that is not in use yet. Adding a key beyond three per bucket takes
@@ -100,11 +109,12 @@
 //!
 //! Whoever takes the lock and finds the transaction word odd undoes the journal's entries, newest first, lowering
 //! the length after each, and then does step 5. Of a block that comes from a free list, the words that the list
-//! needs are journalled; what else it contained had no meaning. Blocks given up become free at the end of the
-//! transaction, so that undoing finds them intact. If the journal is full, it moves to a block of twice the size
-//! at the top: the move itself is two entries (the top, the journal's place), the second of which is written into
-//! the new block, too, where it would follow; and then one store of the journal's place makes the move. The entries
-//! before it stay in the old block, to which undoing the move leads back.
+//! needs are journalled; what else it contained had no meaning. Blocks given up become free, or deferred, at the end of
+//! the transaction, so that undoing finds them intact. (What was deferred before can become free earlier, before the object
+//! is enlarged. Then the words are journalled by which it, and the free blocks that it joins, were known.) If the journal
+//! is full, it moves to a block of twice the size at the top: the move itself is two entries (the top, the journal's
+//! place), the second of which is written into the new block, too, where it would follow; and then one store of the
+//! journal's place makes the move. The entries before it stay in the old block, to which undoing the move leads back.
 //!
 //! # Looking without a lock
 //!
@@ -116,7 +126,7 @@
 //! everything that must be of one state, through handles that can take no lock.
 
 pub(super) const MAGIC: [u32; 2] = [0x4D43_4F52, 0x5442_4C31];
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 pub(super) const BYTE_ORDER: u32 = 0x0102_0304;
 pub(super) const STATE_READY: u32 = 0x5245_4459;
 
@@ -137,11 +147,14 @@ pub(super) const AT_JOURNAL: u32 = 35;
 pub(super) const AT_TOP: u32 = 36;
 pub(super) const AT_BINDINGS: u32 = 37;
 pub(super) const AT_KEYS: u32 = 38;
+pub(super) const AT_DEFERRED: u32 = 39;
 pub(super) const AT_FREE_CLASSES: u32 = 48;
 pub(super) const AT_FREE: u32 = 64;
 /// Words for lock methods that keep theirs in the object.
 pub(super) const AT_LOCKS: u32 = manycore_backends::lock::futex::AREA.start as u32;
 pub(super) const AT_LOCKS_END: u32 = manycore_backends::lock::futex::AREA.end as u32;
+/// The places of the deferred records.
+pub(super) const AT_DEFERRED_RECORDS: u32 = 384;
 pub(super) const AT_LEAVES: u32 = 512;
 pub(super) const HEADER_WORDS: u32 = 1024;
 
@@ -150,6 +163,11 @@ pub(super) const GRANULE: u32 = 4;
 /// The longest block, in granules.
 pub(super) const GRANULES_MAX: u32 = (1 << 24) - 1;
 pub(super) const CLASSES: u32 = 184;
+
+/// As many records can be deferred.
+pub(super) const DEFERRED_MAX: u32 = 8;
+/// The longest that are, in granules. So what waits is less than 8 KiB.
+pub(super) const DEFERRED_GRANULES_MAX: u32 = 64;
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +254,21 @@ pub(super) const SLOT_NOTHING: u32 = 0;
 pub(super) const SLOT_EMPTY: u32 = 1;
 pub(super) const SLOT_WORD: u32 = 2;
 pub(super) const SLOT_RECORD: u32 = 3;
+
+/// What is added to the place of a record, in a slot, to say that it is plain.
+pub(super) const PLAIN: u32 = 1;
+
+/// What is in a slot for a record of so many granules, which hides the record `older`, or none.
+#[inline(always)]
+pub(super) const fn record_word(at: u32, granules: u32, older: u32) -> u32 {
+    if older == 0 && granules <= DEFERRED_GRANULES_MAX { at | PLAIN } else { at }
+}
+
+/// Where the record is to which what is in a slot leads.
+#[inline(always)]
+pub(super) const fn record_place(word: u32) -> u32 {
+    word & !PLAIN
+}
 
 /// Keys per bucket beyond which another bucket is taken into use.
 pub(super) const LOAD: u32 = 3;

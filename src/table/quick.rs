@@ -16,9 +16,13 @@ use manycore_backends::shm::Window;
 
 use super::bindings::{Bucket, Head, Route};
 use super::error::Result;
+use super::heap::Deferred;
 use super::journal::is_odd;
 use super::layout::*;
 use super::view::{Look, View};
+
+/// As many journal entries as are needed here, but by [`rewrite`](Ground::rewrite).
+const ENTRIES: usize = 8;
 
 /// A bucket in order, in a table in order, as a writer finds them. Nobody else changes them.
 struct Ground<'v, 'a, B: ShmBackend> {
@@ -30,6 +34,7 @@ struct Ground<'v, 'a, B: ShmBackend> {
     top: u32,
     bindings: u32,
     keys: u32,
+    deferred: u32,
 }
 
 impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
@@ -39,7 +44,7 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         let head = view.head()?;
         let Some(at) = route.place(&head) else { return Ok(None) };
         let words = view.memory().read_array(AT_TRANSACTION as usize)?;
-        let [transaction, _, _, journal, top, bindings, keys] = words;
+        let [transaction, _, _, journal, top, bindings, keys, deferred] = words;
         if is_odd(transaction) || !view.is_top(top) {
             return Ok(None);
         }
@@ -47,18 +52,30 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         if is_odd(bucket.sequence) || bucket.has_more() {
             return Ok(None);
         }
-        Ok(Some(Ground { view, head, bucket, transaction, journal, top, bindings, keys }))
+        Ok(Some(Ground { view, head, bucket, transaction, journal, top, bindings, keys, deferred }))
     }
 
     /// Gives the bucket, from which readers are kept away, these kinds, and the table so many more bindings and keys, and
     /// lets readers in again.
     #[inline(always)]
     fn change(&self, kinds: u32, more: i32) -> Result<()> {
-        let (view, kinds_at) = (self.view, self.bucket.at + BUCKET_KINDS);
-        self.note([kinds_at, self.bucket.kinds, AT_BINDINGS, self.bindings, AT_KEYS, self.keys])?;
-        view.store(kinds_at, kinds)?;
+        self.note(self.counted().as_flattened())?;
+        self.count(kinds, more)
+    }
+
+    /// The entries for what [`count`](Ground::count) changes.
+    #[inline(always)]
+    fn counted(&self) -> [[u32; 2]; 3] {
+        let kinds_at = self.bucket.at + BUCKET_KINDS;
+        [[kinds_at, self.bucket.kinds], [AT_BINDINGS, self.bindings], [AT_KEYS, self.keys]]
+    }
+
+    /// The same as [`change`](Ground::change), where all that is needed was noted.
+    #[inline(always)]
+    fn count(&self, kinds: u32, more: i32) -> Result<()> {
+        self.view.store(self.bucket.at + BUCKET_KINDS, kinds)?;
         let counts = [self.bindings, self.keys].map(|count| count.wrapping_add_signed(more));
-        view.memory().write(AT_BINDINGS as usize, &counts)?;
+        self.view.memory().write(AT_BINDINGS as usize, &counts)?;
         self.close_bucket()
     }
 
@@ -72,9 +89,9 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
 
     /// Fills the journal, which is empty, with these entries.
     #[inline(always)]
-    fn note<const WORDS: usize>(&self, entries: [u32; WORDS]) -> Look<()> {
-        self.view.memory().write((self.journal + JOURNAL_WORDS) as usize, &entries)?;
-        self.view.store(AT_JOURNAL_LENGTH, WORDS as u32 / 2)
+    fn note(&self, entries: &[u32]) -> Look<()> {
+        self.view.memory().write((self.journal + JOURNAL_WORDS) as usize, entries)?;
+        self.view.store(AT_JOURNAL_LENGTH, entries.len() as u32 / 2)
     }
 
     /// Makes what was done to the bucket happen.
@@ -96,26 +113,21 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         Ok(self.view.store(AT_TRANSACTION, self.transaction.wrapping_add(2))?)
     }
 
-    /// As many entries as the journal, which is empty, has room for; 0 if it is not where it should be.
+    /// Whether the journal is where it should be, and has room for so many entries.
     #[inline(always)]
-    fn capacity(&self) -> u32 {
-        match self.view.block(self.journal) {
-            Ok(head) if head.kind == Kind::Journal => (head.granules * GRANULE - JOURNAL_WORDS) / 2,
-            _ => 0,
-        }
-    }
-
-    /// Whether it has room for what is noted here; but for values, see [`rewrite`](Ground::rewrite).
-    #[inline(always)]
-    fn has_journal(&self) -> bool {
-        self.capacity() >= 8
+    fn has_journal(&self, entries: usize) -> bool {
+        let is_it = |head: BlockHead| {
+            let words = (head.granules * GRANULE - JOURNAL_WORDS) as usize;
+            head.kind == Kind::Journal && entries + JOURNAL_SPARE as usize <= words / 2
+        };
+        self.view.block(self.journal).is_ok_and(is_it)
     }
 
     /// Adds a key that is not there.
     #[inline(always)]
     fn add(&self, key: i32, word: i32) -> Result<Option<()>> {
         let Some(slot) = self.bucket.free_slot() else { return Ok(None) };
-        if !self.head.has_room(self.keys) || !self.has_journal() {
+        if !self.head.has_room(self.keys) || !self.has_journal(ENTRIES) {
             return Ok(None);
         }
         let (kinds, place) = (self.bucket.kinds | SLOT_WORD << (2 * slot), self.bucket.at + slot);
@@ -126,45 +138,95 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         Ok(Some(()))
     }
 
-    /// The same with a record, in a block at the end of the heap.
+    /// The same with a record: where one was given up that was as long, or at the end of the heap.
     fn add_record(&self, key: i32, value: &[i32]) -> Result<Option<()>> {
         let Some(slot) = self.bucket.free_slot() else { return Ok(None) };
-        if !self.head.has_room(self.keys) || !self.has_journal() {
+        if !self.head.has_room(self.keys) || !self.has_journal(ENTRIES) {
             return Ok(None);
         }
-        let Ok(Some((granules, end))) = self.room_at_top(value.len()) else { return Ok(None) };
-        let (view, memory, at) = (self.view, self.view.memory(), self.top);
-        let (place, kinds_at) = (self.bucket.at + slot, self.bucket.at + BUCKET_KINDS);
-        self.open_bucket()?;
-        let head = BlockHead::new(Kind::Record, granules).word();
-        memory.write(at as usize, &[head, value.len() as u32, 0, key as u32])?;
-        memory.write((at + RECORD_WORDS) as usize, bytemuck::cast_slice(value))?;
-        view.store(place + BUCKET_KEYS, key as u32)?;
-        view.store(place + BUCKET_VALUES, at)?;
-        let kinds = self.bucket.kinds;
-        self.note([kinds_at, kinds, AT_TOP, at, AT_BINDINGS, self.bindings, AT_KEYS, self.keys])?;
-        view.store(kinds_at, kinds | SLOT_RECORD << (2 * slot))?;
-        let [bindings, keys] = [self.bindings, self.keys].map(|count| count.wrapping_add(1));
-        memory.write(AT_TOP as usize, &[end, bindings, keys])?;
-        self.close_bucket()?;
+        let at = match room_for(self.view, value) {
+            Ok(Some(room)) => self.take(room, key, value)?,
+            Ok(None) => match self.room_at_top(value) {
+                Ok(Some((head, end))) => self.take_top(head, end, key, value)?,
+                _ => return Ok(None),
+            },
+            Err(_) => return Ok(None),
+        };
+        self.view.store(self.bucket.at + BUCKET_KEYS + slot, key as u32)?;
+        let word = record_word(at, record_granules(value.len()), 0);
+        self.view.store(self.bucket.at + BUCKET_VALUES + slot, word)?;
+        self.count(self.bucket.kinds | SLOT_RECORD << (2 * slot), 1)?;
         Ok(Some(()))
     }
 
-    /// The length of the block for a value, and where the heap ends if it begins where that ends now, as it must unless
+    /// Puts a record where one was given up, after all is noted that will change.
+    fn take(&self, room: Deferred, key: i32, value: &[i32]) -> Result<u32> {
+        let place = AT_DEFERRED_RECORDS + room.index;
+        let moved = self.view.load(AT_DEFERRED_RECORDS + room.last)?;
+        self.open_bucket()?;
+        let [kinds, bindings, keys] = self.counted();
+        let entries = [kinds, bindings, keys, [AT_DEFERRED, room.last + 1], [place, room.at]];
+        self.note(entries.as_flattened())?;
+        self.view.store(place, moved)?;
+        self.view.store(AT_DEFERRED, room.last)?;
+        self.fill_record(room.at, key, value)?;
+        Ok(room.at)
+    }
+
+    /// The same at the end of the heap.
+    fn take_top(&self, head: BlockHead, end: u32, key: i32, value: &[i32]) -> Result<u32> {
+        self.open_bucket()?;
+        let [kinds, bindings, keys] = self.counted();
+        self.note([kinds, bindings, keys, [AT_TOP, self.top]].as_flattened())?;
+        self.view.store(self.top, head.word())?;
+        self.fill_record(self.top, key, value)?;
+        self.view.store(AT_TOP, end)?;
+        Ok(self.top)
+    }
+
+    /// Writes a record that hides none, but for its first word.
+    fn fill_record(&self, at: u32, key: i32, value: &[i32]) -> Result<()> {
+        let head = [value.len() as u32, 0, key as u32];
+        self.view.memory().write((at + RECORD_LENGTH) as usize, &head)?;
+        Ok(self.view.memory().write((at + RECORD_WORDS) as usize, bytemuck::cast_slice(value))?)
+    }
+
+    /// The first word of the block for a value, and where the heap ends if it begins where that ends now, as it must unless
     /// there are free blocks that are long enough, or the object is too short.
     #[inline(always)]
-    fn room_at_top(&self, words: usize) -> Look<Option<(u32, u32)>> {
-        // No or one word, which a slot has room for, is not worth a way of its own.
-        if !(2..=VALUE_MAX).contains(&words) {
+    fn room_at_top(&self, value: &[i32]) -> Look<Option<(BlockHead, u32)>> {
+        let granules = record_granules(value.len());
+        if class_for(granules).is_none() || self.view.class_with_room(granules)?.is_some() {
             return Ok(None);
         }
-        let granules = record_granules(words);
-        let Some(class) = class_for(granules) else { return Ok(None) };
         let end = self.top.checked_add(granules * GRANULE).filter(|end| self.view.is_top(*end));
-        if self.view.class_with_blocks(class)?.is_some() {
+        Ok(end.map(|end| (BlockHead::new(Kind::Record, granules), end)))
+    }
+
+    /// The record of the slot, if it is plain, and may be in the heap. It comes from memory, for who will use its room.
+    fn plain(&self, slot: u32) -> Look<Option<u32>> {
+        let word = self.view.load(self.bucket.at + BUCKET_VALUES + slot)?;
+        let at = record_place(word);
+        let in_heap = (HEADER_WORDS..self.top).contains(&at) && at % GRANULE == 0;
+        self.view.memory().prefetch(at as usize);
+        Ok((word != at && in_heap).then_some(at))
+    }
+
+    /// Gives a key whose value is in a record another value, in the place of a record that was given up. The old record is
+    /// given up in turn.
+    fn replace_record(&self, slot: u32, room: Deferred, key: i32, value: &[i32]) -> Result<Option<()>> {
+        let Ok(Some(old)) = self.plain(slot) else { return Ok(None) };
+        if !self.has_journal(ENTRIES) {
             return Ok(None);
         }
-        Ok(end.map(|end| (granules, end)))
+        let (link, place) = (self.bucket.at + BUCKET_VALUES + slot, AT_DEFERRED_RECORDS + room.index);
+        self.open_bucket()?;
+        self.note([[link, old | PLAIN], [place, room.at]].as_flattened())?;
+        self.fill_record(room.at, key, value)?;
+        self.view.store(link, record_word(room.at, record_granules(value.len()), 0))?;
+        self.view.store(place, old)?;
+        self.close_bucket()?;
+        Ok(Some(()))
     }
 
     /// Writes entries for so many words beginning at `at` to `entries`.
@@ -193,8 +255,7 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
     /// Its words are changed where they are, because they are on their way from memory anyway; all are noted.
     fn rewrite(&self, at: u32, key: i32, value: &[i32]) -> Result<Option<()>> {
         let (view, words) = (self.view, value.len() as u32);
-        let capacity = self.capacity();
-        if value.len() as u64 + u64::from(1 + JOURNAL_SPARE) > u64::from(capacity) {
+        if !self.has_journal(value.len() + 1) {
             return Ok(None);
         }
         for line in (BUCKET_WORDS..RECORD_WORDS + words).step_by(BUCKET_WORDS as usize) {
@@ -215,6 +276,34 @@ impl<'v, 'a, B: ShmBackend> Ground<'v, 'a, B> {
         self.close_bucket()?;
         Ok(Some(()))
     }
+
+    /// Removes a key with one binding, whose value is in a record.
+    fn remove_record(&self, slot: u32) -> Result<Option<bool>> {
+        if self.deferred >= DEFERRED_MAX || !self.has_journal(ENTRIES) {
+            return Ok(None);
+        }
+        let Ok(Some(old)) = self.plain(slot) else { return Ok(None) };
+        self.open_bucket()?;
+        let [kinds, bindings, keys] = self.counted();
+        self.note([kinds, bindings, keys, [AT_DEFERRED, self.deferred]].as_flattened())?;
+        self.view.store(AT_DEFERRED_RECORDS + self.deferred, old)?;
+        self.view.store(AT_DEFERRED, self.deferred + 1)?;
+        self.count(self.bucket.kinds & !(3 << (2 * slot)), -1)?;
+        Ok(Some(true))
+    }
+}
+
+/// A deferred record that is as long as the value needs.
+#[inline(always)]
+fn room_for<B: ShmBackend>(view: &View<'_, B>, value: &[i32]) -> Look<Option<Deferred>> {
+    let granules = record_granules(value.len());
+    let room = view.deferred_of(granules)?;
+    if let Some(Deferred { at, .. }) = room {
+        for line in (BUCKET_WORDS..granules * GRANULE).step_by(BUCKET_WORDS as usize) {
+            view.memory().prefetch(at as usize + line as usize);
+        }
+    }
+    Ok(room)
 }
 
 /// Adds a binding of a key that has none.
@@ -232,12 +321,19 @@ pub(super) fn add<B: ShmBackend>(
     }
 }
 
+/// Whether a value needs a record, wherever it is to be.
+fn needs_record(value: &[i32]) -> bool {
+    (2..=VALUE_MAX).contains(&value.len())
+}
+
 /// The same if the value needs a record.
 // It and its like take copies, so that who does not come here can keep what it has in registers.
 #[inline(never)]
 fn add_record<B: ShmBackend>(view: View<'_, B>, route: Route, key: i32, value: &[i32]) -> Result<Option<()>> {
     match Ground::look(&view, &route, key) {
-        Ok(Some(ground)) if ground.bucket.slot_of_key().is_none() => ground.add_record(key, value),
+        Ok(Some(ground)) if needs_record(value) && ground.bucket.slot_of_key().is_none() => {
+            ground.add_record(key, value)
+        }
         _ => Ok(None),
     }
 }
@@ -268,14 +364,23 @@ fn replace_record<B: ShmBackend>(
     key: i32,
     value: &[i32],
 ) -> Result<Option<()>> {
+    if !needs_record(value) {
+        return Ok(None);
+    }
+    // Its lines come from memory while the bucket does.
+    let room = room_for(&view, value);
     let Ok(Some(ground)) = Ground::look(&view, &route, key) else { return Ok(None) };
-    match ground.bucket.slot_of_key() {
-        None => ground.add_record(key, value),
-        Some((slot, SLOT_RECORD)) => match view.load(ground.bucket.at + BUCKET_VALUES + slot) {
-            Ok(at) => ground.rewrite(at, key, value),
-            Err(_) => Ok(None),
-        },
-        Some(_) => Ok(None),
+    match (ground.bucket.slot_of_key(), room) {
+        (None, _) => ground.add_record(key, value),
+        (Some((slot, SLOT_RECORD)), Ok(Some(room))) => ground.replace_record(slot, room, key, value),
+        // Records of many lengths take turns.
+        (Some((slot, SLOT_RECORD)), Ok(None)) if ground.deferred == DEFERRED_MAX => {
+            match view.load(ground.bucket.at + BUCKET_VALUES + slot) {
+                Ok(word) => ground.rewrite(record_place(word), key, value),
+                Err(_) => Ok(None),
+            }
+        }
+        _ => Ok(None),
     }
 }
 
@@ -333,10 +438,25 @@ pub(super) fn remove<B: ShmBackend>(view: &View<'_, B>, route: &Route, key: i32)
         view.confirm()?;
         return Ok(Some(false));
     };
-    if ![SLOT_EMPTY, SLOT_WORD].contains(&kind) || !ground.has_journal() {
+    if kind == SLOT_RECORD {
+        return remove_record(*view, *route, key);
+    }
+    if !ground.has_journal(ENTRIES) {
         return Ok(None);
     }
     ground.open_bucket()?;
     ground.change(ground.bucket.kinds & !(3 << (2 * slot)), -1)?;
     Ok(Some(true))
+}
+
+/// The same if its value is in a record.
+#[inline(never)]
+fn remove_record<B: ShmBackend>(view: View<'_, B>, route: Route, key: i32) -> Result<Option<bool>> {
+    match Ground::look(&view, &route, key) {
+        Ok(Some(ground)) => match ground.bucket.slot_of_key() {
+            Some((slot, SLOT_RECORD)) => ground.remove_record(slot),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
 }

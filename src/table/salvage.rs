@@ -3,7 +3,8 @@
 //! The broken object is copied into memory of this process first, so that it cannot change meanwhile and is not
 //! changed itself. What is left in its journal is undone in the copy, if that can be done. Then the index is
 //! followed as far as it leads; and then the heap is searched for buckets, overflow blocks and records to which nothing
-//! leads any more.
+//! leads any more. (Records that were given up and are deferred look the same. They are left out where the header says
+//! which those are, or that nothing else is missing.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -173,7 +174,7 @@ impl Salvage {
                     SLOT_EMPTY => self.found.entry(key).or_default().push(Vec::new()),
                     SLOT_WORD => self.found.entry(key).or_default().push(vec![value as i32]),
                     _ => {
-                        if let Err(error) = self.follow_records(view, value, key) {
+                        if let Err(error) = self.follow_records(view, record_place(value), key) {
                             self.tell(error);
                         }
                     }
@@ -250,11 +251,21 @@ impl Salvage {
                 self.search_chain(view, at, |_| true);
             }
         }
+        let deferred = |index: u32| view.load(AT_DEFERRED_RECORDS + index);
+        let deferred = (0..view.deferred().unwrap_or(DEFERRED_MAX)).filter_map(|index| deferred(index).ok());
+        let deferred: BTreeSet<u32> = deferred.collect();
+        orphans.retain(|(at, _)| !deferred.contains(at));
+        let found: usize = self.found.values().map(Vec::len).sum();
+        let complete = view.load(AT_KEYS).is_ok_and(|keys| keys as usize == self.found.len())
+            && view.load(AT_BINDINGS).is_ok_and(|bindings| bindings as usize == found);
         // First those that nothing hides: the others are behind them.
         let (last, first): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(at, _)| hidden.contains(at));
         for (at, key) in first.into_iter().chain(last) {
             if !self.records.contains(&at) {
                 self.tell(TableError::Corrupt { at: at as usize, what: "a record that nothing leads to" });
+                if complete {
+                    continue;
+                }
                 if let Err(error) = self.follow_records(view, at, key) {
                     self.tell(error);
                 }

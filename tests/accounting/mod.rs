@@ -26,8 +26,10 @@ pub(crate) const JOURNAL: usize = 35;
 pub(crate) const TOP: usize = 36;
 pub(crate) const BINDINGS: usize = 37;
 pub(crate) const KEYS: usize = 38;
+pub(crate) const DEFERRED: usize = 39;
 pub(crate) const FREE_CLASSES: usize = 48;
 pub(crate) const FREE: usize = 64;
+pub(crate) const DEFERRED_RECORDS: usize = 384;
 pub(crate) const DIRECTORY: usize = 512;
 pub(crate) const HEADER: usize = 1024;
 
@@ -46,6 +48,8 @@ pub(crate) enum Kind {
     Segment,
     Leaf,
     Journal,
+    /// A record, says its first word; but it was given up, and waits to become free.
+    Deferred,
 }
 
 const KINDS: [Kind; 6] = [Kind::Free, Kind::Record, Kind::Overflow, Kind::Segment, Kind::Leaf, Kind::Journal];
@@ -57,6 +61,8 @@ pub(crate) enum Meaning {
     None,
     /// It holds the table together.
     Structure,
+    /// It holds the table together, but for bit 0: it need not be said that a record is plain.
+    Link,
     /// Whether it is odd holds the table together; how large it is tells nothing.
     Sequence,
     /// The key of a binding, in a slot or a record.
@@ -133,6 +139,7 @@ pub(crate) fn account(image: &[u32]) -> Result<Account, String> {
     must(open == 0 || buckets.contains(&open), || format!("the open bucket {open} is none in use"))?;
     let contents = walk.buckets(&buckets)?;
     walk.free_lists()?;
+    walk.deferred()?;
     for (at, block) in &walk.blocks {
         must(block.reached, || format!("nothing leads to the {:?} at {at}", block.kind))?;
     }
@@ -161,7 +168,7 @@ impl Walk<'_> {
     fn header(&mut self) -> Result<(), String> {
         let image = self.image;
         must(image.len() >= HEADER, || "no header".into())?;
-        let magic = [*b"MCOR", *b"TBL1", [0, 0, 0, 3], [1, 2, 3, 4]].map(u32::from_be_bytes);
+        let magic = [*b"MCOR", *b"TBL1", [0, 0, 0, 4], [1, 2, 3, 4]].map(u32::from_be_bytes);
         must(image[..4] == magic, || "magic words, format or byte order".into())?;
         let page_size = image[PAGE_SIZE];
         let possible = (160..=1 << 20).contains(&page_size) && page_size % 4 == 0;
@@ -171,7 +178,7 @@ impl Walk<'_> {
         must(image[JOURNAL_LENGTH] == 0, || "something is to be undone".into())?;
         // What lock methods keep in the object is theirs.
         for unused in
-            [7..16, 20..32, 39..48, 54..64, FREE + CLASSES..LOCK_WORDS.start, LOCK_WORDS.end..DIRECTORY]
+            [7..16, 20..32, 40..48, 54..64, FREE + CLASSES..LOCK_WORDS.start, DEFERRED_RECORDS + 8..DIRECTORY]
         {
             for at in unused {
                 must(image[at] == 0, || format!("unused word {at} of the header"))?;
@@ -179,6 +186,7 @@ impl Walk<'_> {
         }
         self.mean(0..DIRECTORY, Meaning::Structure);
         self.mean(LOCK_WORDS, Meaning::None);
+        self.mean(DEFERRED_RECORDS..DEFERRED_RECORDS + 8, Meaning::None);
         for at in [SEQUENCE, TRANSACTION] {
             must(image[at] % 2 == 0, || format!("sequence word {at} is odd"))?;
             self.mean(at..at + 1, Meaning::Sequence);
@@ -316,8 +324,13 @@ impl Walk<'_> {
                     vec![vec![value as i32]]
                 }
                 _ => {
-                    self.mean(value_at..value_at + 1, Meaning::Structure);
-                    self.records(value as usize, key)?
+                    self.mean(value_at..value_at + 1, Meaning::Link);
+                    let values = self.records(value as usize & !1, key)?;
+                    let long = self.blocks[&(value as usize & !1)].granules > 64;
+                    must(value % 2 == 0 || (values.len() == 1 && !long), || {
+                        format!("the record of key {key} is not plain")
+                    })?;
+                    values
                 }
             };
             self.mean(key_at..key_at + 1, Meaning::Key);
@@ -355,6 +368,19 @@ impl Walk<'_> {
             }
         }
         Ok(values)
+    }
+
+    fn deferred(&mut self) -> Result<(), String> {
+        let deferred = self.image[DEFERRED] as usize;
+        must(deferred <= 8, || format!("{deferred} deferred records"))?;
+        self.mean(DEFERRED_RECORDS..DEFERRED_RECORDS + deferred, Meaning::Structure);
+        for place in DEFERRED_RECORDS..DEFERRED_RECORDS + deferred {
+            let at = self.image[place] as usize;
+            let block = self.reach(at, Kind::Record)?;
+            must(block.granules <= 64, || format!("the deferred record {at} is too long"))?;
+            self.blocks.get_mut(&at).expect("it was reached").kind = Kind::Deferred;
+        }
+        Ok(())
     }
 
     fn free_lists(&mut self) -> Result<(), String> {
