@@ -581,6 +581,9 @@ fn records_that_wait_become_free_together() {
     }
 }
 
+/// Something to do with a table, and how many records wait afterwards.
+type Act<'a> = (usize, &'a dyn Fn(&Watched));
+
 /// What waits is used again by what is as long: by single operations in the short way and in the long one, and in groups.
 #[test]
 fn records_that_wait_are_used_again() {
@@ -594,7 +597,7 @@ fn records_that_wait_are_used_again() {
     // The last that waits, one before it, and none.
     for words in [2 * SHORT, SHORT, 3 * SHORT] {
         let value = vec![7; words];
-        let acts: [(usize, &dyn Fn(&Watched)); 6] = [
+        let acts: [Act<'_>; 6] = [
             (3, &|table| table.add(30, &value).unwrap()),
             (3, &|table| table.add(1, &value).unwrap()),
             (4, &|table| table.replace(1, &value).unwrap()),
@@ -696,6 +699,28 @@ fn records_that_wait_are_joined_before_the_object_is_enlarged() {
         scene.dies(prepare, |table| group(table, false));
         let (before, after) = scene.dies(prepare, |table| group(table, true));
         assert_eq!(before.blocks.len(), after.blocks.len());
+    }
+}
+
+/// The journal moves before that, not meanwhile: it moves to the end of the heap.
+#[test]
+fn a_journal_that_is_full_when_records_are_joined_moves_before() {
+    let prepare = |table: &Watched| {
+        let end = fill_to_the_brim(table);
+        (end - 8..end).for_each(|key| remove(table, key));
+    };
+    // However full it is: it has 511 entries, and each of them takes four.
+    for before in 85..127 {
+        let act = |table: &Watched| {
+            let result = table.group(|group| {
+                (0..before).try_for_each(|key| group.add(-key, &[]))?;
+                group.add(91, &[7; 60])
+            });
+            result.unwrap();
+        };
+        let scene = Scene { step: 61, ..scene(256) };
+        let (before, after) = scene.dies(prepare, act);
+        assert_eq!((before.count(Kind::Deferred), after.count(Kind::Deferred)), (8, 0));
     }
 }
 
